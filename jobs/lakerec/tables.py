@@ -1,0 +1,97 @@
+"""Table names, columns, keys and partitions, read from the DDL in sql/tables: the one place a schema is written."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import sqlglot
+from pyspark.sql.types import StructField, StructType, _parse_datatype_string
+from sqlglot import exp
+
+from lakerec.errors import ContractError
+
+SQL = Path(__file__).resolve().parents[2] / "sql"
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of a table: name, Spark type as SQL, and what it holds."""
+
+    name: str
+    type: str
+    comment: str
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of the lake as its DDL states it."""
+
+    name: str
+    comment: str
+    columns: tuple[Column, ...]
+    partition: tuple[str, ...]
+    key: tuple[str, ...]
+
+    @property
+    def path(self) -> str:
+        """The folder below the lake: layer/table."""
+        return self.name.replace(".", "/", 1)
+
+    @property
+    def column_names(self) -> list[str]:
+        """Column names in the DDL's order."""
+        return [column.name for column in self.columns]
+
+    def schema(self) -> StructType:
+        """The Spark schema with comments; needs a running session to parse the types."""
+        return StructType([_field(column) for column in self.columns])
+
+
+def _field(column: Column) -> StructField:
+    return StructField(column.name, _parse_datatype_string(column.type), True, {"comment": column.comment})
+
+
+def sql_text(kind: str, name: str) -> str:
+    """The text of sql/<kind>/<name>.sql; raises ContractError where there is none."""
+    file = SQL / kind / f"{name}.sql"
+    if not file.exists():
+        raise ContractError(f"{file} does not exist")
+    return file.read_text(encoding="utf-8")
+
+
+def table_names() -> list[str]:
+    """Every table that has a DDL, sorted."""
+    return sorted(file.stem for file in (SQL / "tables").glob("*.sql"))
+
+
+@cache
+def table(name: str) -> Table:
+    """Parse the DDL of one table; raises ContractError where it lacks key, comment or columns."""
+    text = sql_text("tables", name)
+    key = re.search(r"^-- key: (.+)$", text, re.MULTILINE)
+    create = sqlglot.parse_one(text, dialect="spark")
+    if key is None or not isinstance(create, exp.Create):
+        raise ContractError(f"sql/tables/{name}.sql: a '-- key:' line and one CREATE TABLE are expected")
+    keys = tuple(part.strip() for part in key.group(1).split(","))
+    columns = tuple(_column(name, definition) for definition in create.this.expressions)
+    return Table(name, _comment(create), columns, _partition(create), keys)
+
+
+def _column(name: str, definition: exp.Expression) -> Column:
+    comment = definition.find(exp.CommentColumnConstraint)
+    if comment is None:
+        raise ContractError(f"sql/tables/{name}.sql: column {definition.name} has no COMMENT")
+    return Column(definition.name, definition.args["kind"].sql(dialect="spark"), comment.this.name)
+
+
+def _comment(create: exp.Create) -> str:
+    found = create.find(exp.SchemaCommentProperty)
+    return found.this.name if found else ""
+
+
+def _partition(create: exp.Create) -> tuple[str, ...]:
+    found = create.find(exp.PartitionedByProperty)
+    return tuple(part.name for part in found.this.expressions) if found else ()

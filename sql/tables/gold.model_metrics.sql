@@ -1,0 +1,14 @@
+-- key: version, protocol, data, slice, metric, seed
+CREATE TABLE gold.model_metrics (
+  version STRING COMMENT 'Model version, or the name of a baseline',
+  protocol STRING COMMENT 'How it was evaluated: split, cut and candidates',
+  data STRING COMMENT 'Snapshot',
+  slice STRING COMMENT 'Users the figure speaks of',
+  metric STRING COMMENT 'Metric with its depth, e.g. NDCG@10',
+  seed INT COMMENT 'Seed of the training',
+  value DOUBLE COMMENT 'Mean over users',
+  low DOUBLE COMMENT 'Lower end of the 95 % bootstrap interval',
+  high DOUBLE COMMENT 'Upper end of the 95 % bootstrap interval',
+  users BIGINT COMMENT 'Users in the mean'
+)
+COMMENT 'Evaluations of models and baselines';

@@ -1,0 +1,13 @@
+-- key: snapshot_id, example_id
+CREATE TABLE ml.examples (
+  snapshot_id STRING COMMENT 'SHA-256 of the snapshot\'s manifest, first 16 hex digits',
+  example_id STRING COMMENT 'User and cut day',
+  user_id STRING COMMENT 'User',
+  cut_date DATE COMMENT 'Last day of what was known; targets lie strictly behind it',
+  split STRING COMMENT 'train, valid or test',
+  history STRING COMMENT 'Sequence text as of the cut',
+  targets ARRAY<STRING> COMMENT 'Items the user chose within the horizon behind the cut, sorted',
+  candidates ARRAY<STRUCT<item_id: STRING, text: STRING, features: ARRAY<FLOAT>, label: FLOAT>> COMMENT 'The slate: candidates as of the cut with one feature per source and whether each became a target'
+)
+COMMENT 'Training snapshots: a slate for each user and cut'
+PARTITIONED BY (snapshot_id);

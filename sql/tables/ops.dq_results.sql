@@ -1,0 +1,13 @@
+-- key: run_id, table_name, rule, ingest_date
+CREATE TABLE ops.dq_results (
+  run_id STRING COMMENT 'One run of one job',
+  table_name STRING COMMENT 'Table the batch was meant for',
+  rule STRING COMMENT 'Row rule or batch expectation',
+  ingest_date DATE COMMENT 'Ingest day; null where the rule speaks of the whole batch',
+  kind STRING COMMENT 'row or batch',
+  severity STRING COMMENT 'expected, bad or batch',
+  success BOOLEAN COMMENT 'Whether the rule held (a row rule: broke no row)',
+  observed DOUBLE COMMENT 'Rows that broke the rule, or the value an expectation observed',
+  rows BIGINT COMMENT 'Rows looked at'
+)
+COMMENT 'Every rule\'s and expectation\'s outcome';
