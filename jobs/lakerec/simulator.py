@@ -1,10 +1,10 @@
-"""A deterministic clickstream of a shop with known preferences and planted, counted dirt: numpy and stdlib only.
+"""A deterministic clickstream of a shop with known preferences and planted, counted dirt.
 
-Every day draws from its own generator seeded by (seed, stream, day) and what users did is replayed from day 0, so a
-longer simulation of the same seed begins with the same bytes. Impressions follow the position-based click model
-(Craswell et al., WSDM 2008; Chuklin, Markov, de Rijke, Click Models for Web Search, 2015, chapter 3):
-P(view | rank) = P(examined | rank) P(attracted | user, item), with the examination rank ** -eta of Joachims, Swaminathan
-and Schnabel (WSDM 2017).
+Every day draws from its own generator seeded by (seed, stream, day) and what users did is replayed from day
+0, so a longer simulation of the same seed begins with the same bytes. Impressions follow the position-based
+click model (Craswell et al., WSDM 2008; Chuklin, Markov, de Rijke, Click Models for Web Search, 2015, ch. 3):
+P(view | rank) = P(examined | rank) P(attracted | user, item), with the examination rank ** -eta of Joachims,
+Swaminathan and Schnabel (WSDM 2017).
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ import gzip
 import io
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Iterable
+from dataclasses import dataclass, field, fields
 from datetime import date, timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -29,18 +29,19 @@ Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 
-# Planted dirt: share of a day's rows that have a user and an item and are no bot's. Each row gets one kind at most.
+# Planted dirt: share of a day's rows that have a user and an item and are no bot's; one kind a row.
 DIRT = {
     "duplicates": 0.008,  # the row twice in its file
     "redelivered": 0.008,  # the row again in the next day's file
     "late": 0.010,  # only in the file of 1 or 2 days later: still good
     "too_late": 0.002,  # only in the file of 5 to 7 days later
-    "future": 0.003,  # event_time 1 to 30 days ahead of its file
-    "unparsable": 0.005,  # cut after three columns, or garbage
-    "bad_time": 0.004,  # event_time 'not-a-time'
-    "unknown_item": 0.006,  # an item that no catalogue names
+    "future": 0.004,  # event_time 1 to 30 days ahead of its file
+    "unparsable": 0.006,  # cut after three columns, or garbage
+    "bad_time": 0.005,  # event_time 'not-a-time'
+    "unknown_item": 0.007,  # an item that no catalogue names
 }
-BAD = ("too_late", "future", "unparsable", "bad_time", "unknown_item")  # together 2 % of the rows
+BAD = ("too_late", "future", "unparsable", "bad_time", "unknown_item")  # together 2 % of all rows
+NOBODY, FIRST_BOT = -1, -2  # in the column `user` of ROW; further bots count downwards
 NO_USER_VISITS = 0.04  # share of visits without a user
 BOTS = 1  # a day, and one more for each 10,000 users
 BOT_IMPRESSIONS = (150, 300)
@@ -59,7 +60,9 @@ DRIFTERS = 0.15  # share of users whose interests change
 EVENT_COLUMNS = "event_id,user_id,item_id,event_type,event_time,position,price,query,user_agent,list_id"
 EVENT_TYPES = ("impression", "view", "cart", "purchase", "search")
 IMPRESSION, VIEW, CART, PURCHASE, SEARCH = range(5)
-ROW = np.dtype([("kind", "i1"), ("user", "i4"), ("item", "i4"), ("second", "i4"), ("position", "i2"), ("visit", "i4")])
+ROW = np.dtype(
+    [("kind", "i1"), ("user", "i4"), ("item", "i4"), ("second", "i4"), ("position", "i2"), ("visit", "i4")]
+)
 BOT_AGENT = "Mozilla/5.0 (compatible; Examplebot/2.1; +http://bot.example)"
 AGENTS = (
     "Mozilla/5.0 (Windows NT 10.0; Win64; x64) Firefox/128.0",
@@ -72,55 +75,73 @@ AGENTS = (
 class ItemType(NamedTuple):
     """A kind of article; `interval` is the days until it is bought again, 0 for what lasts."""
 
-    noun: str
     category: str
+    noun: str
+    materials: str
     use: str
-    interval: int = 0
+    interval: int
 
 
 # Within a category each type is followed by the next one, the last by the first.
-TYPES = (
-    ItemType("toy train", "toys", "runs through the living room on any floor"),
-    ItemType("track set", "toys", "adds bends and a bridge to the railway"),
-    ItemType("station house", "toys", "gives the railway a place to stop"),
-    ItemType("building blocks", "toys", "stack into towers and fall with a clatter"),
-    ItemType("jigsaw puzzle", "toys", "fills a rainy afternoon"),
-    ItemType("coffee maker", "kitchen", "brews four cups in the morning"),
-    ItemType("coffee beans", "kitchen", "taste of chocolate and hazelnut", 3),
-    ItemType("mug", "kitchen", "keeps a hot drink warm"),
-    ItemType("teapot", "kitchen", "pours without dripping"),
-    ItemType("loose leaf tea", "kitchen", "makes a fragrant afternoon cup", 4),
-    ItemType("planter", "garden", "holds herbs and flowers on the balcony"),
-    ItemType("potting compost", "garden", "feeds young plants for weeks", 4),
-    ItemType("flower seeds", "garden", "bloom from June to October", 3),
-    ItemType("watering can", "garden", "reaches the back row of the bed"),
-    ItemType("hand trowel", "garden", "digs and plants in heavy soil"),
-    ItemType("detective novel", "books", "keeps its reader awake until the last page"),
-    ItemType("crime anthology", "books", "collects twelve short mysteries"),
-    ItemType("travel guide", "books", "leads through old towns on foot"),
-    ItemType("cookbook", "books", "explains eighty recipes step by step"),
-    ItemType("bedtime story", "books", "is read aloud in ten minutes"),
-    ItemType("yoga mat", "sports", "does not slip during exercise"),
-    ItemType("foam roller", "sports", "loosens tired muscles after training"),
-    ItemType("water bottle", "sports", "stays tight in any bag"),
-    ItemType("running vest", "sports", "dries fast on long runs"),
-    ItemType("energy bars", "sports", "give strength on the second half of the run", 2),
-    ItemType("dog bed", "pets", "is soft and easy to wash"),
-    ItemType("dog lead", "pets", "is light in the hand on long walks"),
-    ItemType("chew toy", "pets", "survives strong teeth"),
-    ItemType("dog biscuits", "pets", "reward a good dog", 3),
-    ItemType("food bowl", "pets", "stands firm while the dog eats"),
-    ItemType("soap dish", "beauty", "lets the soap dry between uses"),
-    ItemType("bath salts", "beauty", "turn a bath into an evening off", 5),
-    ItemType("hand cream", "beauty", "cares for dry skin in winter", 4),
-    ItemType("hair brush", "beauty", "is gentle to long hair"),
-    ItemType("vanity mirror", "beauty", "shows the face in clear light"),
-    ItemType("notebook", "stationery", "lies flat when open"),
-    ItemType("fountain pen", "stationery", "writes smoothly on any paper"),
-    ItemType("ink cartridges", "stationery", "fit most fountain pens", 4),
-    ItemType("desk tray", "stationery", "keeps letters and bills in order"),
-    ItemType("letter opener", "stationery", "opens the post with a clean cut"),
-)
+VOCABULARY: dict[str, tuple[tuple[str, str, str, int], ...]] = {
+    "toys": (
+        ("toy train", "wooden tin plastic", "runs through the living room on any floor", 0),
+        ("track set", "wooden tin plastic", "adds bends and a bridge to the railway", 0),
+        ("station house", "wooden tin cardboard", "gives the railway a place to stop", 0),
+        ("building blocks", "wooden plastic cotton", "stack into towers and fall with a clatter", 0),
+        ("jigsaw puzzle", "wooden cardboard recycled", "fills a rainy afternoon", 0),
+    ),
+    "kitchen": (
+        ("coffee maker", "steel glass ceramic", "brews four cups in the morning", 0),
+        ("coffee beans", "organic roasted decaffeinated", "taste of chocolate and hazelnut", 3),
+        ("mug", "ceramic steel glass", "keeps a hot drink warm", 0),
+        ("teapot", "ceramic steel glass", "pours without dripping", 0),
+        ("loose leaf tea", "organic smoked herbal", "makes a fragrant afternoon cup", 4),
+    ),
+    "garden": (
+        ("planter", "ceramic wooden steel", "holds herbs and flowers on the balcony", 0),
+        ("potting compost", "organic recycled mineral", "feeds young plants for weeks", 4),
+        ("flower seeds", "organic wild hardy", "bloom from June to October", 3),
+        ("watering can", "steel plastic tin", "reaches the back row of the bed", 0),
+        ("hand trowel", "steel wooden bamboo", "digs and plants in heavy soil", 0),
+    ),
+    "books": (
+        ("detective novel", "hardback paperback illustrated", "keeps its reader awake all night", 0),
+        ("crime anthology", "hardback paperback illustrated", "collects twelve short mysteries", 0),
+        ("travel guide", "paperback illustrated recycled", "leads through old towns on foot", 0),
+        ("cookbook", "hardback illustrated recycled", "explains eighty recipes step by step", 0),
+        ("bedtime story", "hardback illustrated cardboard", "is read aloud in ten minutes", 0),
+    ),
+    "sports": (
+        ("yoga mat", "rubber cotton recycled", "does not slip during exercise", 0),
+        ("foam roller", "rubber wooden recycled", "loosens tired muscles after training", 0),
+        ("water bottle", "steel glass plastic", "stays tight in any bag", 0),
+        ("running vest", "cotton bamboo recycled", "dries fast on long runs", 0),
+        ("energy bars", "organic nutty fruity", "give strength on the second half of the run", 2),
+    ),
+    "pets": (
+        ("dog bed", "cotton wooden recycled", "is soft and easy to wash", 0),
+        ("dog lead", "leather cotton recycled", "is light in the hand on long walks", 0),
+        ("chew toy", "rubber cotton wooden", "survives strong teeth", 0),
+        ("dog biscuits", "organic meaty herbal", "reward a good dog", 3),
+        ("food bowl", "steel ceramic bamboo", "stands firm while the dog eats", 0),
+    ),
+    "beauty": (
+        ("soap dish", "ceramic wooden bamboo", "lets the soap dry between uses", 0),
+        ("bath salts", "organic herbal mineral", "turn a bath into an evening off", 5),
+        ("hand cream", "organic herbal fruity", "cares for dry skin in winter", 4),
+        ("hair brush", "wooden bamboo plastic", "is gentle to long hair", 0),
+        ("vanity mirror", "steel wooden bamboo", "shows the face in clear light", 0),
+    ),
+    "stationery": (
+        ("notebook", "leather recycled hardback", "lies flat when open", 0),
+        ("fountain pen", "steel wooden brass", "writes smoothly on any paper", 0),
+        ("ink cartridges", "plastic recycled mineral", "fit most fountain pens", 4),
+        ("desk tray", "wooden leather bamboo", "keeps letters and bills in order", 0),
+        ("letter opener", "brass steel wooden", "opens the post with a clean cut", 0),
+    ),
+}
+TYPES = tuple(ItemType(category, *row) for category, rows in VOCABULARY.items() for row in rows)
 INTERESTS = {
     "toys": "toys and play",
     "kitchen": "coffee, tea and the kitchen",
@@ -132,17 +153,21 @@ INTERESTS = {
     "stationery": "writing by hand",
 }
 CATEGORIES = tuple(INTERESTS)
-MATERIALS = ("wooden", "steel", "ceramic", "bamboo", "leather", "recycled", "organic", "handmade")
+MATERIALS = tuple(sorted({word for t in TYPES for word in t.materials.split()}))
 COLOURS = ("red", "blue", "green", "yellow", "black", "white", "grey")
 AUDIENCES = ("children", "families", "students", "beginners", "professionals")
-BRANDS = ("Acorn", "Birchwood", "Copperleaf", "Daybreak", "Elmstone", "Fernhill", "Goldfinch", "Harbour", "Ivyline",
-          "Juniper", "Kestrel", "Larkspur")  # fmt: skip
+BRANDS = (
+    *("Acorn", "Birchwood", "Copperleaf", "Daybreak", "Elmstone", "Fernhill"),
+    *("Goldfinch", "Harbour", "Ivyline", "Juniper", "Kestrel", "Larkspur"),
+)
 CITIES = ("Leeds", "Bristol", "Cardiff", "Glasgow", "Norwich", "York", "Exeter", "Belfast")
 GENDERS = ("female", "male", "")
 
 PER_CATEGORY = len(TYPES) // len(CATEGORIES)  # types of a category lie side by side
 TYPE_CATEGORY = np.array([CATEGORIES.index(t.category) for t in TYPES])
 INTERVAL = np.array([t.interval for t in TYPES])
+# Shape (types, 3).
+TYPE_MATERIALS = np.array([[MATERIALS.index(word) for word in t.materials.split()] for t in TYPES])
 FOLLOWS = TYPE_CATEGORY * PER_CATEGORY + (np.arange(len(TYPES)) + 1) % PER_CATEGORY
 
 
@@ -174,7 +199,7 @@ class DayCounts:
 
     @property
     def quarantined(self) -> int:
-        """All rows to quarantine: bad ones, those without a user and those of bots (for a late_days of 2 to 4)."""
+        """Rows to quarantine under a late_days of 2 to 4: bad ones, those without a user, those of bots."""
         return self.bad + self.no_user + self.bot
 
     @property
@@ -193,12 +218,14 @@ class SimulationSummary:
     @property
     def total(self) -> DayCounts:
         """The counts summed over all days."""
-        return DayCounts(**{f.name: sum(getattr(d, f.name) for d in self.days.values()) for f in fields(DayCounts)})
+        return DayCounts(
+            **{f.name: sum(getattr(d, f.name) for d in self.days.values()) for f in fields(DayCounts)}
+        )
 
 
 @dataclass(frozen=True)
 class Catalogue:
-    """Attributes by item, each of shape (items,): indexes into the vocabulary, and the days on which they change."""
+    """Attributes by item, each (items,): indexes into the vocabulary, and the days of their changes."""
 
     type: Ints
     material: Ints
@@ -217,12 +244,14 @@ class Catalogue:
 
     def changes(self, day: int) -> bool:
         """Whether the catalogue of that day differs from the day before."""
-        return day == 0 or any(bool((days == day).any()) for days in (self.launch, self.retire, self.corrected))
+        return day == 0 or any(
+            bool((days == day).any()) for days in (self.launch, self.retire, self.corrected)
+        )
 
 
 @dataclass(frozen=True)
 class People:
-    """Attributes by user: shape (users,), and (users, categories) for the mixtures before and after the drift."""
+    """Attributes by user, each (users,); the mixtures before and after the drift (users, categories)."""
 
     signup: Ints
     drift: Ints
@@ -249,20 +278,32 @@ class People:
 
 @dataclass
 class Memory:
-    """What users did so far: the type seen last (-1 for none), their staples and the day each is due."""
+    """What users did so far: the type seen last (-1 for none), staples, the day each is due, what they own.
+
+    `owned` holds user * items + item of every durable article bought.
+    """
 
     last_type: Ints
     staple: Ints
     due: Ints
+    owned: Ints
 
     @classmethod
     def of(cls, users: int) -> Memory:
         """The memory of users that have done nothing."""
-        return cls(np.full(users, -1), np.full((users, STAPLES), -1), np.full((users, STAPLES), NEVER))
+        return cls(
+            np.full(users, -1),
+            np.full((users, STAPLES), -1),
+            np.full((users, STAPLES), NEVER),
+            np.empty(0, np.int64),
+        )
 
 
 def simulate(out: Path, start: date, days: int, users: int, items: int, seed: int) -> SimulationSummary:
-    """Write `days` of events, items, users, the knowledge graph and truth.json below `out`; return what was planted."""
+    """Write events, items, users, the knowledge graph and truth.json below `out`; return what was planted.
+
+    Raises UsageError for sizes too small and for an `out` that holds another simulation.
+    """
     _check(days, users, items, seed)
     catalogue, people = _catalogue(items, seed), _people(users, seed)
     _write_truth(out, start, seed, catalogue, people)
@@ -284,19 +325,20 @@ def _rng(seed: int, stream: int, day: int = 0) -> np.random.Generator:
     return np.random.default_rng([seed, stream, day])
 
 
-# --- the planted world ------------------------------------------------------------------------------------------------
+# --- the planted world --------------------------------------------------------------------------------------
 
 
 def _catalogue(items: int, seed: int) -> Catalogue:
     rng = _rng(seed, 1)
     launch, retire, corrected = _item_days(items, rng)
+    type_ = rng.permutation(np.arange(items) % len(TYPES))
     return Catalogue(
-        type=rng.permutation(np.arange(items) % len(TYPES)),
-        material=rng.integers(len(MATERIALS), size=items),
+        type=type_,
+        material=TYPE_MATERIALS[type_, rng.integers(3, size=items)],
         colour=rng.integers(len(COLOURS), size=items),
         audience=rng.integers(len(AUDIENCES), size=items),
         brand=rng.integers(len(BRANDS), size=items),
-        price=np.round(np.exp(rng.normal(2.7, 0.6, items)), 2),
+        price=np.exp(rng.normal(2.7, 0.6, items)),
         # Zipf's law with exponent 0.9; whole numbers keep the sums exact.
         weight=(1e6 / (1 + rng.permutation(items)) ** 0.9).astype(np.int64),
         launch=launch,
@@ -308,7 +350,9 @@ def _catalogue(items: int, seed: int) -> Catalogue:
 def _item_days(items: int, rng: np.random.Generator) -> tuple[Ints, Ints, Ints]:
     """Days of launch, retirement and title correction: disjoint 8 %, 2 % and 2 % of the items."""
     launch, retire, corrected = np.zeros(items, np.int64), np.full(items, NEVER), np.full(items, NEVER)
-    new, old, wrong, _ = np.split(rng.permutation(items), np.cumsum([items * 8 // 100, items // 50 + 1, items // 50 + 1]))
+    new, old, wrong, _ = np.split(
+        rng.permutation(items), np.cumsum([items * 8 // 100, items // 50 + 1, items // 50 + 1])
+    )
     launch[new] = 2 * rng.integers(1, 6, len(new))
     retire[old] = rng.integers(4, 13, len(old))
     corrected[wrong] = rng.integers(2, 10, len(wrong))
@@ -319,15 +363,17 @@ def _people(users: int, seed: int) -> People:
     rng = _rng(seed, 2)
     signup = np.where(rng.random(users) < 0.9, 0, rng.integers(1, 11, users))
     city = rng.integers(len(CITIES), size=users)
+    before = _mixtures(users, rng)
+    liked_type = before.argmax(axis=1) * PER_CATEGORY + rng.integers(PER_CATEGORY, size=users)
     return People(
         signup=signup,
         drift=np.where(rng.random(users) < DRIFTERS, signup + rng.integers(4, 11, users), NEVER),
         move=np.where(rng.random(users) < 0.03, signup + rng.integers(1, 15, users), NEVER),
         activity=np.exp(rng.normal(-0.8, 1.1, users)),  # visits a day: mean 0.82, median 0.45
-        before=_mixtures(users, rng),
-        after=_mixtures(users, rng),
+        before=before,
+        after=np.roll(before, len(CATEGORIES) // 2, axis=1),  # another heaviest category
         audience=rng.integers(len(AUDIENCES), size=users),
-        material=rng.integers(len(MATERIALS), size=users),
+        material=TYPE_MATERIALS[liked_type, rng.integers(3, size=users)],
         age=rng.integers(18, 80, users),
         gender=rng.integers(len(GENDERS), size=users),
         city=city,
@@ -344,7 +390,7 @@ def _mixtures(users: int, rng: np.random.Generator) -> Floats:
     return mixture
 
 
-# --- one day of behaviour ---------------------------------------------------------------------------------------------
+# --- one day of behaviour -----------------------------------------------------------------------------------
 
 
 class _Shelf:
@@ -383,11 +429,25 @@ class _Day:
         for turn in range(int(visits.max())):
             users = np.flatnonzero(visits > turn)
             self.visit(users, _start_seconds(turn, visits[users], self.rng))
-        rows = np.concatenate([np.empty(0, ROW), *self.rows])
+        self.bots(BOTS + len(visits) // 10_000)
+        rows = np.concatenate(self.rows)
+        nobody = self.rng.random(self.visits) < NO_USER_VISITS
+        rows["user"][nobody[rows["visit"]] & (rows["user"] >= 0)] = NOBODY
         return rows[np.lexsort((rows["kind"], rows["visit"], rows["second"]))]
 
+    def bots(self, count: int) -> None:
+        """Lists that bots read from top to bottom, one item each second."""
+        for bot in range(count):
+            number = np.arange(self.rng.integers(*BOT_IMPRESSIONS))
+            item = self.rng.choice(np.flatnonzero(self.on_sale), len(number))
+            second = self.rng.integers(0, 23 * 3600) + number
+            page, position = np.divmod(number, LIST_LENGTH)
+            bots = np.full(len(number), FIRST_BOT - bot)
+            self.add(IMPRESSION, bots, item, second, self.visits + page, position + 1)
+            self.visits += int(page[-1]) + 1
+
     def visit(self, users: Ints, start: Ints) -> None:
-        """One visit of each user: a list, then one to three steps of their own, then the staples that are due."""
+        """One visit of each user: a list, one to three steps of their own, the staples that are due."""
         visit = self.visits + np.arange(len(users))
         self.visits += len(users)
         self.look_at_list(users, start, visit)
@@ -412,7 +472,7 @@ class _Day:
         self.consider(users[row], item[viewed], start[row] + 20 * position[viewed], visit[row])
 
     def offer(self, users: Ints) -> Ints:
-        """What the shop shows: bestsellers, bestsellers of the user's categories, what goes with the last item."""
+        """The shop's list: bestsellers, those of the user's categories, what goes with the last item."""
         category = self.category(users)
         low, high = category * PER_CATEGORY, (category + 1) * PER_CATEGORY
         source = self.rng.random(len(users))
@@ -423,7 +483,7 @@ class _Day:
         return self.shelf.draw(low, np.where(related, low + 1, high), self.rng)
 
     def take_step(self, users: Ints, second: Ints, visit: Ints) -> None:
-        """A view the user came for: of the type that follows the last one, or of a category of theirs; 30 % search."""
+        """A view of the type that follows the last one, or of a category of theirs; 30 % search for it."""
         last = self.memory.last_type[users]
         follow = (last >= 0) & (self.rng.random(len(users)) < FOLLOW)
         type_ = self.category(users) * PER_CATEGORY + self.rng.integers(PER_CATEGORY, size=len(users))
@@ -439,21 +499,28 @@ class _Day:
         return np.take_along_axis(drawn, liking.argmax(axis=0)[None], axis=0)[0]
 
     def consider(self, users: Ints, item: Ints, second: Ints, visit: Ints) -> None:
-        """A view, perhaps a cart after it, perhaps a purchase after that: more often for what the user likes."""
+        """A view, perhaps a cart, perhaps a purchase after that: more often for what the user likes."""
         self.add(VIEW, users, item, second, visit)
-        self.memory.last_type[users] = self.catalogue.type[item]  # rows come in order of time: the last one stays
+        self.memory.last_type[users] = self.catalogue.type[
+            item
+        ]  # rows come in order of time: the last one stays
         cart = self.rng.random(len(users)) < 0.9 * self.attraction(users, item)
-        buy = cart & (self.rng.random(len(users)) < 0.5)
+        buy = cart & (self.rng.random(len(users)) < 0.5) & ~np.isin(self.key(users, item), self.memory.owned)
         self.add(CART, users[cart], item[cart], second[cart] + 30, visit[cart])
         self.buy(users[buy], item[buy], second[buy] + 80, visit[buy])
 
     def buy(self, users: Ints, item: Ints, second: Ints, visit: Ints) -> None:
-        """A purchase; a consumable becomes a staple that is due again after its interval."""
+        """A purchase; a consumable becomes a staple that is due again, anything else is bought only once."""
         self.add(PURCHASE, users, item, second, visit)
         type_ = self.catalogue.type[item]
         again = INTERVAL[type_] > 0
         place = (users[again], type_[again] % STAPLES)
         self.memory.staple[place], self.memory.due[place] = item[again], self.day + INTERVAL[type_[again]]
+        self.memory.owned = np.concatenate([self.memory.owned, self.key(users, item)[~again]])
+
+    def key(self, users: Ints, item: Ints) -> Ints:
+        """One number for each pair of user and item."""
+        return users * len(self.on_sale) + item
 
     def buy_staples(self, users: Ints, second: Ints, visit: Ints) -> None:
         """The staples that are due, by way of view and cart."""
@@ -481,21 +548,22 @@ class _Day:
         interest = self.mixture[users, TYPE_CATEGORY[type_]] > 0
         return 0.03 + interest * (0.17 + 0.1 * self.taste(users, item) + 0.2 * follows)
 
-    def add(self, kind: int, users: Ints, item: Ints, second: Ints, visit: Ints, position: Ints | int = 0) -> None:
+    def add(
+        self, kind: int, users: Ints, item: Ints, second: Ints, visit: Ints, position: Ints | int = 0
+    ) -> None:
         """Append rows of one kind; position 0 means none."""
         rows = np.empty(len(users), ROW)
-        columns = {"kind": kind, "user": users, "item": item, "second": second, "position": position, "visit": visit}
-        for name, values in columns.items():
+        for name, values in zip(ROW.names or (), (kind, users, item, second, position, visit), strict=True):
             rows[name] = values
         self.rows.append(rows)
 
 
 def _start_seconds(turn: int, visits: Ints, rng: np.random.Generator) -> Ints:
-    """The start of each user's visit number `turn`, with a pause of 30 % of the visit's share of the day after it."""
+    """The start of each user's visit number `turn`, at least 30 % of its share of the day before the next."""
     return OPENS + ((turn + 0.7 * rng.random(len(visits))) / visits * OPEN_SECONDS).astype(np.int64)
 
 
-# --- files of events and their dirt -----------------------------------------------------------------------------------
+# --- files of events and their dirt -------------------------------------------------------------------------
 
 
 @dataclass
@@ -507,52 +575,53 @@ class _File:
     counts: DayCounts = field(default_factory=DayCounts)
 
 
-Deliveries = dict[int, list[tuple[str, str]]]  # day of the file -> (kind, line)
+Deliveries = defaultdict[int, list[tuple[str, str]]]  # day of the file -> (kind, line)
 
 
 def _write_events(
     folder: Path, start: date, days: int, seed: int, catalogue: Catalogue, people: People
 ) -> dict[date, DayCounts]:
-    memory, pending, counts = Memory.of(len(people.signup)), defaultdict(list), {}
+    memory, counts = Memory.of(len(people.signup)), {}
+    pending: Deliveries = defaultdict(list)
     for day in range(days):
         today = start + timedelta(days=day)
         file = _File()
         if day != EMPTY_DAY:
             rows = _Day(day, seed, catalogue, people, memory).events()
-            file = _render(rows, today, catalogue, _rng(seed, 4, day))
-            _plant(file, day, _rng(seed, 5, day), pending)
+            file = _render(rows, today, catalogue)
+            _plant(file, day, _rng(seed, 4, day), pending)
         _write_lines(folder / f"{today}.csv.gz", [EVENT_COLUMNS, *file.lines])
         file.counts.rows = len(file.lines)
         counts[today] = file.counts
     return counts
 
 
-def _render(rows: NDArray[Any], today: date, catalogue: Catalogue, rng: np.random.Generator) -> _File:
-    """The rows as CSV lines: some visits lose their user, bots come last."""
-    visits = int(rows["visit"].max(initial=-1)) + 1
-    nobody = (rng.random(visits) < NO_USER_VISITS)[rows["visit"]]
-    columns = {name: rows[name].tolist() for name in ROW.names or ()}
-    lines = [
-        _line(f"{today:%Y%m%d}-{number:07d}", "" if anonymous else f"u{user:05d}", kind, item, today, second, position,
-              f"{today:%Y%m%d}-{visit:06d}", AGENTS[user % len(AGENTS)], catalogue)
-        for number, (anonymous, kind, user, item, second, position, visit) in enumerate(
-            zip(nobody.tolist(), *columns.values(), strict=True))
-    ]  # fmt: skip
-    file = _File(lines, np.flatnonzero(~nobody & (rows["kind"] != SEARCH)).tolist())
-    file.counts.no_user = int(nobody.sum())
+def _render(rows: NDArray[Any], today: date, catalogue: Catalogue) -> _File:
+    """The rows as CSV lines; searches are spared the dirt, since they name no item."""
+    lines = [_line(number, row, today, catalogue) for number, row in enumerate(rows.tolist())]
+    file = _File(lines, np.flatnonzero((rows["user"] >= 0) & (rows["kind"] != SEARCH)).tolist())
+    file.counts.no_user = int((rows["user"] == NOBODY).sum())
+    file.counts.bot = int((rows["user"] <= FIRST_BOT).sum())
     return file
 
 
-def _line(
-    event_id: str, user_id: str, kind: int, item: int, today: date, second: int, position: int, list_id: str, agent: str,
-    catalogue: Catalogue,
-) -> str:  # fmt: skip
+def _line(number: int, row: tuple[int, ...], today: date, catalogue: Catalogue) -> str:
+    kind, user, item, second, position, visit = row
+    stamp = f"{today:%Y%m%d}"
     clock = f"{today} {second // 3600:02d}:{second // 60 % 60:02d}:{second % 60:02d}"
+    agent = AGENTS[user % len(AGENTS)] if user > FIRST_BOT else BOT_AGENT
+    who = f"{stamp}-{number:07d},{_user_id(user)}"
     if kind == SEARCH:
-        return f"{event_id},{user_id},,search,{clock},,,{_query(catalogue, item)},{agent},"
-    place, served = (position, list_id) if kind == IMPRESSION else ("", "")
+        return f"{who},,search,{clock},,,{_query(catalogue, item)},{agent},"
+    place, served = (position, f"{stamp}-{visit:06d}") if kind == IMPRESSION else ("", "")
     price = f"{catalogue.price[item]:.2f}"
-    return f"{event_id},{user_id},{_item_id(item)},{EVENT_TYPES[kind]},{clock},{place},{price},,{agent},{served}"
+    return f"{who},{_item_id(item)},{EVENT_TYPES[kind]},{clock},{place},{price},,{agent},{served}"
+
+
+def _user_id(user: int) -> str:
+    if user == NOBODY:
+        return ""
+    return f"u{user:05d}" if user >= 0 else f"b{FIRST_BOT - user:05d}"
 
 
 def _query(catalogue: Catalogue, item: int) -> str:
@@ -563,7 +632,7 @@ def _query(catalogue: Catalogue, item: int) -> str:
 
 
 def _plant(file: _File, day: int, rng: np.random.Generator, pending: Deliveries) -> None:
-    """Spoil, hold back and repeat rows at the rates of DIRT; add what earlier days held back, and the bots."""
+    """Spoil, hold back and repeat rows at the rates of DIRT; add what earlier days held back."""
     picks = _picks(file.spoilable, rng)
     _repeat(file, picks["duplicates"])
     _send_again(file, day, picks["redelivered"], pending)
@@ -600,9 +669,9 @@ def _hold_back(
     """Take late rows out of the file; a row whose day lies beyond the simulation never arrives."""
     for kind, shortest, longest in (("late", 1, 2), ("too_late", 5, 7)):
         for number in picks[kind]:
-            arrival = day + int(rng.integers(shortest, longest + 1))
-            arrival = 2 * day + 3 - arrival if arrival == EMPTY_DAY else arrival  # 1 day instead of 2, 2 instead of 1
-            pending[arrival].append((kind, file.lines[number]))
+            lag = int(rng.integers(shortest, longest + 1))
+            lag = 3 - lag if day + lag == EMPTY_DAY else lag  # 1 instead of 2, 2 instead of 1
+            pending[day + lag].append((kind, file.lines[number]))
     held = {*picks["late"], *picks["too_late"]}
     file.lines = [line for number, line in enumerate(file.lines) if number not in held]
 
@@ -634,23 +703,15 @@ def _unknown_item(line: str, number: int) -> str:
     return ",".join([*cells[:2], f"x{number:05d}", *cells[3:]])
 
 
-SPOILERS = {"future": _from_future, "unparsable": _unparsable, "bad_time": _bad_time, "unknown_item": _unknown_item}
+SPOILERS = {
+    "future": _from_future,
+    "unparsable": _unparsable,
+    "bad_time": _bad_time,
+    "unknown_item": _unknown_item,
+}
 
 
-def _bots(today: date, users: int, on_sale: Ints, catalogue: Catalogue, rng: np.random.Generator) -> list[str]:
-    """The lines of the day's bots: impressions of anything on sale, one each second."""
-    lines = []
-    for bot in range(BOTS + users // 10_000):
-        first = int(rng.integers(0, 23 * 3600))
-        for n, item in enumerate(rng.choice(on_sale, int(rng.integers(*BOT_IMPRESSIONS))).tolist()):
-            lines.append(
-                _line(f"{today:%Y%m%d}-b{bot:02d}{n:04d}", f"b{bot:05d}", IMPRESSION, item, today, first + n,
-                      n % LIST_LENGTH + 1, f"{today:%Y%m%d}-b{bot:02d}{n // LIST_LENGTH:03d}", BOT_AGENT, catalogue)
-            )  # fmt: skip
-    return lines
-
-
-# --- the other files --------------------------------------------------------------------------------------------------
+# --- the other files ----------------------------------------------------------------------------------------
 
 
 def _item_id(item: int) -> str:
@@ -662,7 +723,9 @@ def _write_catalogue(folder: Path, start: date, day: int, catalogue: Catalogue) 
     if not catalogue.changes(day):
         return
     rows = [_item_row(item, day, catalogue) for item in np.flatnonzero(catalogue.on_sale(day)).tolist()]
-    _write_table(folder / f"{start + timedelta(days=day)}.csv.gz", "item_id,title,category,brand,price,text", rows)
+    _write_table(
+        folder / f"{start + timedelta(days=day)}.csv.gz", "item_id,title,category,brand,price,text", rows
+    )
 
 
 def _item_row(item: int, day: int, catalogue: Catalogue) -> list[str]:
@@ -682,10 +745,12 @@ def _write_users(folder: Path, start: date, day: int, people: People) -> None:
     for user in people.changed(day).tolist():
         city = (people.new_city if people.move[user] <= day else people.city)[user]
         age = people.age[user] if user % 20 else ""  # every twentieth user keeps it to themselves
-        rows.append([f"u{user:05d}", str(age), GENDERS[people.gender[user]], CITIES[city],
+        rows.append([_user_id(user), str(age), GENDERS[people.gender[user]], CITIES[city],
                      _profile(mixture[user], user, people)])  # fmt: skip
     if rows:
-        _write_table(folder / f"{start + timedelta(days=day)}.csv.gz", "user_id,age,gender,city,profile", rows)
+        _write_table(
+            folder / f"{start + timedelta(days=day)}.csv.gz", "user_id,age,gender,city,profile", rows
+        )
 
 
 def _profile(mixture: Floats, user: int, people: People) -> str:
@@ -715,18 +780,58 @@ def _entity(kind: str, name: str) -> str:
 
 
 def _write_truth(out: Path, start: date, seed: int, catalogue: Catalogue, people: People) -> None:
-    """The planted preferences; the same for any number of days, so another world in `out` is told by its bytes."""
+    """The planted preferences; the same for any number of days, so other bytes mean another world."""
     truth = {
         "start": str(start),
         "seed": seed,
         "follows": {t.noun: TYPES[f].noun for t, f in zip(TYPES, FOLLOWS, strict=True)},
         "examination": EXAMINATION.round(4).tolist(),
         "dirt": DIRT,
-        "items": {_item_id(i): asdict_item(i, catalogue) for i in range(len(catalogue.type))},
-        "users": {f"u{u:05d}": asdict_user(u, start, people) for u in range(len(people.signup))},
+        "items": {_item_id(i): _item_truth(i, catalogue) for i in range(len(catalogue.type))},
+        "users": {_user_id(u): _user_truth(u, start, people) for u in range(len(people.signup))},
     }
     text, path = json.dumps(truth, indent=1), out / "truth.json"
     if path.exists() and path.read_text(encoding="utf-8") != text:
         raise UsageError(f"simulate: {out} holds another simulation (see {path}); choose an empty folder")
     out.mkdir(parents=True, exist_ok=True)
     path.write_text(text, encoding="utf-8")
+
+
+def _item_truth(item: int, catalogue: Catalogue) -> dict[str, Any]:
+    type_ = TYPES[catalogue.type[item]]
+    return {
+        "type": type_.noun,
+        "category": type_.category,
+        "material": MATERIALS[catalogue.material[item]],
+        "audience": AUDIENCES[catalogue.audience[item]],
+        "interval": type_.interval,
+    }
+
+
+def _user_truth(user: int, start: date, people: People) -> dict[str, Any]:
+    drifts = people.drift[user] != NEVER
+    return {
+        "activity": round(float(people.activity[user]), 4),
+        "material": MATERIALS[people.material[user]],
+        "audience": AUDIENCES[people.audience[user]],
+        "categories": _shares(people.before[user]),
+        "drift_date": str(start + timedelta(days=int(people.drift[user]))) if drifts else None,
+        "categories_after": _shares(people.after[user]) if drifts else None,
+    }
+
+
+def _shares(mixture: Floats) -> dict[str, float]:
+    return {CATEGORIES[c]: round(float(mixture[c]), 4) for c in np.flatnonzero(mixture).tolist()}
+
+
+def _write_table(path: Path, header: str, rows: Iterable[list[str]]) -> None:
+    """A CSV file whose cells are quoted where they need it."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    _write_lines(path, [header, *text.getvalue().splitlines()])
+
+
+def _write_lines(path: Path, lines: list[str]) -> None:
+    """A gzip file of lines, UTF-8; mtime 0 keeps its bytes the same at any hour."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(gzip.compress("\n".join([*lines, ""]).encode(), compresslevel=6, mtime=0))

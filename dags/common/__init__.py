@@ -1,0 +1,1 @@
+"""What the DAGs share: defaults and the operator that submits a job."""

@@ -1,0 +1,25 @@
+"""
+# Maintenance of the lake
+
+Every Sunday at 12:00 (the configuration's timezone): compacts small files, removes old versions and days
+past retention, and audits whole tables (unique keys, ids on two dates). It holds the lake's one slot, so
+reco_daily waits.
+
+**When it is red**, the log names the table. An audit that fails names the keys: look at them in the
+table, correct the source, rebuild those days with reco_backfill, clear the task. Red here never stops the
+lists; weeks of red make every job slower and the disk fuller.
+
+**Run it now**: trigger it, or `scripts/trigger.sh lake_maintenance`.
+"""
+
+from __future__ import annotations
+
+from airflow.sdk import DAG
+
+from common.defaults import LAKE, settings
+from common.operators import LakerecJob
+
+with DAG(
+    "lake_maintenance", **settings(__doc__, "0 12 * * 0"), tags=["lakerec", "weekly"], max_active_runs=1
+):
+    LakerecJob(task_id="maintain_lake", **LAKE)

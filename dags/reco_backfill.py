@@ -1,0 +1,79 @@
+"""
+# Rebuild many days
+
+By hand only: trigger it with `start`, `end` (excluded) and `chunk_days`. It rebuilds the tables from
+bronze to sequences chunk by chunk, oldest first, and then writes and publishes the lists of the last day,
+once. The result does not depend on the size of the chunks; larger chunks are faster and need more memory
+and disk.
+
+    scripts/trigger.sh reco_backfill --conf '{"start": "2024-01-01", "end": "2024-04-01", "chunk_days": 30}'
+
+**When it is red**
+
+- *plan_chunks*: the log says which date is wrong. Trigger again with the right ones.
+- *A task of a chunk*: its log, as in reco_daily; the number in brackets is the chunk. Repair the cause,
+  clear the task: only this chunk runs again. The other chunks go on meanwhile.
+- *score_candidates*: as in reco_daily.
+- *publish_recommendations*: "already served" means that the site has lists of a later day. The history is
+  rebuilt, the site keeps its lists, and nothing is to be done.
+
+It shares the lake's one slot with reco_daily, which may run in between.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from airflow.sdk import DAG, Param, task, task_group
+from airflow.sdk.exceptions import AirflowFailException
+
+from common.defaults import LAKE, chunks, settings
+from common.operators import LakerecJob
+
+CHUNK = {**LAKE, "max_active_tis_per_dagrun": 1}
+
+
+@task
+def plan_chunks(params: dict[str, Any]) -> list[dict[str, str]]:
+    """The chunks, oldest first; wrong dates fail at once."""
+    try:
+        return [
+            {"start": a, "end": b} for a, b in chunks(params["start"], params["end"], params["chunk_days"])
+        ]
+    except ValueError as error:
+        raise AirflowFailException(f"{error}. Trigger the DAG again with other dates.") from error
+
+
+@task_group(prefix_group_id=False)
+def chunk(start: str, end: str) -> None:
+    """The window jobs of one chunk, one after another."""
+    days = {"start": start, "end": end}
+    (
+        [
+            LakerecJob(task_id="ingest_events", **days, **CHUNK),
+            LakerecJob(task_id="ingest_catalogue", **days, **CHUNK),
+        ]
+        >> LakerecJob(task_id="conform_events", **days, **CHUNK)
+        >> LakerecJob(task_id="conform_catalogue", **days, **CHUNK)
+        >> LakerecJob(task_id="build_sequences", **days, **CHUNK)
+        >> LakerecJob(task_id="embed_items", **days, **CHUNK)
+    )
+
+
+with DAG(
+    "reco_backfill",
+    **settings(__doc__, None),
+    params={
+        "start": Param(type="string", format="date", description="the first day"),
+        "end": Param(type="string", format="date", description="the day after the last one"),
+        "chunk_days": Param(30, type="integer", minimum=1, description="days in one window"),
+    },
+    tags=["lakerec", "by hand"],
+    max_active_runs=1,
+):
+    last_day = {"start": "{{ macros.ds_add(params.end, -1) }}", "end": "{{ params.end }}"}
+    (
+        chunk.expand_kwargs(plan_chunks())
+        >> LakerecJob(task_id="score_candidates", **last_day, **LAKE)
+        >> LakerecJob(task_id="publish_recommendations", **last_day, **LAKE)
+    )

@@ -1,0 +1,51 @@
+"""
+# Recommendations of the day
+
+Every morning at 04:00 (the configuration's timezone) for the day that ended: lands its files, judges
+them, writes each user's list and publishes the lists to PostgreSQL. Twice gives the same, so any day may
+be rebuilt.
+
+**When it is red**, open the log of the red task: its last lines say what, where and what to do. While it
+is red, the site serves the lists of the last good day.
+
+- *ingest_events, ingest_catalogue*: is the day's file there, whole, with the required columns? Deliver
+  it.
+- *conform_events, conform_catalogue*: which rule broke, in `quarantine.events` and `ops.dq_results` of
+  that day? Correct the source or the rule. Until then the table stays as it was.
+- *build_sequences, embed_items*: memory and disk of the machine.
+- *score_candidates*: is a model promoted (`ml.promotions`)? Run scorer_nightly, or `lakerec rollback`.
+- *publish_recommendations*: does PostgreSQL answer? "Already served" means that the site has lists of a
+  later day, and nothing is to be done.
+
+Then clear the red task: it runs again, with all after it. Exit codes 10 to 19 were not retried, because
+the same input fails again; everything else was tried three times. *LakeBusyError* names the run that
+holds the lake.
+
+**Rebuild a day**: trigger with *Day to rebuild*, or `scripts/trigger.sh reco_daily --day 2024-03-01`.
+**Many days**: reco_backfill.
+"""
+
+from __future__ import annotations
+
+from airflow.sdk import DAG
+
+from common.defaults import DAY_PARAM, LAKE, settings
+from common.operators import LakerecJob
+
+with DAG(
+    "reco_daily",
+    **settings(__doc__, "0 4 * * *"),
+    params={"day": DAY_PARAM},
+    tags=["lakerec", "daily"],
+    max_active_runs=3,  # the lake has one slot anyway; two late days may wait beside today
+):
+    ingest = [LakerecJob(task_id="ingest_events", **LAKE), LakerecJob(task_id="ingest_catalogue", **LAKE)]
+    (
+        ingest
+        >> LakerecJob(task_id="conform_events", **LAKE)
+        >> LakerecJob(task_id="conform_catalogue", **LAKE)
+        >> LakerecJob(task_id="build_sequences", **LAKE)
+        >> LakerecJob(task_id="embed_items", **LAKE)
+        >> LakerecJob(task_id="score_candidates", **LAKE)
+        >> LakerecJob(task_id="publish_recommendations", **LAKE)
+    )

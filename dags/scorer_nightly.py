@@ -1,0 +1,43 @@
+"""
+# The scorer of the night
+
+Every day at 06:00 (the configuration's timezone), after reco_daily: takes a training snapshot of what was
+known by the end of the day, fine-tunes the language-model scorer on the GPU, compares it with the model
+in service and promotes it if it passes the gate. A night without a promotion is a normal night: the old
+model serves on.
+
+**When it is red**
+
+- *build_examples*: exit code 14 means too few events before the cut. Is reco_daily green? Repair it
+  first.
+- *train_scorer*: the memory of the GPU, and the run in MLflow. A smaller batch in the configuration
+  helps.
+- *evaluate_scorer*: `gold.model_metrics` of the version, and the log.
+- *promote_scorer*: the log. A model that is worse than the old one is not an error.
+
+Then clear the red task. Red here never stops the lists. **Undo a promotion**: `lakerec rollback`.
+
+**As of another day**: trigger with *Day to rebuild*, or `scripts/trigger.sh scorer_nightly --day
+2024-03-01`.
+"""
+
+from __future__ import annotations
+
+from airflow.sdk import DAG
+
+from common.defaults import DAY_PARAM, GPU, LAKE, settings
+from common.operators import LakerecJob
+
+with DAG(
+    "scorer_nightly",
+    **settings(__doc__, "0 6 * * *"),
+    params={"day": DAY_PARAM},
+    tags=["lakerec", "daily", "gpu"],
+    max_active_runs=1,  # promotions go in the order of days
+):
+    (
+        LakerecJob(task_id="build_examples", **LAKE)
+        >> LakerecJob(task_id="train_scorer", **GPU)
+        >> LakerecJob(task_id="evaluate_scorer", **GPU)
+        >> LakerecJob(task_id="promote_scorer", **LAKE)
+    )

@@ -1,0 +1,129 @@
+"""Judge landed rows: quarantine, gate, and silver.events for every day the window touches."""
+
+from __future__ import annotations
+
+import os
+from collections import defaultdict
+from datetime import date, timedelta
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from pyspark import StorageLevel
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
+
+from lakerec import events, quality
+from lakerec.errors import ConfigError
+from lakerec.job import Job, main
+from lakerec.lake import Window
+
+TABLE = "silver.events"
+
+
+def run(job: Job) -> dict[str, Any]:
+    """Rewrite event days [start - late_days, end) from what landed in [start - late_days, end + late_days)."""
+    with job.lake.lease():
+        job.lake.complete(TABLE)
+        rows = _resolved(job).persist(StorageLevel.MEMORY_AND_DISK)
+        try:
+            return _commit(job, rows)
+        finally:
+            rows.unpersist()
+
+
+def _resolved(job: Job) -> DataFrame:
+    late = timedelta(days=job.config.late_days)
+    landed = Window(job.window.start - late, job.window.end + late)
+    bronze = job.lake.read("bronze.events").where(landed.where("ingest_date"))
+    mapped = events.mapped(bronze, job.config)
+    if job.config.privacy.pseudonymise:
+        mapped = mapped.withColumn("user_id", events.pseudonym(F.col("user_id"), _key(job)))
+    rules = quality.load_suite(TABLE).rows
+    judged = events.with_judgement(mapped, rules, job.config, job.lake.read("ops.tombstones"))
+    minutes = job.config.sessions.inactivity_minutes
+    return events.resolved(judged, job.window, job.config.late_days, minutes)
+
+
+def _key(job: Job) -> str:
+    name = job.config.privacy.key_env
+    if not os.environ.get(name):
+        raise ConfigError(f"{job.config.file}: privacy.pseudonymise needs a key in the environment variable {name}")
+    return os.environ[name]
+
+
+def _commit(job: Job, rows: DataFrame) -> dict[str, Any]:
+    days = events.daily_counts(rows, job.window).orderBy("ingest_date").toPandas()
+    written = rows.where(F.col("fate") == "written")
+    outcomes = _row_outcomes(job, rows, days) + _expectations(job, written, days)
+    job.lake.append_rows("ops.dq_results", [o.row(job.run.run_id, TABLE) for o in outcomes])
+    bad = rows.where(F.col("fate") == "quarantined")
+    bad = bad.select("ingest_date", "source_file", "row_number", "payload", "failed_rules", "severity")
+    job.lake.replace("quarantine.events", bad, job.window)
+    failures = [_told(o, days) for o in outcomes if o.severity == "batch" and not o.success]
+    if failures:
+        job.lake.record(_ledger(job, days, "rejected"))
+        quality.refuse(TABLE, failures, job.lake.version(TABLE))
+    touched = Window(job.window.start - timedelta(days=job.config.late_days), job.window.end)
+    columns = ("event_date", *[c for c in events.EVENT_COLUMNS], "session_id", "ingest_date")
+    job.lake.replace(TABLE, written.select(*columns).hint("rebalance", "event_date"), touched)
+    job.lake.record(_ledger(job, days, "ok"))
+    return {name: int(days[name].sum()) for name in ("read", "written", "duplicate", "quarantined", "bad")}
+
+
+def _row_outcomes(job: Job, rows: DataFrame, days: pd.DataFrame) -> list[quality.Outcome]:
+    """What each row rule found on each ingest day; a rule that no row of the window broke is one row."""
+    own = job.config.sources.events.rules
+    kinds = {r.name: r.severity for r in quality.load_suite(TABLE).rows} | {n: r.severity for n, r in own.items()}
+    reads: dict[date, int] = {day: int(n) for day, n in zip(days["ingest_date"], days["read"], strict=True)}
+    found: dict[str, dict[date, int]] = defaultdict(dict)
+    for row in events.broken_rules(rows, job.window).collect():
+        found[row["rule"]][row["ingest_date"]] = row["broken"]
+    outcomes = [
+        quality.Outcome(rule, "row", kinds[rule], False, float(n), reads[day], day)
+        for rule in found
+        for day, n in found[rule].items()
+    ]
+    total = sum(reads.values())
+    return outcomes + [quality.Outcome(r, "row", s, True, 0.0, total) for r, s in kinds.items() if r not in found]
+
+
+def _expectations(job: Job, written: DataFrame, days: pd.DataFrame) -> list[quality.Outcome]:
+    """Run both suites of Great Expectations; each failing ingest day is an outcome of its own."""
+    suite = quality.load_suite(TABLE)
+    docs = quality.DataDocs(job.lake.local_folder("_dq"))
+    gate = {"expect": "ExpectColumnValuesToBeBetween", "column": "bad_share", "max_value": job.config.gate.max_bad}
+    by_day = docs.validate(f"{TABLE} days", days, (*suite.days, gate))
+    mine = written.where(job.window.where("ingest_date"))
+    by_batch = docs.validate(f"{TABLE} batch", mine, suite.batch)
+    job.say(f"Data Docs: {Path(docs.build())}")
+    return [o for r in by_day for o in _day_outcomes(r, days)] + [_outcome(r) for r in by_batch]
+
+
+def _day_outcomes(result: dict[str, Any], days: pd.DataFrame) -> list[quality.Outcome]:
+    failing = [days["ingest_date"].iloc[place] for place in result["unexpected"]]
+    return [_outcome(result, day) for day in failing] or [_outcome(result)]
+
+
+def _outcome(result: dict[str, Any], day: date | None = None) -> quality.Outcome:
+    rows = result["rows"]
+    return quality.Outcome(result["rule"], "batch", "batch", result["success"], result["observed"], rows, day)
+
+
+def _told(outcome: quality.Outcome, days: pd.DataFrame) -> str:
+    """A failure for people: the day, its counts, the rule."""
+    if outcome.day is None:
+        return f"{outcome.rule}: observed {outcome.observed}"
+    row = days[days["ingest_date"] == outcome.day].iloc[0]
+    share = f"{row['bad']} of {row['read']} rows are bad ({row['bad_share']:.1%})"
+    return f"ingest day {outcome.day}: {outcome.rule}: {share}"
+
+
+def _ledger(job: Job, days: pd.DataFrame, status: str) -> list[dict[str, Any]]:
+    names = ("read", "written", "duplicate", "quarantined", "bad")
+    rows = [(row["ingest_date"], {n: int(row[n]) for n in names}) for _, row in days.iterrows()]
+    return [job.run.row(status, counts, day) for day, counts in rows] or [job.run.row(status, {"read": 0})]
+
+
+if __name__ == "__main__":
+    main(run)

@@ -1,0 +1,36 @@
+"""Land the files of a window in bronze.events: exactly the present content of each day's files."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lakerec import events, sources
+from lakerec.job import Job, main
+
+
+def run(job: Job) -> dict[str, Any]:
+    """Replace the window's ingest days; rows landed per day go to ops.runs."""
+    source = job.config.sources.events
+    with job.lake.lease(), sources.reading("events"):
+        job.lake.complete("bronze.events")
+        landing = sources.find(job.spark, job.config, source, "events", job.window)
+        rows = sources.read(job.spark, job.config, source, landing)
+        if not source.dated:
+            rows = events.dated_by_event(rows, source).where(job.window.where("ingest_date"))
+        job.lake.replace("bronze.events", rows, job.window)
+        return _record(job, landing)
+
+
+def _record(job: Job, landing: sources.Landing) -> dict[str, Any]:
+    landed = job.lake.read("bronze.events").where(job.window.where("ingest_date"))
+    days = {row["ingest_date"]: row["count"] for row in landed.groupBy("ingest_date").count().collect()}
+    details = {"files": len(landing.files), "new_columns": ",".join(landing.new_columns)}
+    days |= {day: 0 for day in landing.empty_days if day not in days}
+    rows = [job.run.row("ok", {"read": n, "written": n, **details}, day) for day, n in sorted(days.items())]
+    job.lake.record(rows or [job.run.row("ok", {"read": 0, "written": 0, **details})])
+    told = {"columns_not_mapped": ",".join(landing.new_columns)} if landing.new_columns else {}
+    return {"read": sum(days.values()), "files": len(landing.files), "empty_days": len(landing.empty_days), **told}
+
+
+if __name__ == "__main__":
+    main(run)

@@ -1,0 +1,155 @@
+"""From landed rows to events: mapping, judgement, identity, visits. Pure: DataFrame -> DataFrame."""
+
+from __future__ import annotations
+
+from pyspark.sql import Column, DataFrame, Window
+from pyspark.sql import functions as F
+
+from lakerec.config import EVENT_COLUMNS, Config, EventSource, Source
+from lakerec.lake import Window as Days
+from lakerec.quality import Rule, failed_rules, severity
+from lakerec.sources import BEGINNING, CORRUPT
+
+ORIGIN = ("ingest_date", "source_file", "row_number")
+TYPES = {"event_time": "timestamp", "value": "double", "position": "int"}
+
+
+def columns_of_source(rows: DataFrame, source: Source, keep: tuple[str, ...] = ()) -> DataFrame:
+    """The payload's entries that the mapping reads as columns of their own, beside `keep`."""
+    entries = [F.col("payload")[F.lit(name)].alias(name) for name in source.source_columns()]
+    return rows.select(*[F.col(name).alias(f"_{name}") for name in keep], *entries)
+
+
+def dated_by_event(rows: DataFrame, source: EventSource) -> DataFrame:
+    """Give rows of a file without a day their event's day; a row without a time gets its file's first day."""
+    entries = [F.col("payload")[F.lit(name)].alias(name) for name in source.source_columns()]
+    time = F.expr(source.columns["event_time"]).cast("timestamp")
+    kept = [F.col(name).alias(f"_{name}") for name in (*ORIGIN, "payload")]
+    dated = rows.select(*kept, *entries).select(*[f"_{n}" for n in (*ORIGIN, "payload")], F.to_date(time).alias("day"))
+    first = F.coalesce(F.min("day").over(Window.partitionBy("_source_file")), F.lit(BEGINNING))
+    return dated.select(
+        F.coalesce("day", first).alias("ingest_date"),
+        F.col("_source_file").alias("source_file"),
+        F.col("_row_number").alias("row_number"),
+        F.col("_payload").alias("payload"),
+    )
+
+
+def mapped(rows: DataFrame, config: Config) -> DataFrame:
+    """Bronze rows with the columns of silver.events by the configuration's mapping, beside their origin.
+
+    Times without a zone are read in the session's zone, which is the configuration's.
+    """
+    source = config.sources.events
+    entries = [F.col("payload")[F.lit(name)].alias(name) for name in source.source_columns()]
+    origin = [F.col(name).alias(f"_{name}") for name in (*ORIGIN, "payload")]
+    wide = rows.select(*origin, *entries)
+    ruled = [F.coalesce(F.expr(rule.when), F.lit(False)).alias(f"_rule_{name}") for name, rule in source.rules.items()]
+    columns = [_mapped(source, name).alias(name) for name in EVENT_COLUMNS]
+    flat = wide.select(*[f"_{name}" for name in (*ORIGIN, "payload")], *ruled, *columns)
+    named = [F.col(f"_{name}").alias(name) for name in (*ORIGIN, "payload")]
+    return flat.select(*named, *[f"_rule_{name}" for name in source.rules], *EVENT_COLUMNS)
+
+
+def _mapped(source: EventSource, name: str) -> Column:
+    expression = source.columns.get(name)
+    kind = TYPES.get(name, "string")
+    return F.lit(None).cast(kind) if expression is None else F.expr(expression).cast(kind)
+
+
+def with_judgement(rows: DataFrame, rules: tuple[Rule, ...], config: Config, tombstones: DataFrame) -> DataFrame:
+    """Mapped rows with event_date, failed_rules and severity; `tombstones` has user_key (as in silver.events)."""
+    own = tuple(Rule(name, f"`_rule_{name}`", rule.severity) for name, rule in config.sources.events.rules.items())
+    every = (*rules, *own)
+    known = F.coalesce(F.col("event_type").isin(*config.event_types), F.lit(False))
+    gone = F.broadcast(tombstones.select(F.col("user_key").alias("user_id"), F.lit(True).alias("gone")))
+    wide = rows.join(gone, on="user_id", how="left").select(
+        *rows.columns,
+        F.col("payload")[CORRUPT].alias("corrupt"),
+        F.to_date("event_time").alias("event_date"),
+        F.lit(config.late_days).alias("late_days"),
+        known.alias("known_type"),
+        F.coalesce("gone", F.lit(False)).alias("tombstone"),
+    )
+    judged = wide.withColumn("failed_rules", failed_rules(every))
+    return judged.select(*ORIGIN, "payload", "event_date", *EVENT_COLUMNS, "failed_rules", severity(every).alias("severity"))
+
+
+def resolved(judged: DataFrame, window: Days, late_days: int, inactivity_minutes: int) -> DataFrame:
+    """Every judged row with its fate (`written`, `duplicate` or `quarantined`) and, if written, its visit.
+
+    Of two rows of one identity the smallest (ingest_date, source_file, row_number) is written. Rows whose day lies
+    outside [start - late_days, end) are another window's.
+    """
+    good = judged.where(F.col("severity").isNull()).drop("payload")
+    mine = good.where(F.col("event_date") >= F.date_sub(F.lit(window.start), late_days))
+    mine = mine.where(F.col("event_date") < F.lit(window.end))
+    identity = Window.partitionBy("event_date", "event_id").orderBy(*ORIGIN)
+    ranked = mine.withColumn("place", F.row_number().over(identity))
+    winners = with_sessions(ranked.where("place = 1").drop("place"), inactivity_minutes)
+    losers = ranked.where("place > 1").drop("place").withColumn("session_id", F.lit(None).cast("string"))
+    bad = judged.where(F.col("severity").isNotNull()).where(F.col("ingest_date") >= F.lit(window.start))
+    bad = bad.where(F.col("ingest_date") < F.lit(window.end)).withColumn("session_id", F.lit(None).cast("string"))
+    parts = [_fated(winners, "written"), _fated(losers, "duplicate"), _fated(bad, "quarantined")]
+    return parts[0].unionByName(parts[1]).unionByName(parts[2])
+
+
+def _fated(rows: DataFrame, fate: str) -> DataFrame:
+    empty = F.lit(None).cast("map<string,string>")
+    payload = F.col("payload") if "payload" in rows.columns else empty
+    columns = ("event_date", *EVENT_COLUMNS, "session_id", "failed_rules", "severity")
+    return rows.select(*ORIGIN, payload.alias("payload"), *columns, F.lit(fate).alias("fate"))
+
+
+def with_sessions(events: DataFrame, inactivity_minutes: int) -> DataFrame:
+    """Events with session_id: a visit ends after `inactivity_minutes` without an event, and at the end of the day.
+
+    The day's end is a boundary so that a day's visits follow from that day's events alone, in whatever order
+    days are built.
+    """
+    in_day = Window.partitionBy("user_id", "event_date").orderBy("event_time", "event_id")
+    gap = F.unix_timestamp("event_time") - F.unix_timestamp(F.lag("event_time").over(in_day))
+    starts = F.when(gap > inactivity_minutes * 60, 1).otherwise(0)
+    so_far = in_day.rowsBetween(Window.unboundedPreceding, Window.currentRow)
+    numbered = events.withColumn("starts", starts).withColumn("visit", F.sum("starts").over(so_far))
+    told = F.concat_ws("|", "user_id", F.col("event_date").cast("string"), F.col("visit").cast("string"))
+    return numbered.withColumn("session_id", F.substring(F.sha2(told, 256), 1, 16)).drop("starts", "visit")
+
+
+def pseudonym(column: Column, key: str) -> Column:
+    """HMAC-SHA256 of an id in hex (RFC 2104), in native functions; null and empty ids stay as they are."""
+    padded = key.encode()
+    if len(padded) > 64:
+        import hashlib
+
+        padded = hashlib.sha256(padded).digest()
+    padded = padded.ljust(64, b"\0")
+    inner, outer = (F.lit(bytearray(b ^ pad for b in padded)) for pad in (0x36, 0x5C))
+    digest = F.unhex(F.sha2(F.concat(inner, F.encode(column, "UTF-8")), 256))
+    told = F.sha2(F.concat(outer, digest), 256)
+    return F.when(F.coalesce(column, F.lit("")) == "", column).otherwise(told)
+
+
+def daily_counts(rows: DataFrame, window: Days) -> DataFrame:
+    """One row per ingest day of the window: read = written + duplicate + quarantined, and what is bad of them."""
+    mine = rows.where(F.col("ingest_date") >= F.lit(window.start)).where(F.col("ingest_date") < F.lit(window.end))
+    fates = [F.count_if(F.col("fate") == fate).alias(fate) for fate in ("written", "duplicate", "quarantined")]
+    bad = F.count_if(F.col("severity") == "bad")
+    good = F.when(F.col("fate") == "written", F.col("user_id"))
+    chosen = F.when(F.col("fate") == "written", F.col("item_id"))
+    return mine.groupBy("ingest_date").agg(
+        F.count(F.lit(1)).alias("read"),
+        *fates,
+        bad.alias("bad"),
+        (bad / F.count(F.lit(1))).alias("bad_share"),
+        F.approx_count_distinct(good).alias("users"),
+        F.approx_count_distinct(chosen).alias("items"),
+    )
+
+
+def broken_rules(rows: DataFrame, window: Days) -> DataFrame:
+    """How many rows of each ingest day broke each rule: ingest_date, rule, broken."""
+    mine = rows.where(F.col("fate") == "quarantined").where(window.where("ingest_date"))
+    return mine.select("ingest_date", F.explode("failed_rules").alias("rule")).groupBy("ingest_date", "rule").agg(
+        F.count(F.lit(1)).alias("broken")
+    )

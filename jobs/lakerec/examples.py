@@ -1,0 +1,118 @@
+"""Training snapshots: the slate of each user at a cut, labelled by what the user chose behind it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from datetime import date, timedelta
+from typing import Any
+
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
+
+from lakerec.candidates import known_events, slates
+from lakerec.config import Config, Training
+from lakerec.policy import excluded
+
+
+def cuts(as_of: date, training: Training) -> list[tuple[date, str]]:
+    """The cut days of a snapshot and their splits, oldest first, each a horizon apart.
+
+    The horizon of the test cut ends with `as_of`, that of the last training cut with the valid cut:
+    no training target lies behind it.
+    """
+    splits = ["train"] * training.cuts + ["valid", "test"]
+    horizon = timedelta(days=training.horizon_days)
+    return [(as_of - (len(splits) - i) * horizon, split) for i, split in enumerate(splits)]
+
+
+def targets(
+    events: DataFrame, cut: date, horizon_days: int, known_until: date, types: Sequence[str]
+) -> DataFrame:
+    """user_id, item_id chosen on the `horizon_days` days behind the cut, as far as known by `known_until`."""
+    behind = F.date_diff("event_date", F.lit(cut)).between(1, horizon_days)
+    chosen = known_events(events, known_until).where(behind & F.col("event_type").isin(list(types)))
+    return chosen.select("user_id", "item_id").distinct()
+
+
+def target_types(types: Sequence[str], weights: Mapping[str, float]) -> list[str]:
+    """The event types that make a target: those configured, else all with a positive weight."""
+    return list(types) or [name for name, weight in weights.items() if weight > 0]
+
+
+def examples(
+    events: DataFrame,
+    sequences: DataFrame,
+    items: DataFrame,
+    cut: date,
+    split: str,
+    known_until: date,
+    config: Config,
+    types: Sequence[str] = (),
+) -> DataFrame:
+    """Rows of ml.examples (but snapshot_id): users with a sequence as of the cut and at least one target.
+
+    The slates are those that scoring would have made on the cut day. What policy.filter_types takes out of
+    a list can be no target either: the protocol then is "new items only".
+    """
+    taken = excluded(events, cut, config.policy.filter_types)
+    horizon = config.scorer.training.horizon_days
+    wanted = targets(events, cut, horizon, known_until, target_types(types, config.event_types))
+    wanted = wanted.join(taken, on=["user_id", "item_id"], how="left_anti")
+    chosen = wanted.groupBy("user_id").agg(F.sort_array(F.collect_set("item_id")).alias("targets"))
+    # Only users with a target need a slate.
+    known = sequences.join(chosen.select("user_id"), on="user_id", how="left_semi")
+    made = slates(events, known, items, cut, config.candidates, config.event_types, taken)
+    return _labelled(made.join(chosen, on="user_id", how="inner"), cut, split)
+
+
+def _labelled(made: DataFrame, cut: date, split: str) -> DataFrame:
+    """Slates with their targets as rows of ml.examples."""
+    candidates = F.transform(
+        "candidates",
+        lambda c: F.struct(
+            c["item_id"].alias("item_id"),
+            c["text"].alias("text"),
+            c["features"].alias("features"),
+            F.array_contains("targets", c["item_id"]).cast("float").alias("label"),
+        ),
+    )
+    return made.select(
+        F.concat("user_id", F.lit(f"@{cut.isoformat()}")).alias("example_id"),
+        "user_id",
+        F.lit(cut).alias("cut_date"),
+        F.lit(split).alias("split"),
+        "history",
+        "targets",
+        candidates.alias("candidates"),
+    )
+
+
+def sample(examples: DataFrame, limit: int, seed: int) -> DataFrame:
+    """At most `limit` training slates that hold a positive, drawn by hash of seed and example_id."""
+    useful = examples.where(F.exists("candidates", lambda c: c["label"] > 0))
+    return useful.orderBy(F.xxhash64(F.lit(seed), "example_id"), "example_id").limit(limit)
+
+
+def manifest(
+    as_of: date,
+    inputs: Mapping[str, int],
+    splits: Sequence[tuple[date, str]],
+    counts: Mapping[str, int],
+    config_hash: str,
+) -> dict[str, Any]:
+    """What a snapshot is made of: versions of the inputs, cut days, examples per split, settings."""
+    return {
+        "as_of": as_of.isoformat(),
+        "inputs": dict(inputs),
+        "cuts": [[cut.isoformat(), split] for cut, split in splits],
+        "counts": dict(counts),
+        "config_hash": config_hash,
+    }
+
+
+def snapshot_id(manifest: Mapping[str, Any]) -> str:
+    """The first 16 hex digits of the SHA-256 of the manifest as JSON with sorted keys."""
+    text = json.dumps(manifest, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -1,0 +1,129 @@
+"""What every job shares: its command line, its run, its errors. `main(run)` is the body of every entry point."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import date, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from pyspark.sql import SparkSession
+
+from lakerec.config import Config, load_config
+from lakerec.errors import ConfigError, LakerecError, UsageError
+from lakerec.lake import Lake, Run, Window
+
+Body = Callable[["Job"], dict[str, Any]]
+
+
+@dataclass
+class Job:
+    """One run of one job: its configuration, session, window and view of the lake."""
+
+    config: Config
+    spark: SparkSession
+    lake: Lake
+    every_day: bool = False
+
+    @property
+    def window(self) -> Window:
+        """The days the run rebuilds."""
+        return self.lake.run.window
+
+    @property
+    def run(self) -> Run:
+        """What the run read and wrote so far."""
+        return self.lake.run
+
+    @property
+    def last_day(self) -> date:
+        """The last day of the window: what is known is what arrived by its end."""
+        return self.window.end - timedelta(days=1)
+
+    def say(self, text: str) -> None:
+        """One line of progress on standard output."""
+        print(f"{datetime.now():%H:%M:%S} {self.run.job}: {text}", flush=True)
+
+
+def start(config: Config, spark: SparkSession, name: str, window: Window, run_id: str = "", every_day: bool = False) -> Job:
+    """A job ready to run."""
+    known = run_id or f"{name}-{window.start}-{window.end}-{uuid.uuid4().hex[:8]}"
+    return Job(config, spark, Lake(spark, config, Run(known, name, window, config.hash())), every_day)
+
+
+def arguments(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    """The options every job and command takes."""
+    parser.add_argument("--config", required=True, type=Path, help="the deployment's YAML")
+    parser.add_argument("--start", required=True, help="first day, YYYY-MM-DD")
+    parser.add_argument("--end", required=True, help="day behind the last, YYYY-MM-DD")
+    parser.add_argument("--lake", help="overrides the configuration's lake")
+    parser.add_argument("--every-day", action="store_true", help="lists for each day of the window")
+    return parser
+
+
+def parse_window(start_day: str, end_day: str) -> Window:
+    """Two days as a window; raises UsageError where they are none."""
+    try:
+        window = Window(date.fromisoformat(start_day[:10]), date.fromisoformat(end_day[:10]))
+    except ValueError as error:
+        raise UsageError(f"--start and --end are days as YYYY-MM-DD: {error}") from None
+    if window.start >= window.end:
+        raise UsageError(f"--end {end_day} must lie behind --start {start_day}: the end is excluded")
+    return window
+
+
+def body(name: str) -> Body:
+    """The `run` function of jobs/<name>.py."""
+    found: Body = importlib.import_module(name).run
+    return found
+
+
+def check_expressions(config: Config, spark: SparkSession) -> None:
+    """Let Spark itself parse every SQL expression of the configuration; raises ConfigError before any job starts."""
+    parser = spark._jsparkSession.sessionState().sqlParser()  # type: ignore[attr-defined]
+    for name, source in config.sources:
+        for column, expression in (source.columns if source else {}).items():
+            try:
+                parser.parseExpression(expression)
+            except Exception as error:
+                cause = next((line for line in str(error).splitlines() if line.strip()), "")
+                raise ConfigError(
+                    f"{config.file}: sources.{name}.columns.{column}: Spark cannot parse {expression!r}: {cause[:200]}"
+                ) from None
+
+
+def main(run: Body) -> None:
+    """Run a job from its command line; a known error is one message and its exit code, not a stack trace."""
+    name = Path(sys.argv[0]).stem
+    parser = arguments(argparse.ArgumentParser(prog=name, description=sys.modules["__main__"].__doc__))
+    parser.add_argument("--run-id", default=os.environ.get("LAKEREC_RUN_ID", ""), help="name of this run")
+    given = parser.parse_args()
+    sys.exit(guarded(lambda: _run(name, run, given)))
+
+
+def _run(name: str, run: Body, given: argparse.Namespace) -> None:
+    from lakerec.session import build_session
+
+    config = load_config(given.config, given.lake)
+    window = parse_window(given.start, given.end)
+    spark = build_session(config, name)
+    check_expressions(config, spark)
+    job = start(config, spark, name, window, given.run_id, given.every_day)
+    counts = run(job)
+    job.say(", ".join(f"{k} {v}" for k, v in counts.items()))
+
+
+def guarded(action: Callable[[], None]) -> int:
+    """Run an action; the exit code of the error it ends with, 0 without one."""
+    try:
+        action()
+    except LakerecError as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
+        return error.exit_code
+    return 0

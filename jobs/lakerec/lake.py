@@ -1,0 +1,281 @@
+"""The only reader and writer of Delta: pinned reads, whole-day replacement, one lease per lake, the ledger of runs."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime
+from pathlib import Path
+from typing import Any
+
+import psycopg
+from delta.tables import DeltaTable
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
+
+from lakerec import __version__
+from lakerec.config import Config
+from lakerec.errors import ConfigError, ContractError, LakeBusyError, StaleRunError
+from lakerec.tables import Table, table
+
+RUNS = "ops.runs"
+# How far back in a table's history a slow run looks for a newer one.
+LOOK_BACK = 20
+# Any number that is the lake's own: the key of the advisory lock in PostgreSQL.
+LOCK_SPACE = 0x1A6E
+
+
+@dataclass(frozen=True)
+class Window:
+    """Days [start, end)."""
+
+    start: date
+    end: date
+
+    def where(self, column: str) -> str:
+        """The window as an SQL predicate on a date column."""
+        return f"{column} >= '{self.start}' AND {column} < '{self.end}'"
+
+    def overlaps(self, other: Window) -> bool:
+        """Whether the two have a day in common."""
+        return self.start < other.end and other.start < self.end
+
+
+@dataclass
+class Run:
+    """One run of one job: what it is, what it read and what it wrote."""
+
+    run_id: str
+    job: str
+    window: Window
+    config_hash: str
+    started_at: datetime = field(default_factory=lambda: datetime.now(UTC))
+    inputs: dict[str, int] = field(default_factory=dict)
+    outputs: dict[str, int] = field(default_factory=dict)
+
+    def metadata(self) -> str:
+        """What each commit carries in `userMetadata`: the run, its window and the versions it read."""
+        window = {"start": str(self.window.start), "end": str(self.window.end)}
+        fields = {"run_id": self.run_id, "job": self.job, "config_hash": self.config_hash, "inputs": self.inputs}
+        return json.dumps(fields | window, sort_keys=True)
+
+    def row(self, status: str, counts: dict[str, Any], day: date | None = None) -> dict[str, Any]:
+        """The run as a row of ops.runs (of one ingest day, where the counts are by day)."""
+        known = {name: counts.get(name) for name in ("read", "written", "duplicate", "quarantined", "bad")}
+        details = {k: str(v) for k, v in counts.items() if k not in known}
+        return {
+            "run_id": self.run_id,
+            "job": self.job,
+            "ingest_date": day,
+            "window_start": self.window.start,
+            "window_end": self.window.end,
+            "status": status,
+            **{f"rows_{name}": value for name, value in known.items()},
+            "details": details,
+            "inputs": dict(self.inputs),
+            "outputs": dict(self.outputs),
+            "config_hash": self.config_hash,
+            "code_version": __version__,
+            "started_at": self.started_at,
+            "seconds": (datetime.now(UTC) - self.started_at).total_seconds(),
+        }
+
+
+class Lake:
+    """A lake as one run sees it: every table it reads stays at the version of its first reading."""
+
+    def __init__(self, spark: SparkSession, config: Config, run: Run) -> None:
+        self.spark = spark
+        self.config = config
+        self.run = run
+
+    def path(self, name: str) -> str:
+        """Where a table lives: LAKE/<layer>/<table>."""
+        return f"{self.config.lake.rstrip('/')}/{table(name).path}"
+
+    def exists(self, name: str) -> bool:
+        """Whether the table was ever written."""
+        return DeltaTable.isDeltaTable(self.spark, self.path(name))
+
+    def history(self, name: str, limit: int = 1) -> list[dict[str, Any]]:
+        """The newest commits of a table, newest first: version and the run's metadata ({} for a foreign commit)."""
+        if not self.exists(name):
+            return []
+        log = DeltaTable.forPath(self.spark, self.path(name)).history(limit)
+        rows = log.select("version", "userMetadata").collect()
+        return [{"version": row["version"], **_run_metadata(row["userMetadata"])} for row in rows]
+
+    def version(self, name: str) -> int | None:
+        """The newest version of a table; None where it does not exist."""
+        commits = self.history(name)
+        return commits[0]["version"] if commits else None
+
+    def read(self, name: str, version: int | None = None) -> DataFrame:
+        """A table at the version this run first saw (or at the one given); empty where it does not exist."""
+        pinned = self.run.inputs.get(name) if version is None else version
+        pinned = self.version(name) if pinned is None else pinned
+        if pinned is None:
+            return self.spark.createDataFrame([], table(name).schema())
+        if version is None:
+            self.run.inputs[name] = pinned
+        return self.spark.read.format("delta").option("versionAsOf", pinned).load(self.path(name))
+
+    def replace(self, name: str, rows: DataFrame, days: Window | None = None, where: str | None = None) -> int:
+        """Replace the rows of `days` (or of an SQL predicate; of the whole table) in one commit; its version.
+
+        Raises ContractError where a column of the DDL is missing, StaleRunError where a newer run came first.
+        """
+        spec = table(name)
+        condition = where or (days.where(spec.partition[0]) if days else None)
+        self._refuse_stale(name, days)
+        writer = _conformed(rows, spec).write.format("delta").mode("overwrite")
+        if condition:
+            writer = writer.option("replaceWhere", condition)
+        return self._save(writer, spec)
+
+    def append(self, name: str, rows: DataFrame) -> int:
+        """Append rows in one commit; the table's new version."""
+        spec = table(name)
+        return self._save(_conformed(rows, spec).write.format("delta").mode("append"), spec)
+
+    def append_rows(self, name: str, rows: list[dict[str, Any]]) -> int:
+        """Append rows given as dictionaries by column name (missing columns are null)."""
+        spec = table(name)
+        values = [tuple(row.get(column) for column in spec.column_names) for row in rows]
+        return self.append(name, self.spark.createDataFrame(values, spec.schema()).coalesce(1))
+
+    def _save(self, writer: Any, spec: Table) -> int:
+        if spec.partition:
+            writer = writer.partitionBy(*spec.partition)
+        writer.option("userMetadata", self.run.metadata()).save(self.path(spec.name))
+        version = self.version(spec.name)
+        assert version is not None
+        self.run.outputs[spec.name] = version
+        return version
+
+    def _refuse_stale(self, name: str, days: Window | None) -> None:
+        for commit in self.history(name, LOOK_BACK):
+            newer = [t for t, v in commit.get("inputs", {}).items() if v > self.run.inputs.get(t, v)]
+            if newer and _touches(commit, days):
+                raise StaleRunError(
+                    f"{self.run.job}: run {commit.get('run_id')} has written {name} from newer versions of "
+                    f"{', '.join(newer)} than this run read; nothing was overwritten. Run the job again."
+                )
+
+    def record(self, rows: list[dict[str, Any]]) -> None:
+        """Append rows of `Run.row` to ops.runs: the last commit of a run."""
+        self.append_rows(RUNS, rows)
+
+    def complete(self, name: str) -> None:
+        """Write the ops.runs row of a run that committed `name` and died before it could record itself."""
+        last = next(iter(self.history(name)), {})
+        if not last.get("run_id") or last["run_id"] == self.run.run_id:
+            return
+        if self.exists(RUNS):
+            ledger = self.spark.read.format("delta").load(self.path(RUNS))
+            if ledger.where(F.col("run_id") == last["run_id"]).limit(1).count():
+                return
+        window = Window(date.fromisoformat(last["start"]), date.fromisoformat(last["end"]))
+        dead = Run(last["run_id"], last["job"], window, last["config_hash"], inputs=last["inputs"])
+        dead.outputs[name] = last["version"]
+        self.append_rows(RUNS, [dead.row("ok", {"completed_by": self.run.run_id})])
+
+    @contextmanager
+    def lease(self) -> Iterator[None]:
+        """Hold the lake's only lease; wait as long as the configuration says, then raise LakeBusyError."""
+        settings = self.config.lease
+        if settings.uri_env:
+            with _postgres_lease(os.environ.get(settings.uri_env, ""), self.config.lake, settings.wait_seconds):
+                yield
+        elif "://" in self.config.lake:
+            raise ConfigError(f"the lake {self.config.lake} is no local folder: set lease.uri_env to a PostgreSQL")
+        else:
+            with file_lease(Path(self.config.lake), self.run.job, self.run.run_id, settings.wait_seconds):
+                yield
+
+    def local_folder(self, relative: str) -> Path:
+        """A folder of files below the lake on this machine's disk (the lake itself must be a local folder)."""
+        if "://" in self.config.lake:
+            raise ConfigError(f"model files need a lake in a local or mounted folder, not {self.config.lake}")
+        return Path(self.config.lake) / relative
+
+
+def _run_metadata(text: str | None) -> dict[str, Any]:
+    try:
+        found = json.loads(text or "{}")
+    except json.JSONDecodeError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _touches(commit: dict[str, Any], days: Window | None) -> bool:
+    if days is None or "start" not in commit:
+        return True
+    return days.overlaps(Window(date.fromisoformat(commit["start"]), date.fromisoformat(commit["end"])))
+
+
+def _conformed(rows: DataFrame, spec: Table) -> DataFrame:
+    """Exactly the columns of the DDL, in its order, cast to its types, with its comments."""
+    missing = [name for name in spec.column_names if name not in rows.columns]
+    extra = [name for name in rows.columns if name not in spec.column_names]
+    if missing or extra:
+        raise ContractError(f"{spec.name}: columns missing {missing}, not in the DDL {extra}")
+    columns = (
+        F.col(f"`{f.name}`").cast(f.dataType).alias(f.name, metadata=f.metadata) for f in spec.schema().fields
+    )
+    return rows.select(*columns)
+
+
+@contextmanager
+def file_lease(lake: Path, job: str, run_id: str, wait_seconds: int) -> Iterator[None]:
+    """An exclusive lock on a file of the lake; the kernel frees it when its process dies, however it dies."""
+    lake.mkdir(parents=True, exist_ok=True)
+    with (lake / "_lease").open("a+") as file:
+        deadline = time.monotonic() + wait_seconds
+        while not _try_lock(file):
+            if time.monotonic() >= deadline:
+                file.seek(0)
+                raise LakeBusyError(f"the lake {lake} is held by {file.read().strip() or 'another run'}; "
+                                    f"waited {wait_seconds} s. Wait for it to end, or end it, and run again.")
+            time.sleep(0.2)
+        since = datetime.now(UTC).isoformat(timespec="seconds")
+        file.truncate(0)
+        file.write(f"{job} (run {run_id}, process {os.getpid()}, since {since})")
+        file.flush()
+        yield
+
+
+def _try_lock(file: Any) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+@contextmanager
+def _postgres_lease(uri: str, lake: str, wait_seconds: int) -> Iterator[None]:
+    """A session-level advisory lock: PostgreSQL frees it when the connection of the driver goes."""
+    if not uri:
+        raise ConfigError("lease.uri_env names an environment variable that is not set")
+    with psycopg.connect(uri, autocommit=True) as connection:
+        connection.execute("SELECT set_config('lock_timeout', %s, false)", (f"{max(wait_seconds, 1)}s",))
+        try:
+            connection.execute("SELECT pg_advisory_lock(%s, hashtext(%s))", (LOCK_SPACE, lake))
+        except psycopg.errors.LockNotAvailable:
+            raise LakeBusyError(f"the lake {lake} is held by another run; waited {wait_seconds} s") from None
+        yield
+
+
+def publish_folder(source: Path, target: Path) -> None:
+    """Move a finished folder into place in one step; what stood there goes."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if target.exists():
+        shutil.rmtree(target)
+    source.rename(target)

@@ -1,0 +1,152 @@
+"""Rules and gate: row rules of expectations/ as Spark predicates, batch expectations by Great Expectations."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from datetime import date
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pyspark.sql import Column, DataFrame
+from pyspark.sql import functions as F
+
+from lakerec.errors import ContractError, DataQualityError
+
+EXPECTATIONS = Path(__file__).resolve().parents[2] / "expectations"
+SUMMARY_COLUMNS = ("ingest_date", "read", "quarantined", "bad", "bad_share", "duplicate", "written", "users", "items")
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A row rule: rows for which the predicate holds go to quarantine."""
+
+    name: str
+    when: str
+    severity: Literal["expected", "bad"]
+
+
+@dataclass(frozen=True)
+class Suite:
+    """What is expected of a table: rules of its rows, of each ingest day's summary, of the batch to be written."""
+
+    table: str
+    rows: tuple[Rule, ...]
+    days: tuple[dict[str, Any], ...]
+    batch: tuple[dict[str, Any], ...]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The outcome of one expectation; `day` where it speaks of one ingest day."""
+
+    rule: str
+    kind: Literal["row", "batch"]
+    severity: str
+    success: bool
+    observed: float | None
+    rows: int | None
+    day: date | None = None
+
+    def row(self, run_id: str, table_name: str) -> dict[str, Any]:
+        """The outcome as a row of ops.dq_results."""
+        fields = {"rule": self.rule, "kind": self.kind, "severity": self.severity, "success": self.success}
+        found = {"observed": self.observed, "rows": self.rows, "ingest_date": self.day}
+        return {"run_id": run_id, "table_name": table_name, **fields, **found}
+
+
+@cache
+def load_suite(name: str) -> Suite:
+    """Read expectations/<table>.yaml; raises ContractError where it is not of the expected form."""
+    file = EXPECTATIONS / f"{name}.yaml"
+    raw = yaml.safe_load(file.read_text(encoding="utf-8"))
+    unknown = set(raw) - {"rows", "days", "batch"}
+    if unknown:
+        raise ContractError(f"{file}: unknown {sorted(unknown)}; known: rows, days, batch")
+    rules = tuple(Rule(r["rule"], r["when"], r["severity"]) for r in raw.get("rows", ()))
+    return Suite(name, rules, tuple(raw.get("days", ())), tuple(raw.get("batch", ())))
+
+
+def failed_rules(rules: tuple[Rule, ...]) -> Column:
+    """Names of the rules a row breaks, in their order: array<string>."""
+    broken = [F.when(F.expr(rule.when), F.lit(rule.name)) for rule in rules]
+    return F.array_compact(F.array(*broken)) if broken else F.array().cast("array<string>")
+
+
+def severity(rules: tuple[Rule, ...]) -> Column:
+    """`bad` where one of the broken rules is bad, `expected` where all are; null for a row that breaks none."""
+    bad = F.array(*[F.lit(rule.name) for rule in rules if rule.severity == "bad"]).cast("array<string>")
+    found = F.col("failed_rules")
+    return F.when(F.arrays_overlap(found, bad), "bad").when(F.size(found) > 0, "expected")
+
+
+class DataDocs:
+    """Great Expectations with a file context below the lake, so that its results become Data Docs."""
+
+    def __init__(self, folder: Path) -> None:
+        os.environ.setdefault("GX_ANALYTICS_ENABLED", "false")
+        import great_expectations as gx
+
+        folder.mkdir(parents=True, exist_ok=True)
+        self._gx = gx
+        self._context = gx.get_context(mode="file", project_root_dir=str(folder))
+        self._context.variables.progress_bars = {"globally": False, "metric_calculations": False}
+        self.index = folder / "gx" / "uncommitted" / "data_docs" / "local_site" / "index.html"
+
+    def validate(self, name: str, rows: Any, expectations: tuple[dict[str, Any], ...]) -> list[dict[str, Any]]:
+        """Validate a pandas or Spark DataFrame; one dictionary per expectation: rule, success, observed, days."""
+        gx = self._gx
+        suite = gx.ExpectationSuite(name=name, expectations=[self._expectation(e) for e in expectations])
+        suite = self._context.suites.add_or_update(suite)
+        definition = gx.ValidationDefinition(name=name, data=self._batch(name, rows), suite=suite)
+        definition = self._context.validation_definitions.add_or_update(definition)
+        checkpoint = gx.Checkpoint(name=name, validation_definitions=[definition], actions=[], result_format="COMPLETE")
+        result = self._context.checkpoints.add_or_update(checkpoint).run(batch_parameters={"dataframe": rows})
+        found = next(iter(result.run_results.values()))
+        return [_result(r) for r in found.results]
+
+    def build(self) -> Path:
+        """Render Data Docs; the path of their first page."""
+        self._context.build_data_docs()
+        return self.index
+
+    def _expectation(self, spec: dict[str, Any]) -> Any:
+        kind = spec["expect"]
+        return getattr(self._gx.expectations, kind)(**{k: v for k, v in spec.items() if k not in ("expect", "rule")})
+
+    def _batch(self, name: str, rows: Any) -> Any:
+        spark = isinstance(rows, DataFrame)
+        sources = self._context.data_sources
+        # persist=True, the default, caches every batch a second time.
+        source = sources.add_or_update_spark(name, persist=False) if spark else sources.add_or_update_pandas(name)
+        return source.add_dataframe_asset(name).add_batch_definition_whole_dataframe(name)
+
+
+def _result(result: Any) -> dict[str, Any]:
+    config, found = result.expectation_config, result.result or {}
+    observed = found.get("observed_value", found.get("unexpected_count"))
+    columns = config.kwargs.get("column") or ",".join(config.kwargs.get("column_list", ())) or "table"
+    if result.exception_info and result.exception_info.get("raised_exception"):
+        raise ContractError(f"{config.type} on {columns}: {result.exception_info.get('exception_message')}")
+    return {
+        "rule": f"{config.type}({columns})",
+        "success": bool(result.success),
+        "observed": float(observed) if isinstance(observed, int | float) else None,
+        "unexpected": list(found.get("unexpected_index_list") or ()),
+        "rows": found.get("element_count"),
+    }
+
+
+def refuse(table_name: str, failures: list[str], version: int | None) -> None:
+    """Raise DataQualityError where there is a failure; the message says which day broke what."""
+    if not failures:
+        return
+    shown = "\n  ".join(failures[:20]) + (f"\n  and {len(failures) - 20} more" if len(failures) > 20 else "")
+    kept = f"stays at version {version}" if version is not None else "was not created"
+    raise DataQualityError(
+        f"{table_name} {kept}: {len(failures)} expectations failed\n  {shown}\n"
+        f"The rows are in quarantine.events with the rules they broke. Correct the files and deliver them again, "
+        f"or raise gate.max_bad if such days are normal."
+    )

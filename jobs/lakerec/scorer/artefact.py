@@ -1,0 +1,103 @@
+"""A trained scorer as a folder: a plain encoder, its tokenizer, the head, and a manifest with a hash of each file."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors.torch import load_file, save_file
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+from lakerec.errors import ModelError
+from lakerec.scorer.language_model import device, load_encoder, precision
+from lakerec.scorer.model import SlateScorer
+from lakerec.scorer.slates import Packer
+
+FORMAT = 1
+MANIFEST, HEAD = "manifest.json", "head.safetensors"
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What an artefact holds and how it was made; `files` are SHA-256 by file name."""
+
+    version: str
+    base_model: str
+    feature_names: list[str]
+    mean: list[float]
+    std: list[float]
+    settings: dict[str, Any]
+    format: int = FORMAT
+    files: dict[str, str] = field(default_factory=dict)
+
+
+def save(out: Path, model: SlateScorer, tokenizer: PreTrainedTokenizerFast, manifest: Manifest) -> Manifest:
+    """Write the artefact beside `out` and rename it there: a reader sees all of it or nothing."""
+    draft = out.with_name(f".{out.name}.{os.getpid()}")
+    draft.mkdir(parents=True)
+    try:
+        model.encoder.save_pretrained(draft)
+        tokenizer.save_pretrained(draft)
+        save_file(head_weights(model), draft / HEAD)
+        complete = replace(manifest, files={file.name: sha256(file) for file in sorted(draft.iterdir())})
+        (draft / MANIFEST).write_text(json.dumps(asdict(complete), indent=1), encoding="utf-8")
+        shutil.rmtree(out, ignore_errors=True)
+        draft.rename(out)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+    return complete
+
+
+def head_weights(model: SlateScorer) -> dict[str, Any]:
+    """The weights that are not the encoder's."""
+    return {k: v.cpu() for k, v in model.state_dict().items() if not k.startswith("encoder.")}
+
+
+def sha256(file: Path) -> str:
+    """Hex digest of a file."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def load_manifest(path: Path) -> Manifest:
+    """The manifest of an artefact; raises ModelError where there is none or of another format."""
+    try:
+        content = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+        manifest = Manifest(**content)
+    except (OSError, ValueError, TypeError) as error:
+        raise ModelError(f"{path / MANIFEST}: no manifest of a scorer ({error}); train again") from error
+    if manifest.format != FORMAT:
+        raise ModelError(f"{path}: format {manifest.format}, this release reads {FORMAT}; train again")
+    return manifest
+
+
+def load(path: Path) -> tuple[SlateScorer, Packer, Manifest]:
+    """A scorer ready to predict; raises ModelError naming a file that is missing or differs from its hash."""
+    manifest = load_manifest(path)
+    for name, expected in manifest.files.items():
+        file = path / name
+        if not file.is_file() or sha256(file) != expected:
+            fault = "differs from its hash" if file.is_file() else "is missing"
+            raise ModelError(f"{file}: {fault}; copy the artefact again or train it again")
+    encoder, tokenizer = load_encoder(path)
+    model = build(encoder, _array(manifest.mean), _array(manifest.std))
+    model.load_state_dict(load_file(path / HEAD), strict=False)
+    settings = manifest.settings
+    return model.eval(), Packer(tokenizer, settings["history_tokens"], settings["candidate_tokens"]), manifest
+
+
+def build(encoder: PreTrainedModel, mean: NDArray[np.float32], std: NDArray[np.float32]) -> SlateScorer:
+    """A scorer on this machine's device, in the fastest precision the device is good at."""
+    place = device()
+    return SlateScorer(encoder, mean, std, precision(place.type)).to(place)
+
+
+def _array(values: list[float]) -> NDArray[np.float32]:
+    return np.asarray(values, dtype=np.float32)

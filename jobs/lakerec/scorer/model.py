@@ -1,0 +1,138 @@
+"""The scorer: logit = w . features + b + g(what the language model read), one forward pass for a slate."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from lakerec.errors import ModelError
+from lakerec.scorer.slates import Pack, Packer, Slate
+
+HEAD_WIDTH = 64
+FEATURE_LIMIT = 10.0  # standard deviations: one broken feature must not decide a list
+
+
+@dataclass(frozen=True)
+class Batch:
+    """b packs padded to t tokens, n candidates at most; `rows` (r,) are the places of the candidates read."""
+
+    ids: Tensor  # (b, t)
+    positions: Tensor  # (b, t)
+    mask: Tensor  # (b, 1, t, t) additive
+    pool: Tensor  # (b, 1 + n, t): row 0 averages the history, row i candidate i
+    present: Tensor  # (b, n) bool
+    rows: Tensor  # (r,)
+
+
+def collate(packs: Sequence[Pack], place: torch.device, dtype: torch.dtype) -> Batch:
+    """Tensors of a batch: a token sees the history and the tokens of its own candidate; nobody sees padding."""
+    shape = (len(packs), max(len(pack) for pack in packs))
+    ids, positions = np.zeros(shape, dtype=np.int64), np.zeros(shape, dtype=np.int64)
+    owners = np.full(shape, -1, dtype=np.int64)
+    for row, pack in enumerate(packs):
+        span = slice(0, len(pack))
+        ids[row, span], positions[row, span], owners[row, span] = pack.ids, pack.positions, pack.owners
+    owner = torch.from_numpy(owners).to(place)
+    seen = (owner[:, None, :] == 0) | (owner[:, :, None] == owner[:, None, :])
+    mask = torch.zeros(seen.shape, dtype=dtype, device=place).masked_fill_(~seen, torch.finfo(dtype).min)
+    member = owner[:, None, :] == torch.arange(owners.max() + 1, device=place)[:, None]
+    counts = member.sum(dim=2, keepdim=True)
+    return Batch(
+        ids=torch.from_numpy(ids).to(place),
+        positions=torch.from_numpy(positions).to(place),
+        mask=mask[:, None],
+        pool=member.float() / counts.clamp(min=1),
+        present=counts[:, 1:, 0] > 0,
+        rows=torch.cat([torch.arange(pack.rows.start, pack.rows.stop) for pack in packs]),
+    )
+
+
+class SlateScorer(nn.Module):
+    """A prior over the candidates' features, and a correction from the language model that starts at zero."""
+
+    def __init__(
+        self, encoder: PreTrainedModel, mean: NDArray[np.float32], std: NDArray[np.float32], dtype: torch.dtype
+    ) -> None:
+        super().__init__()
+        self.width = width = 2 * encoder.config.hidden_size
+        self.encoder, self.dtype = encoder, dtype
+        self.first_position = _first_position(encoder)
+        self.register_buffer("mean", torch.from_numpy(mean), persistent=False)
+        self.register_buffer("std", torch.from_numpy(std), persistent=False)
+        self.prior = nn.Linear(len(mean), 1)
+        self.head = nn.Sequential(
+            nn.LayerNorm(width), nn.Linear(width, HEAD_WIDTH), nn.GELU(), nn.Linear(HEAD_WIDTH, 1)
+        )
+        weight: Tensor
+        for weight in (*self.prior.parameters(), *self.head[-1].parameters()):
+            nn.init.zeros_(weight)
+
+    def standardise(self, features: Tensor) -> Tensor:
+        """Features (r, f) in standard deviations from the training mean; what is not a number counts as the mean."""
+        scaled = torch.nan_to_num((features - self.mean) / self.std, nan=0.0)
+        return scaled.clamp(-FEATURE_LIMIT, FEATURE_LIMIT)
+
+    def collate(self, packs: Sequence[Pack]) -> Batch:
+        """A batch on the device and in the precision of this model."""
+        return collate(packs, self.mean.device, self.dtype)
+
+    def read(self, batch: Batch) -> Tensor:
+        """The encoder's view of each candidate, (r, 2d) float32: its mean state, and that times the history's."""
+        fast = self.dtype != torch.float32
+        with torch.autocast(batch.ids.device.type, dtype=torch.bfloat16, enabled=fast):
+            hidden = self.encoder(
+                input_ids=batch.ids,
+                position_ids=batch.positions + self.first_position,
+                attention_mask=batch.mask,
+            ).last_hidden_state
+        means = torch.bmm(batch.pool, hidden.float())
+        candidates = torch.cat([means[:, 1:], means[:, 1:] * means[:, :1]], dim=2)
+        return candidates[batch.present]
+
+    def combine(self, reads: Tensor, features: Tensor) -> Tensor:
+        """Logits (r,) float32 from `read`'s (r, 2d) and raw features (r, f)."""
+        return (self.prior(self.standardise(features)) + self.head(reads)).squeeze(1)
+
+    def forward(self, batch: Batch, features: Tensor) -> Tensor:
+        """Logits (r,) of the batch's candidates; features (r, f) in the order of `batch.rows`."""
+        return self.combine(self.read(batch), features)
+
+
+def _first_position(encoder: PreTrainedModel) -> int:
+    """RoBERTa and its kin count positions from their padding id + 1, BERT from 0."""
+    padding = getattr(getattr(encoder, "embeddings", None), "padding_idx", None)
+    return 0 if padding is None else padding + 1
+
+
+def check_length(encoder: PreTrainedModel, tokens: int, name: str) -> None:
+    """Raise ModelError where the encoder has fewer positions than history and candidate need."""
+    known = getattr(encoder.config, "max_position_embeddings", tokens) - _first_position(encoder)
+    if tokens > known:
+        raise ModelError(
+            f"scorer.model {name}: knows {known} positions, history_tokens + candidate_tokens + 3 = {tokens}; "
+            "shorten scorer.history_tokens"
+        )
+
+
+def check_blocks(model: SlateScorer, packer: Packer, name: str) -> None:
+    """Raise ModelError where the encoder ignores a block mask: a slate must read as its candidates alone."""
+    texts = ["red wooden train for children", "kettle", "a book about gardens"]
+    probe = [Slate("probe", "bought tea, viewed a blue cup", texts, np.zeros((3, 0), np.float32), None, 0)]
+    alone = [replace(probe[0], texts=[text]) for text in texts]
+    try:
+        with torch.inference_mode():
+            together, apart = (model.read(model.collate(packer.pack(s))) for s in (probe, alone))
+    except (TypeError, RuntimeError, ValueError) as error:
+        raise ModelError(f"scorer.model {name}: does not take positions and a 4D mask ({error})") from error
+    gap, size = float((together - apart).abs().max()), float(apart.abs().max())
+    if gap > 0.05 * size:  # bf16 keeps 3 digits; a mask that is ignored moves the states by their own size
+        raise ModelError(
+            f"scorer.model {name}: a slate reads otherwise than its candidates alone (by {gap:.3g} of {size:.3g}); "
+            "its architecture ignores the block mask: name a BERT-like encoder"
+        )

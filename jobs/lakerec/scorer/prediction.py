@@ -1,0 +1,58 @@
+"""Scores from an artefact: any slate in, as many probabilities out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from lakerec.errors import ContractError
+from lakerec.scorer.artefact import Manifest, load
+from lakerec.scorer.model import SlateScorer
+from lakerec.scorer.slates import Pack, Packer, Slate, batches
+
+BATCH_TOKENS = 4096  # beyond 2048 the processor is no faster, a GPU is
+
+
+class Predictor:
+    """A loaded scorer."""
+
+    def __init__(self, model: SlateScorer, packer: Packer, manifest: Manifest) -> None:
+        self.model, self.packer, self.manifest = model, packer, manifest
+
+    @classmethod
+    def load(cls, path: Path, threads: int) -> Predictor:
+        """Load an artefact and let torch use so many threads of this process."""
+        torch.set_num_threads(threads)
+        return cls(*load(path))
+
+    def score(self, slates: Sequence[Slate]) -> list[NDArray[np.float32]]:
+        """P(positive) of each candidate, one float32 array (n,) per slate, in the order given."""
+        counts = [len(slate.texts) for slate in slates]
+        features = stack_features(slates, len(self.manifest.feature_names))
+        logits = self.logits(self.packer.pack(slates), features)
+        return np.split(torch.sigmoid(logits).numpy(), np.cumsum(counts)[:-1]) if slates else []
+
+    @torch.inference_mode()
+    def logits(self, packs: Sequence[Pack], features: torch.Tensor) -> torch.Tensor:
+        """Logits (r,) float32 on the CPU of all r candidates; features (r, f)."""
+        found = torch.zeros(len(features))
+        for indices in batches([len(pack) for pack in packs], BATCH_TOKENS):
+            batch = self.model.collate([packs[index] for index in indices])
+            found[batch.rows] = self.model(batch, features[batch.rows].to(batch.ids.device)).cpu()
+        return found
+
+
+def stack_features(slates: Sequence[Slate], width: int) -> torch.Tensor:
+    """The features of all candidates, (r, width) float32; raises ContractError naming a slate of another shape."""
+    for slate in slates:
+        if slate.texts and slate.features.shape != (len(slate.texts), width):
+            raise ContractError(
+                f"slate {slate.slate_id}: features are {slate.features.shape}, "
+                f"expected {(len(slate.texts), width)}; the model was trained on other features"
+            )
+    filled = [slate.features for slate in slates if slate.texts]
+    return torch.from_numpy(np.concatenate([np.zeros((0, width)), *filled]).astype(np.float32))

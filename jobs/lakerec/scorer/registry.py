@@ -1,0 +1,81 @@
+"""Runs and model versions in MLflow; its database is a SQLite file or a server the caller names."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lakerec.errors import ModelError
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+    from lakerec.scorer.artefact import Manifest
+    from lakerec.scorer.training import TrainingReport
+
+MODEL = "lakerec-scorer"
+CHAMPION = "champion"
+
+
+def _client(uri: str) -> MlflowClient:
+    """MLflow takes 2 s to import and 5 s to make a database: only who logs pays for it."""
+    from mlflow import MlflowClient
+
+    return MlflowClient(tracking_uri=uri, registry_uri=uri)
+
+
+def log_training(uri: str, experiment: str, report: TrainingReport, manifest: Manifest) -> str:
+    """Log a training as a finished run (settings, figures, losses per epoch) and return its run id."""
+    client = _client(uri)
+    known = client.get_experiment_by_name(experiment)
+    run = client.create_run(known.experiment_id if known else client.create_experiment(experiment))
+    run_id = run.info.run_id
+    for name, value in {"version": manifest.version, "base_model": manifest.base_model}.items():
+        client.set_tag(run_id, name, value)
+    for name, value in manifest.settings.items():
+        client.log_param(run_id, name, value)
+    for name, value in asdict(report).items():
+        _log_figure(client, run_id, name, value)
+    client.set_terminated(run_id)
+    return run_id
+
+
+def _log_figure(client: MlflowClient, run_id: str, name: str, value: Any) -> None:
+    """A list has a step for each epoch; what is no number is a tag."""
+    if isinstance(value, str):
+        client.set_tag(run_id, name, value)
+        return
+    for step, figure in enumerate(value if isinstance(value, list) else [value]):
+        client.log_metric(run_id, name, float(figure), step=step)
+
+
+def register(uri: str, version: str, artefact_path: Path, metrics: Mapping[str, float]) -> str:
+    """Register an artefact once under its version and return MLflow's number for it."""
+    client = _client(uri)
+    if not client.search_registered_models(f"name = '{MODEL}'"):
+        client.create_registered_model(MODEL)
+    number = _number(client, version) or _create(client, version, artefact_path)
+    for name, value in metrics.items():
+        client.set_model_version_tag(MODEL, number, name, f"{value:.6g}")
+    return number
+
+
+def _create(client: MlflowClient, version: str, artefact_path: Path) -> str:
+    source = artefact_path.resolve().as_uri()
+    return str(client.create_model_version(MODEL, source=source, tags={"version": version}).version)
+
+
+def _number(client: MlflowClient, version: str) -> str | None:
+    found = client.search_model_versions(f"name = '{MODEL}' and tag.version = '{version}'")
+    return str(found[0].version) if found else None
+
+
+def set_champion(uri: str, version: str) -> None:
+    """Point the alias `champion` at a version; raises ModelError where it is not registered."""
+    client = _client(uri)
+    number = _number(client, version)
+    if number is None:
+        raise ModelError(f"{uri}: {MODEL} has no version {version}; register it before it is promoted")
+    client.set_registered_model_alias(MODEL, CHAMPION, number)

@@ -1,0 +1,123 @@
+"""Slates as token sequences: the history once, every candidate behind it (numpy only)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lakerec.errors import ModelError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+# Attention costs the square of a sequence: a longer slate is cut, and its history read once more for each piece.
+PACK_TOKENS = 768
+
+
+@dataclass(frozen=True)
+class Slate:
+    """What is scored for one user: history text, n candidates, their features (n, f) and, if known, labels (n,)."""
+
+    slate_id: str
+    history: str
+    texts: list[str]
+    features: NDArray[np.float32]
+    labels: NDArray[np.float32] | None
+    targets: int  # positives the user really had, those that are no candidates included
+
+
+@dataclass(frozen=True)
+class Pack:
+    """One sequence of t tokens: history (owner 0) and candidates (owner 1, 2, ...) of the rows start, start+1, ..."""
+
+    start: int
+    ids: NDArray[np.int32]
+    owners: NDArray[np.int32]
+    positions: NDArray[np.int32]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def rows(self) -> range:
+        """The candidates' places among all candidates of all slates."""
+        return range(self.start, self.start + int(self.owners[-1]))
+
+
+class Packer:
+    """Tokenises slates: the most recent `history_tokens`, the first `candidate_tokens` of each candidate."""
+
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerFast, history_tokens: int, candidate_tokens: int
+    ) -> None:
+        if tokenizer.cls_token_id is None or tokenizer.sep_token_id is None:
+            raise ModelError(f"{tokenizer.name_or_path}: has no [CLS] and [SEP]; name an encoder as scorer.model")
+        self.tokenizer = tokenizer
+        self.history_tokens, self.candidate_tokens = history_tokens, candidate_tokens
+        self.longest = max(PACK_TOKENS, history_tokens + candidate_tokens + 3)
+
+    def pack(self, slates: Sequence[Slate]) -> list[Pack]:
+        """The sequences of all slates, in order; a slate without candidates has none."""
+        tokens = tokenise(self.tokenizer, [text for s in slates for text in (s.history, *s.texts)])
+        packs: list[Pack] = []
+        row = 0
+        for slate in slates:
+            texts = [tokens[text][: self.candidate_tokens] for text in slate.texts]
+            packs += self._split(tokens[slate.history][-self.history_tokens :], texts, row)
+            row += len(texts)
+        return packs
+
+    def _split(self, history: list[int], texts: list[list[int]], row: int) -> Iterator[Pack]:
+        room = self.longest - len(history) - 2
+        for first, last in _chunks([len(text) + 1 for text in texts], room):
+            yield self._join(history, texts[first:last], row + first)
+
+    def _join(self, history: list[int], texts: list[list[int]], start: int) -> Pack:
+        sep = self.tokenizer.sep_token_id
+        blocks = [[self.tokenizer.cls_token_id, *history, sep], *([*text, sep] for text in texts)]
+        lengths = [len(block) for block in blocks]
+        owners = np.repeat(np.arange(len(blocks), dtype=np.int32), lengths)
+        offsets = np.arange(len(owners)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+        positions = np.where(owners == 0, offsets, offsets + lengths[0])
+        ids = np.concatenate([np.asarray(block, dtype=np.int32) for block in blocks])
+        return Pack(start, ids, owners, positions.astype(np.int32))
+
+
+def tokenise(tokenizer: PreTrainedTokenizerFast, texts: Iterable[str]) -> dict[str, list[int]]:
+    """The ids of each text, each text read once; '[SEP]' in a text is text, a lone surrogate becomes '?'."""
+    backend = tokenizer.backend_tokenizer
+    backend.no_truncation()
+    backend.no_padding()
+    backend.encode_special_tokens = True
+    unique = list(dict.fromkeys(texts))
+    clean = [text.encode("utf-8", "replace").decode() for text in unique]
+    encodings = backend.encode_batch_fast(clean, add_special_tokens=False)
+    return {text: encoding.ids for text, encoding in zip(unique, encodings, strict=True)}
+
+
+def _chunks(lengths: Sequence[int], room: int) -> Iterator[tuple[int, int]]:
+    """Ranges of consecutive items whose lengths sum to at most `room` (a longer item stands alone)."""
+    first, filled = 0, 0
+    for place, length in enumerate(lengths):
+        if filled and filled + length > room:
+            yield first, place
+            first, filled = place, 0
+        filled += length
+    if lengths:
+        yield first, len(lengths)
+
+
+def batches(lengths: Sequence[float], token_budget: int) -> list[list[int]]:
+    """Indices in batches of similar length, longest first; a batch times its longest stays within the budget."""
+    order = np.argsort(-np.asarray(lengths), kind="stable")
+    found: list[list[int]] = []
+    for index in order.tolist():
+        if found and lengths[found[-1][0]] * (len(found[-1]) + 1) <= token_budget:
+            found[-1].append(index)
+        else:
+            found.append([index])
+    return found

@@ -1,0 +1,170 @@
+"""The serving tables in PostgreSQL: each user's latest list, for the site and for analysts.
+
+A publication loads a private staging table, then changes in one transaction only the rows that differ.
+Readers work on snapshots (chapter 13.2 of PostgreSQL's manual): a statement sees the lists of before or of
+after, never a mixture. TRUNCATE would show an empty table to older snapshots, and a rename would leave users'
+views on the old table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import date
+from typing import Any, NamedTuple
+
+import psycopg
+from psycopg.rows import class_row
+
+from lakerec.errors import ConnectionFailedError, ServingError
+
+FALLBACK_USER = "*"
+LOCK = 0x1A4E_5EC1  # any fixed number: the advisory lock of publishers
+LOCK_TIMEOUT = "30s"  # a publication waits for another one, a reader never waits
+
+SCHEMA = """
+create schema if not exists serving;
+create table if not exists serving.recommendations (
+    user_id text, rank integer, item_id text not null, score double precision, source text,
+    propensity double precision, reason text, model_version text, as_of_date date not null, run_id text,
+    primary key (user_id, rank));
+create table if not exists serving.publications (
+    id bigint generated always as identity primary key, as_of_date date not null, rows bigint not null,
+    published_at timestamptz not null default now());
+create or replace view serving.current_recommendations as select * from serving.recommendations;
+"""
+STAGE = "create temporary table staged (like serving.recommendations including indexes) on commit drop"
+DELETE_GONE = """
+delete from serving.recommendations as served where not exists (
+    select from staged where staged.user_id = served.user_id and staged.rank = served.rank)
+"""
+UPSERT_CHANGED = """
+insert into serving.recommendations select * from staged except select * from serving.recommendations
+on conflict (user_id, rank) do update set
+    item_id = excluded.item_id, score = excluded.score, source = excluded.source,
+    propensity = excluded.propensity, reason = excluded.reason, model_version = excluded.model_version,
+    as_of_date = excluded.as_of_date, run_id = excluded.run_id
+"""
+# One statement, so one snapshot: the choice between list and fallback cannot fall between two publications.
+LIST_FOR = """
+select * from serving.current_recommendations where user_id = coalesce(
+    (select user_id from serving.current_recommendations where user_id = %(user)s limit 1), %(fallback)s)
+order by rank
+"""
+
+
+class Recommendation(NamedTuple):
+    """One row of a list, in the order of the table's columns."""
+
+    user_id: str
+    rank: int
+    item_id: str
+    score: float | None
+    source: str | None
+    propensity: float | None
+    reason: str | None
+    model_version: str | None
+    as_of_date: date
+    run_id: str | None
+
+
+@dataclass(frozen=True)
+class Publication:
+    """What one publication did: `rows` are served now, `written` and `deleted` are those that differed."""
+
+    id: int
+    as_of: date
+    rows: int
+    written: int
+    deleted: int
+
+
+def publish(uri: str, rows: Iterator[tuple[Any, ...]], as_of: date, expected: int) -> Publication:
+    """Serve exactly these rows (columns of Recommendation; user '*' is the fallback) as of a day.
+
+    Raises ServingError for an older day than the one served, another number of rows than expected, no
+    fallback or rows that break the table; then nothing changes. ConnectionFailedError is worth a retry.
+    """
+    with _connected(uri) as connection:
+        _ensure_schema(connection)
+        with connection.transaction():
+            connection.execute(STAGE)
+            with connection.cursor() as cursor, cursor.copy("copy staged from stdin") as copy:
+                for row in rows:
+                    copy.write_row(row)
+            connection.execute("analyze staged")
+            _lock(connection)
+            _refuse_older(connection, as_of)
+            _check_staged(connection, as_of, expected)
+            deleted = connection.execute(DELETE_GONE).rowcount
+            written = connection.execute(UPSERT_CHANGED).rowcount
+            return Publication(_log(connection, as_of, expected), as_of, expected, written, deleted)
+
+
+def list_for(uri: str, user_id: str) -> list[Recommendation]:
+    """A user's list by rank, or the fallback where the user has none; ServingError if nothing is served."""
+    with _connected(uri) as connection, connection.cursor(row_factory=class_row(Recommendation)) as cursor:
+        found = cursor.execute(LIST_FOR, {"user": user_id, "fallback": FALLBACK_USER}).fetchall()
+    if not found:
+        raise ServingError(f"no list for user {user_id!r} and no fallback: run publish_recommendations")
+    return found
+
+
+@contextmanager
+def _connected(uri: str) -> Iterator[psycopg.Connection[Any]]:
+    """A connection whose errors become those of lakerec; the password never shows."""
+    try:
+        with psycopg.connect(uri, connect_timeout=10, autocommit=True) as connection:
+            yield connection
+    except psycopg.errors.UndefinedTable as error:
+        raise ServingError(f"nothing has been published yet ({error.diag.message_primary})") from error
+    except psycopg.OperationalError as error:
+        raise ConnectionFailedError(f"PostgreSQL serving: {error}; nothing changed, try again") from error
+    except (psycopg.IntegrityError, psycopg.DataError, psycopg.ProgrammingError) as error:
+        raise ServingError(f"PostgreSQL refused the rows: {error}; nothing changed") from error
+
+
+def _ensure_schema(connection: psycopg.Connection[Any]) -> None:
+    """Create what is missing; on a schema that exists no lock is taken that a reader could wait for."""
+    if _scalar(connection, "select to_regclass('serving.current_recommendations')") is None:
+        with connection.transaction():
+            _lock(connection)
+            connection.execute(SCHEMA)
+
+
+def _lock(connection: psycopg.Connection[Any]) -> None:
+    """One publication at a time, until the end of the transaction."""
+    connection.execute("select set_config('lock_timeout', %s, true)", [LOCK_TIMEOUT])
+    connection.execute("select pg_advisory_xact_lock(%s)", [LOCK])
+
+
+def _refuse_older(connection: psycopg.Connection[Any], as_of: date) -> None:
+    served = _scalar(connection, "select max(as_of_date) from serving.publications")
+    if served is not None and as_of < served:
+        raise ServingError(
+            f"refused to publish {as_of}: {served} is already served; publish {served} or later"
+        )
+
+
+def _check_staged(connection: psycopg.Connection[Any], as_of: date, expected: int) -> None:
+    staged = _scalar(connection, "select count(*) from staged")
+    if staged != expected:
+        raise ServingError(
+            f"publication of {as_of}: {staged} rows arrived, gold has {expected}; run it again"
+        )
+    if not _scalar(connection, "select exists (select from staged where user_id = %s)", FALLBACK_USER):
+        raise ServingError(f"publication of {as_of}: no rows of the fallback user '*'; run score_candidates")
+    latest = _scalar(connection, "select max(as_of_date) from staged")
+    if latest > as_of:
+        raise ServingError(f"publication of {as_of}: it has rows as of {latest}, a later day")
+
+
+def _log(connection: psycopg.Connection[Any], as_of: date, rows: int) -> int:
+    insert = "insert into serving.publications (as_of_date, rows) values (%s, %s) returning id"
+    return int(_scalar(connection, insert, as_of, rows))
+
+
+def _scalar(connection: psycopg.Connection[Any], query: str, *values: object) -> Any:
+    row = connection.execute(query, values).fetchone()
+    return row[0] if row else None

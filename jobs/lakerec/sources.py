@@ -1,0 +1,271 @@
+"""The files a deployment brings: which of them belong to a window, what their headers say, and their rows as landed."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import date, timedelta
+from typing import Any
+
+from py4j.protocol import Py4JJavaError
+from pyspark.errors import PySparkException
+from pyspark.sql import Column, DataFrame, SparkSession, Window
+from pyspark.sql import functions as F
+
+from lakerec.config import Config, Source
+from lakerec.errors import SourceError
+from lakerec.lake import Window as Days
+
+# The day of a catalogue file without one in its path: known from the beginning.
+BEGINNING = date(1970, 1, 1)
+CORRUPT = "_corrupt_record"
+ENCODING_FAULT = "lakerec-encoding"
+DATE = r"\d{4}-\d{2}-\d{2}"
+
+
+@dataclass(frozen=True)
+class SourceFile:
+    """One file of a source: where it lies, its name below the source's fixed folder, its columns."""
+
+    path: str
+    name: str
+    columns: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Landing:
+    """The files of a window: those with a header, the days without one, and columns nobody mapped."""
+
+    files: tuple[SourceFile, ...]
+    empty_days: tuple[date, ...]
+    new_columns: tuple[str, ...]
+
+
+def days(window: Days) -> Iterator[date]:
+    """Each day of a window."""
+    for offset in range((window.end - window.start).days):
+        yield window.start + timedelta(days=offset)
+
+
+def find(spark: SparkSession, config: Config, source: Source, name: str, window: Days) -> Landing:
+    """List the files of a window and check their headers; raises SourceError for a missing file or column."""
+    assert source.path is not None
+    pattern = config.resolve(source.path)
+    files: list[SourceFile] = []
+    empty: list[date] = []
+    for day in days(window) if source.dated else [None]:
+        found = [f for f in _list(spark, pattern, day, source) if f.columns]
+        if not found and day is not None:
+            empty.append(day)
+        files += found
+    if empty and source.missing == "error":
+        raise SourceError(_no_file(pattern, name, empty))
+    if not files and not source.dated:
+        raise SourceError(f"sources.{name}: {pattern} has no file or only empty ones; correct sources.{name}.path")
+    new = _check_columns(files, source, name)
+    return Landing(tuple(files), tuple(empty), new)
+
+
+def _no_file(pattern: str, name: str, empty: list[date]) -> str:
+    return (
+        f"sources.{name}: no rows for {len(empty)} days, the first {empty[0]}: {pattern} has no such file, or an "
+        f"empty one. Deliver it, or set sources.{name}.missing: empty"
+    )
+
+
+def _check_columns(files: list[SourceFile], source: Source, name: str) -> tuple[str, ...]:
+    required, new = source.required_columns(), set()
+    for file in files:
+        missing = [column for column in required if column not in file.columns]
+        if missing:
+            raise SourceError(
+                f"{file.path}: required column {', '.join(missing)} is missing; the file has "
+                f"{', '.join(file.columns)}. Correct the file, or sources.{name}.columns"
+            )
+        new |= set(file.columns) - set(source.source_columns())
+    return tuple(sorted(new))
+
+
+def _list(spark: SparkSession, pattern: str, day: date | None, source: Source) -> list[SourceFile]:
+    concrete = pattern.replace("{date}", str(day))
+    jvm: Any = spark._jvm
+    path = jvm.org.apache.hadoop.fs.Path(concrete)
+    fs = path.getFileSystem(spark._jsc.hadoopConfiguration())  # type: ignore[attr-defined]
+    statuses = fs.globStatus(path) or []
+    prefix = fixed_folder(pattern)
+    found = []
+    for status in sorted(statuses, key=lambda s: s.getPath().toString()):
+        place = status.getPath().toString()
+        name = _plain(place)[len(prefix) :].lstrip("/")
+        found.append(SourceFile(place, name, _columns(spark, fs, status, source)))
+    return found
+
+
+def fixed_folder(pattern: str) -> str:
+    """The part of a path pattern that has neither day nor wildcard, as a folder."""
+    fixed = re.split(r"[{*?\[]", _plain(pattern))[0]
+    return fixed.rsplit("/", 1)[0] + "/"
+
+
+def _plain(path: str) -> str:
+    """A local URI as a path; another one as it is."""
+    return re.sub(r"^file:/+", "/", path)
+
+
+def _columns(spark: SparkSession, fs: Any, status: Any, source: Source) -> tuple[str, ...]:
+    if source.format in ("parquet", "delta"):
+        return tuple(spark.read.format(source.format).load(status.getPath().toString()).columns)
+    try:
+        line = _first_line(spark, fs, status, source.options.get("encoding", "UTF-8"))
+    except Py4JJavaError as error:
+        raise SourceError(f"{status.getPath()}: cannot be read: {_cause(error)}. Deliver it again") from None
+    if not line:
+        return ()
+    return _json_keys(line) if source.format == "json" else _header(status, line, source)
+
+
+def _header(status: Any, line: str, source: Source) -> tuple[str, ...]:
+    """The column names of a header line."""
+    if "\ufffd" in line:
+        raise SourceError(f"{status.getPath()}: the header is not in this encoding; set options.encoding")
+    sep, quote = source.options.get("sep", ","), source.options.get("quote", '"')
+    cells = next(csv.reader([line.lstrip("\ufeff")], delimiter=sep.replace("\\t", "\t"), quotechar=quote))
+    names = tuple(cell or f"_c{place}" for place, cell in enumerate(cells))
+    twice = sorted({n for n in names if names.count(n) > 1})
+    if twice:
+        raise SourceError(f"{status.getPath()}: the header names {', '.join(twice)} twice; rename one of them")
+    return names
+
+
+def _json_keys(line: str) -> tuple[str, ...]:
+    try:
+        found = json.loads(line)
+    except json.JSONDecodeError:
+        return (CORRUPT,)
+    return tuple(found) if isinstance(found, dict) else (CORRUPT,)
+
+
+def _first_line(spark: SparkSession, fs: Any, status: Any, encoding: str) -> str | None:
+    """The first line of a file, decompressed by what its name says."""
+    jvm: Any = spark._jvm
+    stream = fs.open(status.getPath())
+    try:
+        codec = jvm.org.apache.hadoop.io.compress.CompressionCodecFactory(
+            spark._jsc.hadoopConfiguration()  # type: ignore[attr-defined]
+        ).getCodec(status.getPath())
+        if codec is not None and status.getLen() > 0:
+            stream = codec.createInputStream(stream)
+        return jvm.java.io.BufferedReader(jvm.java.io.InputStreamReader(stream, encoding)).readLine()
+    finally:
+        stream.close()
+
+
+def read(spark: SparkSession, config: Config, source: Source, landing: Landing) -> DataFrame:
+    """The rows of the files as landed: ingest_date (null without a day in the path), source_file, row_number, payload.
+
+    A row whose bytes are not of the source's encoding ends the read with a SourceError that names file and row.
+    """
+    groups: dict[tuple[str, ...], list[str]] = defaultdict(list)
+    for file in landing.files:
+        groups[file.columns].append(file.path)
+    parts = [_payload(spark, source, columns, paths) for columns, paths in sorted(groups.items())]
+    if not parts:
+        return spark.createDataFrame(
+            [], "ingest_date date, source_file string, row_number bigint, payload map<string,string>"
+        )
+    rows = parts[0]
+    for part in parts[1:]:
+        rows = rows.unionByName(part)
+    return _placed(rows, config.resolve(source.path or ""))
+
+
+def _payload(spark: SparkSession, source: Source, columns: tuple[str, ...], paths: list[str]) -> DataFrame:
+    order = [F.col("_metadata.file_path").alias("file"), F.col("_metadata.file_block_start").alias("block")]
+    tag = [*order, F.monotonically_increasing_id().alias("line")]
+    if source.format == "csv":
+        fields = ", ".join(f"`{c}` string" for c in (*columns, CORRUPT))
+        reader = spark.read.schema(fields).options(header=True, columnNameOfCorruptRecord=CORRUPT)
+        rows = reader.options(**source.options).csv(paths)
+        return rows.select(*tag, _map(columns).alias("payload"))
+    if source.format == "json":
+        rows = spark.read.options(**source.options).text(paths).where(F.length(F.trim("value")) > 0)
+        parsed = F.from_json("value", "map<string,string>")
+        corrupt = F.create_map(F.lit(CORRUPT), F.col("value"))
+        return rows.select(*tag, F.coalesce(parsed, corrupt).alias("payload"))
+    rows = spark.read.format(source.format).options(**source.options).load(paths if len(paths) > 1 else paths[0])
+    return rows.select(*tag, _map(columns, corrupt=False).alias("payload"))
+
+
+def _map(columns: tuple[str, ...], corrupt: bool = True) -> Column:
+    """All columns of a row as a map from name to text; the corrupt record only where there is one."""
+    names = F.array(*[F.lit(c) for c in columns])
+    values = F.array(*[F.col(f"`{c}`").cast("string") for c in columns])
+    whole = F.map_from_arrays(names, values)
+    if not corrupt:
+        return whole
+    broken = F.map_concat(whole, F.create_map(F.lit(CORRUPT), F.col(CORRUPT)))
+    return F.when(F.col(CORRUPT).isNull(), whole).otherwise(broken)
+
+
+def _placed(rows: DataFrame, pattern: str) -> DataFrame:
+    """Number the rows of each file from 1, and take the day from the path."""
+    plain = F.regexp_replace(F.expr("url_decode(replace(file, '+', '%2B'))"), "^file:/+", "/")
+    name = F.substring(plain, F.lit(len(fixed_folder(pattern)) + 1), F.lit(4096))
+    in_file = Window.partitionBy("source_file").orderBy("block", "line")
+    number = F.row_number().over(in_file).cast("bigint")
+    numbered = rows.withColumn("source_file", name).withColumn("row_number", number)
+    return numbered.select(
+        F.to_date(_day(pattern)).alias("ingest_date"),
+        "source_file",
+        _checked_encoding().alias("row_number"),
+        "payload",
+    )
+
+
+def _day(pattern: str) -> Column:
+    if "{date}" not in pattern:
+        return F.lit(None)
+    below = _plain(pattern)[len(fixed_folder(pattern)) :]
+    regex = re.escape(below).replace(r"\{date\}", f"({DATE})", 1).replace(r"\{date\}", DATE)
+    regex = regex.replace(r"\*", "[^/]*").replace(r"\?", "[^/]")
+    return F.regexp_extract("source_file", f"^{regex}$", 1)
+
+
+def _checked_encoding() -> Column:
+    """row_number, or the end of the job where a value holds U+FFFD: the mark of bytes that are no text here."""
+    values = F.concat_ws("", F.map_values("payload"))
+    told = F.concat_ws("|", F.lit(ENCODING_FAULT), F.col("source_file"), F.col("row_number").cast("string"))
+    return F.when(F.instr(values, "\ufffd") > 0, F.raise_error(told).cast("bigint")).otherwise(F.col("row_number"))
+
+
+@contextmanager
+def reading(name: str) -> Iterator[None]:
+    """Turn what Spark throws at a damaged file into a SourceError that names the file and the way out."""
+    try:
+        yield
+    except (Py4JJavaError, PySparkException) as error:
+        text = str(error)
+        fault = re.search(rf"{ENCODING_FAULT}\|([^|]+)\|(\d+)", text)
+        if fault:
+            raise SourceError(
+                f"{fault.group(1)}, row {fault.group(2)}: bytes that are not of the file's encoding; set "
+                f"sources.{name}.options.encoding (for example ISO-8859-1), or deliver the file as UTF-8"
+            ) from None
+        broken = re.search(r"(?:Encountered error while reading file|FAILED_READ_FILE\S*\]?[^\n]*?) ?(\w+:/[^\s,]+)", text)
+        if broken or "EOFException" in text or "ZipException" in text or "not a gzip" in text:
+            place = broken.group(1).rstrip(".") if broken else f"a file of sources.{name}"
+            raise SourceError(f"{place}: damaged: {_cause(error)}. Deliver it again; nothing was written") from None
+        raise
+
+
+def _cause(error: Exception) -> str:
+    """The last 'Caused by' of a Java stack trace, without its class."""
+    text = str(error)
+    lines = [line for line in text.splitlines() if line.startswith("Caused by:")]
+    last = lines[-1] if lines else next((line for line in text.splitlines() if "Exception" in line), text[:200])
+    return last.split(": ", 2)[-1].strip()

@@ -1,0 +1,34 @@
+# The environment of Airflow on one machine: sourced by up.sh, down.sh and trigger.sh.
+# LAKEREC_HOME   the project (default: the folder above this one)
+# LAKEREC_PORT   the port of the UI (default 8080); `make down` and `make up` again after changing it
+# LAKEREC_TIMEZONE   the same as the configuration's `timezone` (default UTC)
+LAKEREC_HOME=${LAKEREC_HOME:-$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)}
+LAKEREC_PORT=${LAKEREC_PORT:-8080}
+LAKEREC_TIMEZONE=${LAKEREC_TIMEZONE:-UTC}
+STATE=$LAKEREC_HOME/.lakerec
+URL=http://127.0.0.1:$LAKEREC_PORT
+
+export LAKEREC_HOME LAKEREC_PORT LAKEREC_TIMEZONE
+export PATH=$LAKEREC_HOME/.venv-airflow/bin:$PATH
+export AIRFLOW_HOME=$STATE/airflow
+export AIRFLOW__CORE__DAGS_FOLDER=$LAKEREC_HOME/dags
+export AIRFLOW__CORE__LOAD_EXAMPLES=False
+export AIRFLOW__CORE__EXECUTOR=LocalExecutor
+export AIRFLOW__CORE__PARALLELISM=4             # the default starts 32 worker processes
+export AIRFLOW__CORE__DEFAULT_TIMEZONE=$LAKEREC_TIMEZONE  # what `airflow backfill --from-date 2024-03-01` means
+export AIRFLOW__CORE__DAGS_ARE_PAUSED_AT_CREATION=False
+export AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS=admin:admin
+export AIRFLOW__CORE__EXECUTION_API_SERVER_URL=$URL/execution/
+export AIRFLOW__API__HOST=127.0.0.1
+export AIRFLOW__API__PORT=$LAKEREC_PORT
+export AIRFLOW__API__BASE_URL=$URL
+export AIRFLOW__API__EXPOSE_CONFIG=False
+export AIRFLOW__DAG_PROCESSOR__REFRESH_INTERVAL=30
+export AIRFLOW__SCHEDULER__ENABLE_HEALTH_CHECK=False
+export AIRFLOW__USAGE_DATA_COLLECTION__ENABLED=False
+export AIRFLOW_CONN_SPARK_DEFAULT=${AIRFLOW_CONN_SPARK_DEFAULT:-'{"conn_type": "spark", "host": "local[2]"}'}
+
+postgres() { PYTHONPATH=$LAKEREC_HOME/jobs "$LAKEREC_HOME/.venv/bin/python" -m lakerec.postgres "$@"; }
+say() { printf '%s\n' "$*" >&2; }
+fail() { say "error: $*"; exit 1; }
+processes() { "$LAKEREC_HOME/.venv-airflow/bin/python" "$LAKEREC_HOME/scripts/processes.py" "$AIRFLOW_HOME/processes" "$@"; }

@@ -1,0 +1,120 @@
+"""Run a DAG through Airflow's REST API: unpause, trigger, show each task's state, wait for the end."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+POLL_SECONDS = 2
+APPEAR_SECONDS = 120  # a new DAG file appears when the dag-processor has read it
+ENDED_BADLY = {"failed", "upstream_failed"}
+TAIL_LINES = 30
+
+
+def main() -> int:
+    """Exit code 0 where the run succeeded, 1 where it failed, 2 where it could not be started."""
+    options = parse()
+    try:
+        with connected(options.url, options.passwords) as api:
+            wait_until_known(api, options.dag_id)
+            run_id = trigger(api, options.dag_id, options.conf)
+            return 0 if follow(api, options.dag_id, run_id) else 1
+    except (httpx.HTTPError, FileNotFoundError) as error:
+        print(
+            f"error: Airflow at {options.url} does not do it: {error}; is it up (make up)?", file=sys.stderr
+        )
+        return 2
+
+
+def parse() -> argparse.Namespace:
+    """The command line; --day is short for --conf '{"day": ...}'."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("dag_id")
+    parser.add_argument("--url", required=True)
+    parser.add_argument("--passwords", type=Path, required=True)
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--conf", type=json.loads, default={}, help="the run's parameters as JSON")
+    what.add_argument(
+        "--day", dest="conf", type=lambda day: {"day": day}, help="the day to rebuild, 2024-03-01"
+    )
+    return parser.parse_args()
+
+
+def connected(url: str, passwords: Path) -> httpx.Client:
+    """A client of the REST API, logged in as admin."""
+    login = {"username": "admin", "password": json.loads(passwords.read_text())["admin"]}
+    token = checked(httpx.post(f"{url}/auth/token", json=login, timeout=30))["access_token"]
+    return httpx.Client(base_url=f"{url}/api/v2", headers={"Authorization": f"Bearer {token}"}, timeout=60)
+
+
+def checked(response: httpx.Response) -> Any:
+    """The answer's JSON; an error carries what Airflow says of it."""
+    if response.is_error:
+        raise httpx.HTTPError(f"{response.status_code} {response.text[:500]}")
+    return response.json()
+
+
+def wait_until_known(api: httpx.Client, dag_id: str) -> None:
+    """Wait for the dag-processor to have read the DAG, and unpause it."""
+    deadline = time.monotonic() + APPEAR_SECONDS
+    while (answer := api.get(f"/dags/{dag_id}")).status_code == 404 and time.monotonic() < deadline:
+        time.sleep(POLL_SECONDS)
+    checked(answer)
+    checked(api.patch(f"/dags/{dag_id}", json={"is_paused": False}))
+
+
+def trigger(api: httpx.Client, dag_id: str, conf: dict[str, Any]) -> str:
+    """Start a run without a logical date, so that a day can be rebuilt any number of times; its id."""
+    run = checked(api.post(f"/dags/{dag_id}/dagRuns", json={"logical_date": None, "conf": conf}))
+    print(f"{dag_id}: {run['dag_run_id']} {json.dumps(conf)}", flush=True)
+    return str(run["dag_run_id"])
+
+
+def follow(api: httpx.Client, dag_id: str, run_id: str) -> bool:
+    """Print each change of a task's state until the run ends, then what failed; whether it succeeded."""
+    path = f"/dags/{dag_id}/dagRuns/{run_id}"
+    shown: dict[tuple[str, int], str | None] = {}
+    began = time.monotonic()
+    while True:
+        ended = checked(api.get(path))["state"] in {"success", "failed"}
+        tasks = checked(api.get(f"{path}/taskInstances", params={"limit": 1000}))["task_instances"]
+        for one in tasks:
+            show_change(one, shown, time.monotonic() - began)
+        if ended:
+            break
+        time.sleep(POLL_SECONDS)
+    bad = [one for one in tasks if one["state"] in ENDED_BADLY]
+    for one in bad:
+        if one["state"] == "failed":
+            show_log(api, path, one)
+    print(f"{dag_id}: {'failed' if bad else 'success'} after {time.monotonic() - began:.0f} s", flush=True)
+    return not bad
+
+
+def show_change(one: dict[str, Any], shown: dict[tuple[str, int], str | None], seconds: float) -> None:
+    """One line for a task whose state is another than shown; states of waiting are left out."""
+    key = (one["task_id"], one["map_index"])
+    state = one["state"]
+    if state in {None, "scheduled", "queued"} or shown.get(key) == state:
+        return
+    shown[key] = state
+    chunk = f"[{one['map_index']}]" if one["map_index"] >= 0 else ""
+    print(f"{seconds:6.0f} s  {state:16}{one['task_id']}{chunk}", flush=True)
+
+
+def show_log(api: httpx.Client, path: str, one: dict[str, Any]) -> None:
+    """The last lines of a task's last try."""
+    index = {"map_index": one["map_index"]}
+    answer = checked(api.get(f"{path}/taskInstances/{one['task_id']}/logs/{one['try_number']}", params=index))
+    lines = [entry["event"] if isinstance(entry, dict) else str(entry) for entry in answer["content"]]
+    print(f"--- the last lines of {one['task_id']}, try {one['try_number']}:", *lines[-TAIL_LINES:], sep="\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,58 @@
+#!/usr/bin/env bash
+# Start Airflow with its metadata in the embedded PostgreSQL: CONFIG=conf/demo.yaml scripts/up.sh
+# Run it again to start what has ended and to change the configuration. scripts/down.sh ends all of it.
+set -euo pipefail
+source "$(dirname "${BASH_SOURCE[0]}")/env.sh"
+CONFIG=$(realpath "${CONFIG:-$LAKEREC_HOME/conf/demo.yaml}")
+[ -f "$CONFIG" ] || fail "there is no configuration $CONFIG: pass CONFIG=FILE"
+command -v airflow >/dev/null || fail "there is no Airflow in $LAKEREC_HOME/.venv-airflow: run make install"
+
+port_is_taken() { (exec 3<>"/dev/tcp/127.0.0.1/$LAKEREC_PORT") 2>/dev/null; }
+healthy() { curl -fsS -m 5 "$URL/api/v2/monitor/health" 2>/dev/null | python -c '
+import json, sys
+health = json.load(sys.stdin)
+parts = ["metadatabase", "scheduler", "dag_processor", "triggerer"]
+sys.exit(any(health[part]["status"] != "healthy" for part in parts))' 2>/dev/null; }
+
+if ! processes alive api-server && port_is_taken; then
+    fail "port $LAKEREC_PORT is in use by another program: choose one with LAKEREC_PORT=8081 make up"
+fi
+mkdir -p "$AIRFLOW_HOME"
+chmod 700 "$AIRFLOW_HOME"
+"$LAKEREC_HOME/.venv/bin/lakerec" spark-conf --config "$CONFIG" --out "$STATE/spark.conf"
+
+say "starting PostgreSQL ..."
+uri=$(postgres start "$STATE/postgres" airflow)
+postgres start "$STATE/postgres" serving >/dev/null
+export AIRFLOW__DATABASE__SQL_ALCHEMY_CONN=postgresql+psycopg2${uri#postgresql}
+
+say "preparing Airflow's database ..."
+airflow db migrate >"$AIRFLOW_HOME/setup.log" 2>&1 || fail "airflow db migrate failed: see $AIRFLOW_HOME/setup.log"
+{
+    airflow variables set lakerec_config "$CONFIG"
+    airflow pools set lake 1 "jobs that write to the lake: one at a time"
+    airflow pools set gpu 1 "jobs that train or evaluate a model"
+} >>"$AIRFLOW_HOME/setup.log" 2>&1 || fail "variables or pools could not be set: see $AIRFLOW_HOME/setup.log"
+
+processes start api-server airflow api-server
+processes start scheduler airflow scheduler --skip-serve-logs
+processes start dag-processor airflow dag-processor
+processes start triggerer airflow triggerer --skip-serve-logs
+
+printf 'waiting for Airflow ' >&2
+for _ in $(seq 90); do
+    if healthy; then ready=yes && break; fi
+    for name in api-server scheduler dag-processor triggerer; do
+        processes alive $name || { say; tail -20 "$AIRFLOW_HOME/processes/$name.log" >&2; fail "$name has ended"; }
+    done
+    printf '.' >&2
+    sleep 2
+done
+say
+[ "${ready:-}" ] || fail "Airflow is not healthy after 3 minutes: see $AIRFLOW_HOME/processes/*.log"
+
+password=$(python -c 'import json, sys; print(json.load(open(sys.argv[1]))["admin"])' \
+    "$AIRFLOW_HOME/simple_auth_manager_passwords.json.generated")
+chmod 600 "$AIRFLOW_HOME/simple_auth_manager_passwords.json.generated"
+say "Airflow is up with $CONFIG"
+printf 'URL       %s\nuser      admin\npassword  %s\n' "$URL" "$password"
