@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import defaultdict
 from datetime import date, timedelta
 from pathlib import Path
@@ -14,9 +13,9 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from lakerec import events, quality
-from lakerec.errors import ConfigError
 from lakerec.job import Job, main
 from lakerec.lake import Window
+from lakerec.privacy import user_key
 
 TABLE = "silver.events"
 
@@ -38,18 +37,11 @@ def _resolved(job: Job) -> DataFrame:
     bronze = job.lake.read("bronze.events").where(landed.where("ingest_date"))
     mapped = events.mapped(bronze, job.config)
     if job.config.privacy.pseudonymise:
-        mapped = mapped.withColumn("user_id", events.pseudonym(F.col("user_id"), _key(job)))
+        mapped = mapped.withColumn("user_id", events.pseudonym(F.col("user_id"), user_key(job.config)))
     rules = quality.load_suite(TABLE).rows
     judged = events.with_judgement(mapped, rules, job.config, job.lake.read("ops.tombstones"))
     minutes = job.config.sessions.inactivity_minutes
     return events.resolved(judged, job.window, job.config.late_days, minutes)
-
-
-def _key(job: Job) -> str:
-    name = job.config.privacy.key_env
-    if not os.environ.get(name):
-        raise ConfigError(f"{job.config.file}: privacy.pseudonymise needs a key in the environment variable {name}")
-    return os.environ[name]
 
 
 def _commit(job: Job, rows: DataFrame) -> dict[str, Any]:

@@ -19,6 +19,7 @@ export AIRFLOW__CORE__DEFAULT_TIMEZONE=$LAKEREC_TIMEZONE  # what `airflow backfi
 export AIRFLOW__CORE__DAGS_ARE_PAUSED_AT_CREATION=False
 export AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS=admin:admin
 export AIRFLOW__CORE__EXECUTION_API_SERVER_URL=$URL/execution/
+export AIRFLOW__WORKERS__EXECUTION_API_TIMEOUT=60   # the default, 5 s, is short while Spark has all the cores
 export AIRFLOW__API__HOST=127.0.0.1
 export AIRFLOW__API__PORT=$LAKEREC_PORT
 export AIRFLOW__API__BASE_URL=$URL

@@ -8,11 +8,22 @@ CONFIG=$(realpath "${CONFIG:-$LAKEREC_HOME/conf/demo.yaml}")
 command -v airflow >/dev/null || fail "there is no Airflow in $LAKEREC_HOME/.venv-airflow: run make install"
 
 port_is_taken() { (exec 3<>"/dev/tcp/127.0.0.1/$LAKEREC_PORT") 2>/dev/null; }
+# Whether all parts named report themselves healthy.
 healthy() { curl -fsS -m 5 "$URL/api/v2/monitor/health" 2>/dev/null | python -c '
 import json, sys
 health = json.load(sys.stdin)
-parts = ["metadatabase", "scheduler", "dag_processor", "triggerer"]
-sys.exit(any(health[part]["status"] != "healthy" for part in parts))' 2>/dev/null; }
+sys.exit(any(health[part]["status"] != "healthy" for part in sys.argv[1:]))' "$@" 2>/dev/null; }
+# await NAME PART...: wait until the parts are healthy; fails if the process NAME ends before.
+await() {
+    local name=$1
+    for _ in $(seq 90); do
+        if healthy "${@:2}"; then say " ok" && return; fi
+        processes alive "$name" || { tail -20 "$AIRFLOW_HOME/processes/$name.log" >&2; fail "$name has ended"; }
+        printf '.' >&2
+        sleep 2
+    done
+    fail "not healthy after 3 minutes: ${*:2}; see $AIRFLOW_HOME/processes/$name.log"
+}
 
 if ! processes alive api-server && port_is_taken; then
     fail "port $LAKEREC_PORT is in use by another program: choose one with LAKEREC_PORT=8081 make up"
@@ -34,22 +45,18 @@ airflow db migrate >"$AIRFLOW_HOME/setup.log" 2>&1 || fail "airflow db migrate f
     airflow pools set gpu 1 "jobs that train or evaluate a model"
 } >>"$AIRFLOW_HOME/setup.log" 2>&1 || fail "variables or pools could not be set: see $AIRFLOW_HOME/setup.log"
 
+printf 'starting the API server ' >&2
 processes start api-server airflow api-server
+await api-server metadatabase
+# Only now: tasks that begin before the API server answers are lost.
+printf 'starting scheduler, dag-processor and triggerer ' >&2
 processes start scheduler airflow scheduler --skip-serve-logs
 processes start dag-processor airflow dag-processor
 processes start triggerer airflow triggerer --skip-serve-logs
 
-printf 'waiting for Airflow ' >&2
-for _ in $(seq 90); do
-    if healthy; then ready=yes && break; fi
-    for name in api-server scheduler dag-processor triggerer; do
-        processes alive $name || { say; tail -20 "$AIRFLOW_HOME/processes/$name.log" >&2; fail "$name has ended"; }
-    done
-    printf '.' >&2
-    sleep 2
-done
-say
-[ "${ready:-}" ] || fail "Airflow is not healthy after 3 minutes: see $AIRFLOW_HOME/processes/*.log"
+await scheduler scheduler
+await dag-processor dag_processor
+await triggerer triggerer
 
 password=$(python -c 'import json, sys; print(json.load(open(sys.argv[1]))["admin"])' \
     "$AIRFLOW_HOME/simple_auth_manager_passwords.json.generated")

@@ -169,9 +169,13 @@ class Privacy(Model):
 
 
 class Sequence(Model):
-    """The behaviour sequence: how many events it holds and how they are told."""
+    """The behaviour sequence: how many events it holds, of which types, and how they are told.
+
+    Without `types` it holds every event type whose weight is not 0.
+    """
 
     length: int = Field(default=50, ge=1, le=1000)
+    types: list[str] = Field(default_factory=list)
     verbs: dict[str, str] = Field(
         default_factory=lambda: {
             "view": "viewed",
@@ -179,6 +183,7 @@ class Sequence(Model):
             "purchase": "bought",
             "return": "returned",
             "rate": "watched",
+            "search": "searched for",
         }
     )
 
@@ -203,7 +208,10 @@ class Policy(Model):
 
 
 class Training(Model):
-    """Fine-tuning of the language model with binary cross-entropy."""
+    """Fine-tuning of the language model with binary cross-entropy.
+
+    `targets` are the event types that count as a choice; without them every type with a positive weight.
+    """
 
     freeze: Literal["head", "lora", "full"] = "lora"
     max_slates: int = Field(default=1500, ge=1)
@@ -216,6 +224,7 @@ class Training(Model):
     cuts: int = Field(default=3, ge=1)
     horizon_days: int = Field(default=7, ge=1)
     min_gain: float = 0.0
+    targets: list[str] = Field(default_factory=list)
 
 
 class Scorer(Model):

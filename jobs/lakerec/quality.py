@@ -14,6 +14,7 @@ from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
 from lakerec.errors import ContractError, DataQualityError
+from lakerec.lake import Lake
 
 EXPECTATIONS = Path(__file__).resolve().parents[2] / "expectations"
 SUMMARY_COLUMNS = ("ingest_date", "read", "quarantined", "bad", "bad_share", "duplicate", "written", "users", "items")
@@ -150,3 +151,12 @@ def refuse(table_name: str, failures: list[str], version: int | None) -> None:
         f"The rows are in quarantine.events with the rules they broke. Correct the files and deliver them again, "
         f"or raise gate.max_bad if such days are normal."
     )
+
+
+def gate(lake: Lake, name: str, rows: DataFrame) -> None:
+    """Validate rows by the batch expectations of their table; store the outcomes, raise DataQualityError on a failure."""
+    suite = load_suite(name)
+    found = DataDocs(lake.local_folder("_dq")).validate(f"{name} batch", rows, suite.batch)
+    outcomes = [Outcome(r["rule"], "batch", "batch", r["success"], r["observed"], r["rows"]) for r in found]
+    lake.append_rows("ops.dq_results", [o.row(lake.run.run_id, name) for o in outcomes])
+    refuse(name, [f"{o.rule}: observed {o.observed}" for o in outcomes if not o.success], lake.version(name))

@@ -37,9 +37,9 @@ def _encoder(name: str, threads: int) -> TextEncoder:
 
 
 def slate_scorer(path: str, threads: int) -> BatchFunction:
-    """For mapInPandas: user_id, history, candidates array<struct<item_id, text, features>> -> user_id, item_id, score.
+    """For mapInPandas: user_id, history, candidates -> user_id, item_id, score, which is P(positive) as float32.
 
-    `path` is the artefact's folder, as the worker sees it; score is P(positive) as float32.
+    candidates are array<struct<item_id, text, features>>; `path` is the artefact's folder as the worker sees it.
     """
 
     def score(frames: Iterator[pd.DataFrame]) -> Iterator[pd.DataFrame]:
@@ -55,11 +55,12 @@ def _scored(frame: pd.DataFrame, scores: Sequence[np.ndarray]) -> pd.DataFrame:
     items = [candidate["item_id"] for candidates in frame["candidates"] for candidate in _list(candidates)]
     counts = [len(row) for row in scores]
     flat = np.concatenate([np.zeros(0, dtype=np.float32), *scores])
-    return pd.DataFrame({"user_id": frame["user_id"].repeat(counts).to_numpy(), "item_id": items, "score": flat})
+    users = frame["user_id"].repeat(counts).to_numpy()
+    return pd.DataFrame({"user_id": users, "item_id": items, "score": flat})
 
 
 def text_embedder(name: str, threads: int) -> BatchFunction:
-    """For mapInPandas: text_hash, text -> text_hash, vector array<float> of length 1; `name` as scorer.model."""
+    """For mapInPandas: text_hash, text -> text_hash, vector (of length 1); `name` as in scorer.model."""
 
     def embed(frames: Iterator[pd.DataFrame]) -> Iterator[pd.DataFrame]:
         for frame in frames:
@@ -70,15 +71,15 @@ def text_embedder(name: str, threads: int) -> BatchFunction:
 
 
 def slates_from_frame(frame: pd.DataFrame) -> list[Slate]:
-    """Training slates of example_id, history, candidates array<struct<item_id, text, features, label>>, targets."""
+    """Slates of example_id, history, candidates (item_id, text, features, label) and targets array<string>."""
     return [_slate(row.example_id, row, labelled=True) for row in frame.itertuples(index=False)]
 
 
-def _slate(slate_id: str, row: Any, labelled: bool = False) -> Slate:
+def _slate(slate_id: Any, row: Any, labelled: bool = False) -> Slate:
     candidates = _list(row.candidates)
     features = [np.asarray(candidate["features"], dtype=np.float32) for candidate in candidates]
     return Slate(
-        slate_id=slate_id,
+        slate_id=str(slate_id),
         history=_text(row.history),
         texts=[_text(candidate["text"]) for candidate in candidates],
         features=np.stack(features) if features else np.zeros((0, 0), dtype=np.float32),

@@ -1,7 +1,7 @@
 """The room of the language model: everything that imports torch lives here.
 
-The environment is set before any of the libraries is imported: no telemetry, and no look-up on the network at run
-time unless HF_HUB_OFFLINE=0 is given.
+The environment is set before any of the libraries is imported: no telemetry, and no look-up on the network
+at run time unless HF_HUB_OFFLINE=0 is given.
 """
 
 import os

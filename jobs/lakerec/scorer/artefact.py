@@ -1,4 +1,4 @@
-"""A trained scorer as a folder: a plain encoder, its tokenizer, the head, and a manifest with a hash of each file."""
+"""A trained scorer as a folder: a plain encoder, its tokenizer, the head, a manifest with each file's hash."""
 
 from __future__ import annotations
 

@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from transformers import AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import AutoModel, AutoTokenizer
 from transformers.utils import logging
 
 from lakerec.errors import ModelError
@@ -30,7 +31,7 @@ def device() -> torch.device:
 
 @cache
 def precision(place: str) -> torch.dtype:
-    """The dtype of the encoder's matrix products on 'cuda' or 'cpu'; the head and the scores are always float32.
+    """The dtype of the encoder's matrix products on 'cuda' or 'cpu'; head and scores are always float32.
 
     bf16 on processors that multiply it (MiniLM forward: AMX 4 times, avx512_bf16 1.5 to 1.7 times faster).
     """
@@ -41,7 +42,7 @@ def precision(place: str) -> torch.dtype:
 
 
 def folder(name: str) -> Path:
-    """The local folder of a model: the bundled MiniLM, a folder, or a Hugging Face name that is in the cache."""
+    """The local folder of a model: the bundled MiniLM, a folder, or a Hugging Face name in the cache."""
     if name == BUNDLED:
         spec = find_spec(PACKAGE)
         if spec is None or spec.origin is None:
@@ -59,19 +60,19 @@ def _snapshot(name: str) -> Path:
     except Exception as error:  # the hub raises a dozen kinds: offline, unknown name, gated, no disk
         raise ModelError(
             f"scorer.model {name!r}: no folder, and not in the Hugging Face cache ({type(error).__name__}); "
-            f"give the folder of a downloaded encoder, set HF_HUB_OFFLINE=0 once to fetch it, or use '{BUNDLED}'"
+            f"give the folder of an encoder, set HF_HUB_OFFLINE=0 once to fetch it, or use '{BUNDLED}'"
         ) from error
 
 
 def model_id(name: str) -> str:
-    """A stable id: the model's name and the first 12 hex digits of the SHA-256 of its configuration and weights."""
+    """A stable id: the model's name and 12 hex digits of the SHA-256 of its configuration and weights."""
     digest = hashlib.sha256()
     for file in sorted([folder(name) / "config.json", *folder(name).glob("*.safetensors")]):
         digest.update(file.read_bytes())
     return f"{Path(name).name}@{digest.hexdigest()[:12]}"
 
 
-def load_encoder(place: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
+def load_encoder(place: Path) -> tuple[Any, Any]:
     """Encoder (float32, evaluation mode) and tokenizer of a folder; no pickles, no code from the model."""
     try:
         tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=False, local_files_only=True)
@@ -86,12 +87,13 @@ def load_encoder(place: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ModelError(
-            f"{place}: not an encoder that can be loaded ({reason}); it needs config.json, tokenizer.json and "
-            "model.safetensors of an architecture that transformers knows"
+            f"{place}: not an encoder that can be loaded ({reason}); it needs config.json, tokenizer.json "
+            "and model.safetensors of an architecture that transformers knows"
         ) from error
     if hasattr(encoder, "pooler"):
         encoder.pooler = None  # only the last hidden states are read
-    return encoder.eval(), tokenizer
+    encoder.eval()
+    return encoder, tokenizer
 
 
 class TextEncoder:
@@ -124,5 +126,3 @@ class TextEncoder:
         hidden = self.encoder(input_ids=padded.to(place), attention_mask=seen.long()).last_hidden_state
         total = (hidden * seen[:, :, None]).sum(dim=1)
         return torch.nn.functional.normalize(total, dim=1).cpu().numpy()
-
-

@@ -31,7 +31,7 @@ class Batch:
 
 
 def collate(packs: Sequence[Pack], place: torch.device, dtype: torch.dtype) -> Batch:
-    """Tensors of a batch: a token sees the history and the tokens of its own candidate; nobody sees padding."""
+    """Tensors of a batch: a token sees the history and its own candidate; nobody sees padding."""
     shape = (len(packs), max(len(pack) for pack in packs))
     ids, positions = np.zeros(shape, dtype=np.int64), np.zeros(shape, dtype=np.int64)
     owners = np.full(shape, -1, dtype=np.int64)
@@ -56,8 +56,16 @@ def collate(packs: Sequence[Pack], place: torch.device, dtype: torch.dtype) -> B
 class SlateScorer(nn.Module):
     """A prior over the candidates' features, and a correction from the language model that starts at zero."""
 
+    mean: Tensor
+    std: Tensor
+    encoder: nn.Module
+
     def __init__(
-        self, encoder: PreTrainedModel, mean: NDArray[np.float32], std: NDArray[np.float32], dtype: torch.dtype
+        self,
+        encoder: PreTrainedModel,
+        mean: NDArray[np.float32],
+        std: NDArray[np.float32],
+        dtype: torch.dtype,
     ) -> None:
         super().__init__()
         self.width = width = 2 * encoder.config.hidden_size
@@ -74,7 +82,7 @@ class SlateScorer(nn.Module):
             nn.init.zeros_(weight)
 
     def standardise(self, features: Tensor) -> Tensor:
-        """Features (r, f) in standard deviations from the training mean; what is not a number counts as the mean."""
+        """Features (r, f) in standard deviations from the training mean; nan counts as the mean."""
         scaled = torch.nan_to_num((features - self.mean) / self.std, nan=0.0)
         return scaled.clamp(-FEATURE_LIMIT, FEATURE_LIMIT)
 
@@ -83,7 +91,7 @@ class SlateScorer(nn.Module):
         return collate(packs, self.mean.device, self.dtype)
 
     def read(self, batch: Batch) -> Tensor:
-        """The encoder's view of each candidate, (r, 2d) float32: its mean state, and that times the history's."""
+        """The encoder's view of each candidate, (r, 2d) float32: its mean state, and that times history's."""
         fast = self.dtype != torch.float32
         with torch.autocast(batch.ids.device.type, dtype=torch.bfloat16, enabled=fast):
             hidden = self.encoder(
@@ -115,8 +123,8 @@ def check_length(encoder: PreTrainedModel, tokens: int, name: str) -> None:
     known = getattr(encoder.config, "max_position_embeddings", tokens) - _first_position(encoder)
     if tokens > known:
         raise ModelError(
-            f"scorer.model {name}: knows {known} positions, history_tokens + candidate_tokens + 3 = {tokens}; "
-            "shorten scorer.history_tokens"
+            f"scorer.model {name}: knows {known} positions, history_tokens + candidate_tokens + 3 = "
+            f"{tokens}; shorten scorer.history_tokens"
         )
 
 
@@ -133,6 +141,6 @@ def check_blocks(model: SlateScorer, packer: Packer, name: str) -> None:
     gap, size = float((together - apart).abs().max()), float(apart.abs().max())
     if gap > 0.05 * size:  # bf16 keeps 3 digits; a mask that is ignored moves the states by their own size
         raise ModelError(
-            f"scorer.model {name}: a slate reads otherwise than its candidates alone (by {gap:.3g} of {size:.3g}); "
-            "its architecture ignores the block mask: name a BERT-like encoder"
+            f"scorer.model {name}: a slate reads otherwise than its candidates alone "
+            f"(by {gap:.3g} of {size:.3g}); its architecture ignores the block mask: name a BERT-like encoder"
         )

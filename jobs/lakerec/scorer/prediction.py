@@ -47,7 +47,7 @@ class Predictor:
 
 
 def stack_features(slates: Sequence[Slate], width: int) -> torch.Tensor:
-    """The features of all candidates, (r, width) float32; raises ContractError naming a slate of another shape."""
+    """The features of all candidates, (r, width) float32; raises ContractError naming a slate of another width."""
     for slate in slates:
         if slate.texts and slate.features.shape != (len(slate.texts), width):
             raise ContractError(

@@ -1,4 +1,4 @@
-"""Slates made ready for training, and the two ways of going through them: read anew, or read once and kept."""
+"""Slates made ready for training, and two ways of going through them: read anew, or read once and kept."""
 
 from __future__ import annotations
 

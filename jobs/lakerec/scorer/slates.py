@@ -14,13 +14,13 @@ from lakerec.errors import ModelError
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-# Attention costs the square of a sequence: a longer slate is cut, and its history read once more for each piece.
+# Attention costs the square of a sequence: a longer slate is cut, its history read again for each piece.
 PACK_TOKENS = 768
 
 
 @dataclass(frozen=True)
 class Slate:
-    """What is scored for one user: history text, n candidates, their features (n, f) and, if known, labels (n,)."""
+    """What is scored for one user: history, n candidates, their features (n, f) and, if known, labels (n,)."""
 
     slate_id: str
     history: str
@@ -32,7 +32,7 @@ class Slate:
 
 @dataclass(frozen=True)
 class Pack:
-    """One sequence of t tokens: history (owner 0) and candidates (owner 1, 2, ...) of the rows start, start+1, ..."""
+    """One sequence of t tokens: the history (owner 0) and the candidates (owner 1, 2, ...) of `rows`."""
 
     start: int
     ids: NDArray[np.int32]
@@ -55,7 +55,9 @@ class Packer:
         self, tokenizer: PreTrainedTokenizerFast, history_tokens: int, candidate_tokens: int
     ) -> None:
         if tokenizer.cls_token_id is None or tokenizer.sep_token_id is None:
-            raise ModelError(f"{tokenizer.name_or_path}: has no [CLS] and [SEP]; name an encoder as scorer.model")
+            raise ModelError(
+                f"{tokenizer.name_or_path}: has no [CLS] and [SEP]; scorer.model must be an encoder"
+            )
         self.tokenizer = tokenizer
         self.history_tokens, self.candidate_tokens = history_tokens, candidate_tokens
         self.longest = max(PACK_TOKENS, history_tokens + candidate_tokens + 3)
@@ -112,7 +114,7 @@ def _chunks(lengths: Sequence[int], room: int) -> Iterator[tuple[int, int]]:
 
 
 def batches(lengths: Sequence[float], token_budget: int) -> list[list[int]]:
-    """Indices in batches of similar length, longest first; a batch times its longest stays within the budget."""
+    """Indices in batches of similar length, longest first; batch size times its longest stays within the budget."""
     order = np.argsort(-np.asarray(lengths), kind="stable")
     found: list[list[int]] = []
     for index in order.tolist():

@@ -1,4 +1,4 @@
-"""Fine-tuning with binary cross-entropy: from the prior alone, by epochs, to the best weights on validation data."""
+"""Fine-tuning with binary cross-entropy: from the prior alone to the weights that validate best."""
 
 from __future__ import annotations
 
@@ -131,13 +131,13 @@ def fit_prior(model: SlateScorer, examples: Examples) -> None:
 
 
 def apply_freeze(model: SlateScorer, settings: Training) -> None:
-    """`head`: the encoder stays as it is; `lora`: adapters of low rank on it (Hu et al. 2021); `full`: all of it."""
+    """`head`: the encoder stays; `lora`: it gets adapters of low rank (Hu et al. 2021); `full`: all is trained."""
     model.encoder.requires_grad_(settings.freeze == "full")
     if settings.freeze == "lora":
         rank = settings.lora_rank
         adapters = LoraConfig(r=rank, lora_alpha=2 * rank, lora_dropout=0.0, target_modules="all-linear")
         model.encoder = get_peft_model(model.encoder, adapters)
-    model.eval()  # no dropout: it costs the fast attention kernel, and early stopping guards against overfitting
+    model.eval()  # no dropout: it costs the fast attention kernel; early stopping guards
 
 
 def fingerprint(slates: Sequence[Slate], scorer: Scorer, base_model: str) -> str:
@@ -257,7 +257,7 @@ class Run:
             weight.copy_(values[name])
 
     def _save(self, checkpoint: Path, fingerprint: str) -> None:
-        """All of the run's state in one file, renamed into place: weights, best weights, AdamW's moments, report."""
+        """All of the run's state in one file, renamed into place: weights, the best, AdamW's moments, report."""
         groups = {"now": self._copy(), "best": self.best}
         for moment in MOMENTS:
             groups[moment] = {name: self.optimiser.state[w][moment] for name, w in self.weights.items()}
@@ -277,7 +277,8 @@ class Run:
         if about["fingerprint"] != fingerprint:
             return False
         vars(self.report).update(json.loads(about["report"]))
-        groups = {group: {n: tensors[f"{group} {n}"] for n in self.weights} for group in ("now", "best", *MOMENTS)}
+        names = ("now", "best", *MOMENTS)
+        groups = {group: {n: tensors[f"{group} {n}"] for n in self.weights} for group in names}
         self._set(groups["now"])
         self.best = groups["best"]
         for name, weight in self.weights.items():

@@ -1,0 +1,75 @@
+"""Catalogues with their history: silver.items, silver.users and silver.kg from all that has landed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
+
+from lakerec import events, items, quality
+from lakerec.config import Source
+from lakerec.job import Job, main
+from lakerec.privacy import user_key
+
+
+def run(job: Job) -> dict[str, Any]:
+    """Rebuild the three tables whole: what they hold follows from the landed files, in whatever order they came."""
+    sources = job.config.sources
+    with job.lake.lease():
+        written = {}
+        if sources.items:
+            written["silver.items"] = _commit(job, "silver.items", _items(job, sources.items))
+        if sources.users:
+            written["silver.users"] = _commit(job, "silver.users", _users(job, sources.users))
+        if sources.kg or sources.kg_links:
+            written["silver.kg"] = _commit(job, "silver.kg", _graph(job))
+        if written:
+            job.lake.record([job.run.row("ok", {"written": sum(written.values()), **written})])
+    return written or {"written": 0}
+
+
+def _items(job: Job, source: Source) -> DataFrame:
+    bronze = job.lake.read("bronze.events" if source.from_ else "bronze.items")
+    return items.item_history(items.observations(bronze, source, "item_id"), _snapshots(bronze, source))
+
+
+def _users(job: Job, source: Source) -> DataFrame:
+    bronze = job.lake.read("bronze.users")
+    observed = items.observations(bronze, source, "user_id")
+    if job.config.privacy.pseudonymise:
+        observed = observed.withColumn("user_id", events.pseudonym(F.col("user_id"), user_key(job.config)))
+    return items.user_history(observed, _snapshots(bronze, source))
+
+
+def _snapshots(bronze: DataFrame, source: Source) -> DataFrame | None:
+    """The days of full catalogues, where the files are that."""
+    if source.mode != "snapshot" or source.from_:
+        return None
+    return bronze.select(F.col("ingest_date").alias("day")).distinct()
+
+
+def _graph(job: Job) -> DataFrame:
+    bronze, sources = job.lake.read("bronze.kg"), job.config.sources
+    parts = []
+    if sources.kg:
+        parts.append(items.graph(bronze.where("startswith(source_file, 'kg/')"), sources.kg))
+    if sources.kg_links:
+        links = bronze.where("startswith(source_file, 'kg_links/')")
+        parts.append(items.graph(links, sources.kg_links, items.ITEM_ENTITY))
+    return parts[0] if len(parts) == 1 else parts[0].unionByName(parts[1])
+
+
+def _commit(job: Job, name: str, rows: DataFrame) -> int:
+    """Gate the new content by its suite, then replace the table; the number of rows."""
+    kept = rows.persist()
+    try:
+        quality.gate(job.lake, name, kept)
+        job.lake.replace(name, kept.coalesce(2))
+        return kept.count()
+    finally:
+        kept.unpersist()
+
+
+if __name__ == "__main__":
+    main(run)

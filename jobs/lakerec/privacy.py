@@ -1,0 +1,16 @@
+"""The key under which user ids become pseudonyms."""
+
+from __future__ import annotations
+
+import os
+
+from lakerec.config import Config
+from lakerec.errors import ConfigError
+
+
+def user_key(config: Config) -> str:
+    """The key from the environment; raises ConfigError where it is not set."""
+    name = config.privacy.key_env
+    if not os.environ.get(name):
+        raise ConfigError(f"{config.file}: privacy.pseudonymise needs a key in the environment variable {name}")
+    return os.environ[name]
