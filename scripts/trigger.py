@@ -17,6 +17,10 @@ ENDED_BADLY = {"failed", "upstream_failed"}
 TAIL_LINES = 30
 
 
+class Refused(Exception):  # noqa: N818
+    """Airflow answered, and said no."""
+
+
 def main() -> int:
     """Exit code 0 where the run succeeded, 1 where it failed, 2 where it could not be started."""
     options = parse()
@@ -25,11 +29,11 @@ def main() -> int:
             wait_until_known(api, options.dag_id)
             run_id = trigger(api, options.dag_id, options.conf)
             return 0 if follow(api, options.dag_id, run_id) else 1
+    except Refused as refusal:
+        print(f"error: Airflow refuses: {refusal}", file=sys.stderr)
     except (httpx.HTTPError, FileNotFoundError) as error:
-        print(
-            f"error: Airflow at {options.url} does not do it: {error}; is it up (make up)?", file=sys.stderr
-        )
-        return 2
+        print(f"error: no Airflow at {options.url} ({error}): run make up", file=sys.stderr)
+    return 2
 
 
 def parse() -> argparse.Namespace:
@@ -54,9 +58,9 @@ def connected(url: str, passwords: Path) -> httpx.Client:
 
 
 def checked(response: httpx.Response) -> Any:
-    """The answer's JSON; an error carries what Airflow says of it."""
+    """The answer's JSON; raises Refused with what Airflow says is wrong."""
     if response.is_error:
-        raise httpx.HTTPError(f"{response.status_code} {response.text[:500]}")
+        raise Refused(f"{response.status_code} for {response.request.url.path}: {response.text[:500]}")
     return response.json()
 
 
@@ -112,8 +116,16 @@ def show_log(api: httpx.Client, path: str, one: dict[str, Any]) -> None:
     """The last lines of a task's last try."""
     index = {"map_index": one["map_index"]}
     answer = checked(api.get(f"{path}/taskInstances/{one['task_id']}/logs/{one['try_number']}", params=index))
-    lines = [entry["event"] if isinstance(entry, dict) else str(entry) for entry in answer["content"]]
+    lines = [line for entry in answer["content"] for line in log_lines(entry)]
     print(f"--- the last lines of {one['task_id']}, try {one['try_number']}:", *lines[-TAIL_LINES:], sep="\n")
+
+
+def log_lines(entry: dict[str, Any]) -> list[str]:
+    """The lines of a log entry: none for its folding marks; an exception without its frames."""
+    if entry["event"].startswith("::"):
+        return []
+    errors = [error["exc_value"] for error in entry.get("error_detail") or []]
+    return [line for text in (entry["event"], *errors[:1]) for line in text.splitlines()]
 
 
 if __name__ == "__main__":

@@ -215,6 +215,8 @@ class Training(Model):
 
     freeze: Literal["head", "lora", "full"] = "lora"
     max_slates: int = Field(default=1500, ge=1)
+    valid_slates: int = Field(default=300, ge=1)
+    test_slates: int = Field(default=1000, ge=1)
     epochs: int = Field(default=3, ge=1)
     patience: int = Field(default=1, ge=1)
     learning_rate: float = Field(default=2e-4, gt=0)
@@ -246,10 +248,9 @@ class Spark(Model):
 
 
 class Serving(Model):
-    """Where lists are published: a libpq URI in an environment variable, or the embedded PostgreSQL."""
+    """Where lists are published: the libpq URI in this environment variable, else a PostgreSQL inside the lake."""
 
     uri_env: str = "LAKEREC_SERVING_URI"
-    embedded_dir: str = ".lakerec/postgres"
 
 
 class Lease(Model):

@@ -150,6 +150,19 @@ class Lake:
         values = [tuple(row.get(column) for column in spec.column_names) for row in rows]
         return self.append(name, self.spark.createDataFrame(values, spec.schema()).coalesce(1))
 
+    def replace_rows(self, name: str, rows: list[dict[str, Any]], where: str) -> int:
+        """Replace the rows of a predicate by rows given as dictionaries by column name."""
+        spec = table(name)
+        values = [tuple(row.get(column) for column in spec.column_names) for row in rows]
+        return self.replace(name, self.spark.createDataFrame(values, spec.schema()).coalesce(1), where=where)
+
+    def tidy(self, name: str) -> int:
+        """Compact a table's small files and remove files older than a week that no version needs; files compacted."""
+        found = DeltaTable.forPath(self.spark, self.path(name))
+        compacted = found.optimize().executeCompaction().select("metrics.numFilesRemoved").first()
+        found.vacuum()
+        return int(compacted["numFilesRemoved"]) if compacted else 0
+
     def _save(self, writer: Any, spec: Table) -> int:
         if spec.partition:
             writer = writer.partitionBy(*spec.partition)

@@ -93,6 +93,11 @@ def build_session(config: Config, name: str) -> SparkSession:
     return builder.getOrCreate()
 
 
+def task_threads(spark: SparkSession) -> int:
+    """How many threads a task may use: Spark's own count of cores per task."""
+    return int(spark.conf.get("spark.task.cpus", "1") or 1)
+
+
 def check_java() -> None:
     """Raise ConfigError with the way out where no Java is to be found."""
     if not (os.environ.get("JAVA_HOME") or shutil.which("java")):

@@ -1,0 +1,34 @@
+"""Text vectors of the items whose text is new: each text is encoded once per language model."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lakerec.job import Job, main
+from lakerec.scorer.language_model import model_id
+from lakerec.scoring import text_embedder
+from lakerec.session import task_threads
+
+TABLE = "ml.item_embeddings"
+
+
+def run(job: Job) -> dict[str, Any]:
+    """Append the vectors of texts that the model has not encoded yet."""
+    name = job.config.scorer.model
+    model = model_id(name)
+    with job.lake.lease():
+        job.lake.complete(TABLE)
+        known = job.lake.read(TABLE).where(f"model_id = '{model}'")
+        texts = job.lake.read("silver.items").select("text_hash", "text").distinct()
+        new = texts.join(known, on="text_hash", how="left_anti").repartition(job.spark.sparkContext.defaultParallelism)
+        count = new.count()
+        if count:
+            encode = text_embedder(name, task_threads(job.spark))
+            vectors = new.mapInPandas(encode, "text_hash string, vector array<float>")
+            job.lake.append(TABLE, vectors.selectExpr(f"'{model}' AS model_id", "text_hash", "vector"))
+            job.lake.record([job.run.row("ok", {"written": count, "model": model})])
+    return {"encoded": count, "model": model}
+
+
+if __name__ == "__main__":
+    main(run)

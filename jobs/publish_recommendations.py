@@ -1,0 +1,30 @@
+"""Publish the latest list of every user, as of the window's last day, to PostgreSQL."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lakerec import serving
+from lakerec.errors import NotEnoughDataError
+from lakerec.job import Job, main
+from lakerec.tables import sql_text
+
+
+def run(job: Job) -> dict[str, Any]:
+    """One transaction makes the lists visible; their number is compared with gold."""
+    with job.lake.lease(), serving.target(job.config) as uri:
+        lists = job.lake.read("gold.recommendations")
+        latest = job.spark.sql(
+            sql_text("views", "recommendations_latest"), args={"day": job.last_day}, recommendations=lists
+        ).select(*serving.Recommendation._fields)
+        expected = latest.count()
+        if not expected:
+            raise NotEnoughDataError(f"gold.recommendations has no list up to {job.last_day}: run score_candidates")
+        published = serving.publish(uri, map(tuple, latest.toLocalIterator()), job.last_day, expected)
+        counts = {"read": expected, "written": published.written, "deleted": published.deleted}
+        job.lake.record([job.run.row("ok", counts)])
+    return counts | {"served": published.rows}
+
+
+if __name__ == "__main__":
+    main(run)
