@@ -27,8 +27,9 @@ from typing import Any
 from airflow.sdk import DAG, Param, task, task_group
 from airflow.sdk.exceptions import AirflowFailException
 
-from common.defaults import LAKE, chunks, settings
+from common.defaults import LAKE, settings
 from common.operators import LakerecJob
+from common.rules import chunks
 
 CHUNK = {**LAKE, "max_active_tis_per_dagrun": 1}
 

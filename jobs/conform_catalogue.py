@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from pyspark.sql import DataFrame
@@ -14,19 +15,31 @@ from lakerec.privacy import user_key
 
 
 def run(job: Job) -> dict[str, Any]:
-    """Rebuild the three tables whole: what they hold follows from the landed files, in whatever order they came."""
-    sources = job.config.sources
+    """Rebuild the tables whole: what they hold follows from the landed files, in whatever order they came."""
     with job.lake.lease():
-        written = {}
-        if sources.items:
-            written["silver.items"] = _commit(job, "silver.items", _items(job, sources.items))
-        if sources.users:
-            written["silver.users"] = _commit(job, "silver.users", _users(job, sources.users))
-        if sources.kg or sources.kg_links:
-            written["silver.kg"] = _commit(job, "silver.kg", _graph(job))
-        if written:
-            job.lake.record([job.run.row("ok", {"written": sum(written.values()), **written})])
+        tables = {name: rows.persist() for name, rows in _tables(job)}
+        try:
+            written = {name: rows.count() for name, rows in tables.items()}
+            if written:
+                quality.gate(job.lake, tables)
+                for name, rows in tables.items():
+                    job.lake.replace(name, rows.coalesce(2))
+                job.lake.record([job.run.row("ok", {"written": sum(written.values()), **written})])
+        finally:
+            for rows in tables.values():
+                rows.unpersist()
     return written or {"written": 0}
+
+
+def _tables(job: Job) -> Iterator[tuple[str, DataFrame]]:
+    """The configured catalogues with their new content."""
+    sources = job.config.sources
+    if sources.items:
+        yield "silver.items", _items(job, sources.items)
+    if sources.users:
+        yield "silver.users", _users(job, sources.users)
+    if sources.kg or sources.kg_links:
+        yield "silver.kg", _graph(job)
 
 
 def _items(job: Job, source: Source) -> DataFrame:
@@ -58,17 +71,6 @@ def _graph(job: Job) -> DataFrame:
         links = bronze.where("startswith(source_file, 'kg_links/')")
         parts.append(items.graph(links, sources.kg_links, items.ITEM_ENTITY))
     return parts[0] if len(parts) == 1 else parts[0].unionByName(parts[1])
-
-
-def _commit(job: Job, name: str, rows: DataFrame) -> int:
-    """Gate the new content by its suite, then replace the table; the number of rows."""
-    kept = rows.persist()
-    try:
-        quality.gate(job.lake, name, kept)
-        job.lake.replace(name, kept.coalesce(2))
-        return kept.count()
-    finally:
-        kept.unpersist()
 
 
 if __name__ == "__main__":

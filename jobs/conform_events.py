@@ -89,17 +89,12 @@ def _expectations(job: Job, written: DataFrame, days: pd.DataFrame) -> list[qual
     mine = written.where(job.window.where("ingest_date"))
     by_batch = docs.validate(f"{TABLE} batch", mine, suite.batch)
     job.say(f"Data Docs: {Path(docs.build())}")
-    return [o for r in by_day for o in _day_outcomes(r, days)] + [_outcome(r) for r in by_batch]
+    return [o for r in by_day for o in _day_outcomes(r, days)] + [quality.Outcome.of_batch(r) for r in by_batch]
 
 
 def _day_outcomes(result: dict[str, Any], days: pd.DataFrame) -> list[quality.Outcome]:
     failing = [days["ingest_date"].iloc[place] for place in result["unexpected"]]
-    return [_outcome(result, day) for day in failing] or [_outcome(result)]
-
-
-def _outcome(result: dict[str, Any], day: date | None = None) -> quality.Outcome:
-    rows = result["rows"]
-    return quality.Outcome(result["rule"], "batch", "batch", result["success"], result["observed"], rows, day)
+    return [quality.Outcome.of_batch(result, day) for day in failing or [None]]
 
 
 def _told(outcome: quality.Outcome, days: pd.DataFrame) -> str:

@@ -30,6 +30,12 @@ export AIRFLOW__USAGE_DATA_COLLECTION__ENABLED=False
 export AIRFLOW_CONN_SPARK_DEFAULT=${AIRFLOW_CONN_SPARK_DEFAULT:-'{"conn_type": "spark", "host": "local[2]"}'}
 
 postgres() { PYTHONPATH=$LAKEREC_HOME/jobs "$LAKEREC_HOME/.venv/bin/python" -m lakerec.postgres "$@"; }
+# Start PostgreSQL if need be and point Airflow at its database there.
+use_database() {
+    local uri
+    uri=$(postgres start "$STATE/postgres" airflow) || exit 1
+    export AIRFLOW__DATABASE__SQL_ALCHEMY_CONN=postgresql+psycopg2${uri#postgresql}
+}
 say() { printf '%s\n' "$*" >&2; }
 fail() { say "error: $*"; exit 1; }
 processes() { "$LAKEREC_HOME/.venv-airflow/bin/python" "$LAKEREC_HOME/scripts/processes.py" "$AIRFLOW_HOME/processes" "$@"; }

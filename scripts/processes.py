@@ -42,11 +42,11 @@ def stop(folder: Path) -> None:
 
 
 def leader(record: Path) -> psutil.Process | None:
-    """The recorded process, if it runs and its id is not another process's by now."""
-    with suppress(FileNotFoundError, ValueError, psutil.NoSuchProcess):
-        pid, started = record.read_text().split()
-        process = psutil.Process(int(pid))
-        if abs(process.create_time() - float(started)) < 1 and process.status() != psutil.STATUS_ZOMBIE:
+    """The recorded process, if it runs."""
+    with suppress(FileNotFoundError, psutil.NoSuchProcess):
+        pid, started = read(record)
+        process = psutil.Process(pid)
+        if same(process, started) and process.status() != psutil.STATUS_ZOMBIE:
             return process
     return None
 
@@ -55,10 +55,22 @@ def session(record: Path) -> list[psutil.Process]:
     """The processes of the recorded session. While one is left, no other process is given its id."""
     if not record.exists():
         return []
-    recorded = int(record.read_text().split()[0])
-    if leader(record) is None and psutil.pid_exists(recorded):
-        return []
-    return [process for process in psutil.process_iter() if session_id(process.pid) == recorded]
+    pid, started = read(record)
+    with suppress(psutil.NoSuchProcess):
+        if not same(psutil.Process(pid), started):
+            return []
+    return [process for process in psutil.process_iter() if session_id(process.pid) == pid]
+
+
+def read(record: Path) -> tuple[int, float]:
+    """Process id and start time (seconds since 1970) of a record."""
+    pid, started = record.read_text().split()
+    return int(pid), float(started)
+
+
+def same(process: psutil.Process, started: float) -> bool:
+    """Whether this is the recorded process, and not another one with its id."""
+    return abs(process.create_time() - started) < 1
 
 
 def session_id(pid: int) -> int | None:

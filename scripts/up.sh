@@ -33,9 +33,8 @@ chmod 700 "$AIRFLOW_HOME"
 "$LAKEREC_HOME/.venv/bin/lakerec" spark-conf --config "$CONFIG" --out "$STATE/spark.conf"
 
 say "starting PostgreSQL ..."
-uri=$(postgres start "$STATE/postgres" airflow)
+use_database
 postgres start "$STATE/postgres" serving >/dev/null
-export AIRFLOW__DATABASE__SQL_ALCHEMY_CONN=postgresql+psycopg2${uri#postgresql}
 
 say "preparing Airflow's database ..."
 airflow db migrate >"$AIRFLOW_HOME/setup.log" 2>&1 || fail "airflow db migrate failed: see $AIRFLOW_HOME/setup.log"

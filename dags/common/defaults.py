@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
-from datetime import date, datetime, timedelta
+from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
-from zoneinfo import ZoneInfo
 
 from airflow.sdk import CronDataIntervalTimetable, Param
 from airflow.sdk.timezone import datetime as aware
+
+from common.rules import window
 
 HOME = Path(os.environ.get("LAKEREC_HOME") or Path(__file__).resolve().parents[2])
 TIMEZONE = os.environ.get("LAKEREC_TIMEZONE", "UTC")  # the same as the configuration's `timezone`
@@ -42,7 +44,7 @@ def settings(doc: str | None, cron: str | None) -> dict[str, Any]:
             2000, 1, 1
         ),  # older than any data, so that `airflow backfill create` takes any day
         "catchup": False,
-        "user_defined_macros": {"window": window},
+        "user_defined_macros": {"window": partial(window, timezone=TIMEZONE)},
         "render_template_as_native_obj": False,
         "default_args": {
             "owner": "lakerec",
@@ -54,31 +56,3 @@ def settings(doc: str | None, cron: str | None) -> dict[str, Any]:
             "weight_rule": "upstream",
         },
     }
-
-
-def window(dag_run: Any, params: Any) -> tuple[str, str]:
-    """The days [start, end) of a run: the asked day, else its data interval, else the day that ended last."""
-    if params.get("day"):
-        start = date.fromisoformat(params["day"])
-        return start.isoformat(), (start + timedelta(days=1)).isoformat()
-    end = local_day(dag_run.data_interval_end or dag_run.run_after)
-    start = local_day(dag_run.data_interval_start) if dag_run.data_interval_start else end - timedelta(days=1)
-    return start.isoformat(), end.isoformat()
-
-
-def local_day(moment: datetime) -> date:
-    """The day of a moment in the configuration's timezone; from 04:00 to 04:00 is the day it starts in."""
-    return moment.astimezone(ZoneInfo(TIMEZONE)).date()
-
-
-def chunks(start: str, end: str, days: int) -> list[tuple[str, str]]:
-    """[start, end) cut into windows of at most `days` days, oldest first; ValueError says what is wrong."""
-    first, last = date.fromisoformat(start), date.fromisoformat(end)
-    if first >= last:
-        raise ValueError(
-            f"start ({start}) must be before end ({end}); the end is excluded: for one day, end is the next"
-        )
-    if days < 1:
-        raise ValueError(f"chunk_days is {days}: it must be 1 or more")
-    starts = [first + timedelta(days=n) for n in range(0, (last - first).days, days)]
-    return [(one.isoformat(), min(one + timedelta(days=days), last).isoformat()) for one in starts]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import re
+from contextlib import suppress
 from typing import Any
 
 import psutil
@@ -10,8 +10,9 @@ from airflow.providers.apache.spark.operators.spark_submit import SparkSubmitOpe
 from airflow.sdk.exceptions import AirflowException, AirflowFailException
 
 from common.defaults import CONFIG, END, HOME, START
+from common.rules import can_retry
 
-FINAL = range(10, 20)  # exit codes of lakerec.errors for faults of input: the same input fails again
+MARK = "LAKEREC_ATTEMPT"  # environment variable that all processes of one attempt of a task inherit
 KILL_SECONDS = 3  # Airflow itself kills a task 5 s after it asked it to end
 
 
@@ -27,7 +28,7 @@ class LakerecJob(SparkSubmitOperator):
             application_args=["--config", CONFIG, "--start", start, "--end", end],
             spark_binary=str(HOME / ".venv" / "bin" / "spark-submit"),
             properties_file=str(HOME / ".lakerec" / "spark.conf"),
-            env_vars={"PYSPARK_PYTHON": python, "PYTHONPATH": str(HOME / "jobs")},
+            env_vars={"PYSPARK_PYTHON": python, "PYTHONPATH": str(HOME / "jobs"), MARK: "{{ ti.id }}"},
             **kwargs,
         )
 
@@ -41,28 +42,27 @@ class LakerecJob(SparkSubmitOperator):
             raise AirflowFailException(f"No retry: the same input fails again. {error}") from error
 
     def on_kill(self) -> None:
-        """End spark-submit and all below it: its Python workers are in process groups of their own."""
-        submitted = getattr(self._hook, "_submit_sp", None)
-        if submitted is not None:
-            end_tree(submitted.pid)
+        """End spark-submit and all that it started, wherever that is by now; then what runs on a cluster."""
+        end_marked(self.env_vars[MARK])
         super().on_kill()
 
 
-def can_retry(message: str) -> bool:
-    """Whether the failure that spark-submit's hook reports may go away: not for an exit code in FINAL."""
-    found = re.search(r"Error code is: (\d+)", message)
-    return found is None or int(found[1]) not in FINAL
+def end_marked(mark: str) -> None:
+    """End every process that inherited the mark of an attempt: ask, wait KILL_SECONDS, kill.
 
-
-def end_tree(pid: int) -> None:
-    """End a process and all its descendants: ask, wait KILL_SECONDS, kill."""
-    try:
-        root = psutil.Process(pid)
-        family = [*root.children(recursive=True), root]
-    except psutil.NoSuchProcess:
-        return
+    Neither process group nor parent would do: Spark's Python workers are in groups of their own, and their
+    parent may be dead already, because Airflow signals the task's whole group.
+    """
     for signal in ("terminate", "kill"):
+        family = [process for process in psutil.process_iter() if mark_of(process) == mark]
         for process in family:
-            if process.is_running():  # compares the start time too, so a reused id is left alone
+            with suppress(psutil.NoSuchProcess):
                 getattr(process, signal)()
-        _, family = psutil.wait_procs(family, timeout=KILL_SECONDS)
+        psutil.wait_procs(family, timeout=KILL_SECONDS)
+
+
+def mark_of(process: psutil.Process) -> str | None:
+    """The mark in the environment of a process, or None where it has none or cannot be read."""
+    with suppress(psutil.Error):
+        return process.environ().get(MARK)
+    return None

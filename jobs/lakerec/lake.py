@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import re
 import shutil
 import time
 from collections.abc import Iterator
@@ -15,9 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import psycopg
+import pyarrow as pa
 from delta.tables import DeltaTable
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
+from pyspark.sql.pandas.types import to_arrow_schema
 
 from lakerec import __version__
 from lakerec.config import Config
@@ -29,6 +32,7 @@ RUNS = "ops.runs"
 LOOK_BACK = 20
 # Any number that is the lake's own: the key of the advisory lock in PostgreSQL.
 LOCK_SPACE = 0x1A6E
+COMMIT = re.compile(r"^(\d{20})\.json$")
 
 
 @dataclass(frozen=True)
@@ -101,20 +105,41 @@ class Lake:
 
     def exists(self, name: str) -> bool:
         """Whether the table was ever written."""
-        return DeltaTable.isDeltaTable(self.spark, self.path(name))
-
-    def history(self, name: str, limit: int = 1) -> list[dict[str, Any]]:
-        """The newest commits of a table, newest first: version and the run's metadata ({} for a foreign commit)."""
-        if not self.exists(name):
-            return []
-        log = DeltaTable.forPath(self.spark, self.path(name)).history(limit)
-        rows = log.select("version", "userMetadata").collect()
-        return [{"version": row["version"], **_run_metadata(row["userMetadata"])} for row in rows]
+        return self.version(name) is not None
 
     def version(self, name: str) -> int | None:
         """The newest version of a table; None where it does not exist."""
-        commits = self.history(name)
-        return commits[0]["version"] if commits else None
+        return max(self._versions(name), default=None)
+
+    def history(self, name: str, limit: int = 1) -> list[dict[str, Any]]:
+        """The newest commits of a table, newest first: version and the run's metadata (nothing of a foreign commit).
+
+        Read off the log's own files (Delta protocol, "Delta Log Entries"): DESCRIBE HISTORY is a Spark job each time.
+        """
+        newest = sorted(self._versions(name), reverse=True)[:limit]
+        return [{"version": version, **self._commit_info(name, version)} for version in newest]
+
+    def _versions(self, name: str) -> list[int]:
+        log = self._jvm.org.apache.hadoop.fs.Path(f"{self.path(name)}/_delta_log")
+        fs = log.getFileSystem(self.spark._jsc.hadoopConfiguration())  # type: ignore[attr-defined]
+        if not fs.exists(log):
+            return []
+        names = (status.getPath().getName() for status in fs.listStatus(log))
+        return [int(found.group(1)) for found in map(COMMIT.match, names) if found]
+
+    def _commit_info(self, name: str, version: int) -> dict[str, Any]:
+        path = self._jvm.org.apache.hadoop.fs.Path(f"{self.path(name)}/_delta_log/{version:020d}.json")
+        fs = path.getFileSystem(self.spark._jsc.hadoopConfiguration())  # type: ignore[attr-defined]
+        lines = self._jvm.java.io.BufferedReader(self._jvm.java.io.InputStreamReader(fs.open(path), "UTF-8"))
+        try:
+            first = json.loads(lines.readLine() or "{}")
+        finally:
+            lines.close()
+        return _run_metadata(first.get("commitInfo", {}).get("userMetadata"))
+
+    @property
+    def _jvm(self) -> Any:
+        return self.spark._jvm
 
     def read(self, name: str, version: int | None = None) -> DataFrame:
         """A table at the version this run first saw (or at the one given); empty where it does not exist."""
@@ -147,14 +172,18 @@ class Lake:
     def append_rows(self, name: str, rows: list[dict[str, Any]]) -> int:
         """Append rows given as dictionaries by column name (missing columns are null)."""
         spec = table(name)
-        values = [tuple(row.get(column) for column in spec.column_names) for row in rows]
-        return self.append(name, self.spark.createDataFrame(values, spec.schema()).coalesce(1))
+        return self.append(name, self._frame(spec, rows))
 
     def replace_rows(self, name: str, rows: list[dict[str, Any]], where: str) -> int:
         """Replace the rows of a predicate by rows given as dictionaries by column name."""
         spec = table(name)
-        values = [tuple(row.get(column) for column in spec.column_names) for row in rows]
-        return self.replace(name, self.spark.createDataFrame(values, spec.schema()).coalesce(1), where=where)
+        return self.replace(name, self._frame(spec, rows), where=where)
+
+    def _frame(self, spec: Table, rows: list[dict[str, Any]]) -> DataFrame:
+        """Dictionaries as a DataFrame by way of Arrow: a list of tuples would start a Python worker."""
+        whole = [{column: row.get(column) for column in spec.column_names} for row in rows]
+        arrow = pa.Table.from_pylist(whole, schema=to_arrow_schema(spec.schema(), timezone="UTC"))
+        return self.spark.createDataFrame(arrow, spec.schema()).coalesce(1)
 
     def tidy(self, name: str) -> int:
         """Compact a table's small files and remove files older than a week that no version needs; files compacted."""
@@ -189,6 +218,8 @@ class Lake:
         """Write the ops.runs row of a run that committed `name` and died before it could record itself."""
         last = next(iter(self.history(name)), {})
         if not last.get("run_id") or last["run_id"] == self.run.run_id:
+            return
+        if last["run_id"] in {commit.get("run_id") for commit in self.history(RUNS, LOOK_BACK)}:
             return
         if self.exists(RUNS):
             ledger = self.spark.read.format("delta").load(self.path(RUNS))

@@ -51,6 +51,11 @@ class Outcome:
     rows: int | None
     day: date | None = None
 
+    @classmethod
+    def of_batch(cls, result: dict[str, Any], day: date | None = None) -> Outcome:
+        """What Great Expectations found, of the whole batch or of one ingest day."""
+        return cls(result["rule"], "batch", "batch", result["success"], result["observed"], result["rows"], day)
+
     def row(self, run_id: str, table_name: str) -> dict[str, Any]:
         """The outcome as a row of ops.dq_results."""
         fields = {"rule": self.rule, "kind": self.kind, "severity": self.severity, "success": self.success}
@@ -153,10 +158,12 @@ def refuse(table_name: str, failures: list[str], version: int | None) -> None:
     )
 
 
-def gate(lake: Lake, name: str, rows: DataFrame) -> None:
-    """Validate rows by the batch expectations of their table; store the outcomes, raise DataQualityError on a failure."""
-    suite = load_suite(name)
-    found = DataDocs(lake.local_folder("_dq")).validate(f"{name} batch", rows, suite.batch)
-    outcomes = [Outcome(r["rule"], "batch", "batch", r["success"], r["observed"], r["rows"]) for r in found]
-    lake.append_rows("ops.dq_results", [o.row(lake.run.run_id, name) for o in outcomes])
-    refuse(name, [f"{o.rule}: observed {o.observed}" for o in outcomes if not o.success], lake.version(name))
+def gate(lake: Lake, tables: dict[str, DataFrame]) -> None:
+    """Validate each table's new rows by its batch expectations; store the outcomes, DataQualityError on a failure."""
+    docs = DataDocs(lake.local_folder("_dq"))
+    found = {name: docs.validate(f"{name} batch", rows, load_suite(name).batch) for name, rows in tables.items()}
+    outcomes = {name: [Outcome.of_batch(result) for result in results] for name, results in found.items()}
+    rows = [o.row(lake.run.run_id, name) for name, found in outcomes.items() for o in found]
+    lake.append_rows("ops.dq_results", rows)
+    for name, judged in outcomes.items():
+        refuse(name, [f"{o.rule}: observed {o.observed}" for o in judged if not o.success], lake.version(name))

@@ -37,9 +37,9 @@ def _encoder(name: str, threads: int) -> TextEncoder:
 
 
 def slate_scorer(path: str, threads: int) -> BatchFunction:
-    """For mapInPandas: user_id, history, candidates -> user_id, item_id, score, which is P(positive) as float32.
+    """For mapInPandas: user_id, history, candidates -> user_id, item_id, score (P(positive), float32).
 
-    candidates are array<struct<item_id, text, features>>; `path` is the artefact's folder as the worker sees it.
+    candidates are array<struct<item_id, text, features>>; `path` is the artefact's folder.
     """
 
     def score(frames: Iterator[pd.DataFrame]) -> Iterator[pd.DataFrame]:
@@ -71,7 +71,7 @@ def text_embedder(name: str, threads: int) -> BatchFunction:
 
 
 def slates_from_frame(frame: pd.DataFrame) -> list[Slate]:
-    """Slates of example_id, history, candidates (item_id, text, features, label) and targets array<string>."""
+    """Slates of example_id, history, candidates (item_id, text, features, label), targets array<string>."""
     return [_slate(row.example_id, row, labelled=True) for row in frame.itertuples(index=False)]
 
 

@@ -13,17 +13,17 @@ COLOURS = ["red", "blue", "green", "yellow"]
 THINGS = ["train", "kettle", "book", "lamp"]
 
 
-def make_slates(count, seed, noise=1.0):
-    """Slates of 2 to 6 candidates: positive is the colour of the history; the only feature tells it with noise."""
+def make_slates(count, seed, noise=1.0, colours=COLOURS):
+    """Slates of 2 to 6 candidates: the history's colour is positive; the feature tells it with noise."""
     rng = np.random.default_rng(seed)
     slates = []
     for number in range(count):
-        liked = rng.choice(COLOURS)
-        colours = rng.choice(COLOURS, size=rng.integers(2, 7))
-        colours[0] = liked
-        labels = (colours == liked).astype(np.float32)
+        liked = rng.choice(colours)
+        shown = rng.choice(COLOURS, size=rng.integers(2, 7))
+        shown[0] = liked
+        labels = (shown == liked).astype(np.float32)
         features = (labels + noise * rng.normal(size=len(labels))).astype(np.float32)[:, None]
-        texts = [f"{colour} {rng.choice(THINGS)}" for colour in colours]
+        texts = [f"{colour} {rng.choice(THINGS)}" for colour in shown]
         history = ", ".join(f"bought {liked} {rng.choice(THINGS)}" for _ in range(rng.integers(1, 8)))
         slates.append(Slate(f"s{number}", history, texts, features, labels, int(labels.sum())))
     return slates

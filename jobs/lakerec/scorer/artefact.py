@@ -1,4 +1,4 @@
-"""A trained scorer as a folder: a plain encoder, its tokenizer, the head, a manifest with each file's hash."""
+"""A trained scorer as a folder: a plain encoder, its tokenizer, the head, a manifest of each file's hash."""
 
 from __future__ import annotations
 
@@ -46,7 +46,8 @@ def save(out: Path, model: SlateScorer, tokenizer: PreTrainedTokenizerFast, mani
         model.encoder.save_pretrained(draft)
         tokenizer.save_pretrained(draft)
         save_file(head_weights(model), draft / HEAD)
-        complete = replace(manifest, files={file.name: sha256(file) for file in sorted(draft.iterdir())})
+        files = {file.name: sha256(file) for file in sorted(draft.iterdir())}
+        complete = replace(manifest, files=files)
         (draft / MANIFEST).write_text(json.dumps(asdict(complete), indent=1), encoding="utf-8")
         shutil.rmtree(out, ignore_errors=True)
         draft.rename(out)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -58,7 +59,7 @@ class SlateScorer(nn.Module):
 
     mean: Tensor
     std: Tensor
-    encoder: nn.Module
+    encoder: Any
 
     def __init__(
         self,

@@ -16,7 +16,7 @@ from lakerec.scorer.prediction import stack_features
 from lakerec.scorer.slates import Pack, Packer, Slate, batches
 
 HEAD_PASSES = 10  # passes an epoch where the encoder is frozen and read once
-HEAD_ROWS = 256  # candidates a step of such a pass
+HEAD_ROWS = 512  # candidates a step of such a pass
 
 
 @dataclass(frozen=True)

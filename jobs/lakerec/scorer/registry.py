@@ -52,13 +52,13 @@ def _log_figure(client: MlflowClient, run_id: str, name: str, value: Any) -> Non
 
 
 def register(uri: str, version: str, artefact_path: Path, metrics: Mapping[str, float]) -> str:
-    """Register an artefact once under its version and return MLflow's number for it."""
+    """Register an artefact once under its version, return MLflow's number; ndcg@10 is tagged ndcg_at_10."""
     client = _client(uri)
     if not client.search_registered_models(f"name = '{MODEL}'"):
         client.create_registered_model(MODEL)
     number = _number(client, version) or _create(client, version, artefact_path)
     for name, value in metrics.items():
-        client.set_model_version_tag(MODEL, number, name, f"{value:.6g}")
+        client.set_model_version_tag(MODEL, number, name.replace("@", "_at_"), f"{value:.6g}")
     return number
 
 

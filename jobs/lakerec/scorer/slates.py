@@ -20,7 +20,7 @@ PACK_TOKENS = 768
 
 @dataclass(frozen=True)
 class Slate:
-    """What is scored for one user: history, n candidates, their features (n, f) and, if known, labels (n,)."""
+    """What is scored for one user: n candidates with features (n, f) and, if known, labels (n,)."""
 
     slate_id: str
     history: str
@@ -114,7 +114,7 @@ def _chunks(lengths: Sequence[int], room: int) -> Iterator[tuple[int, int]]:
 
 
 def batches(lengths: Sequence[float], token_budget: int) -> list[list[int]]:
-    """Indices in batches of similar length, longest first; batch size times its longest stays within the budget."""
+    """Indices in batches of similar length, longest first; size times longest stays within the budget."""
     order = np.argsort(-np.asarray(lengths), kind="stable")
     found: list[list[int]] = []
     for index in order.tolist():

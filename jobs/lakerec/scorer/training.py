@@ -59,7 +59,7 @@ class TrainingReport:
 
     @property
     def tokens_per_second(self) -> float:
-        """Tokens trained on per second, validation included in the time."""
+        """Tokens trained on per second, validation included."""
         return self.tokens / self.seconds if self.seconds else 0.0
 
 
@@ -131,7 +131,7 @@ def fit_prior(model: SlateScorer, examples: Examples) -> None:
 
 
 def apply_freeze(model: SlateScorer, settings: Training) -> None:
-    """`head`: the encoder stays; `lora`: it gets adapters of low rank (Hu et al. 2021); `full`: all is trained."""
+    """`head`: the encoder stays; `lora`: adapters of low rank (Hu et al. 2021); `full`: all is trained."""
     model.encoder.requires_grad_(settings.freeze == "full")
     if settings.freeze == "lora":
         rank = settings.lora_rank
@@ -163,11 +163,13 @@ class Run:
         progress: Callable[[str], None],
     ) -> None:
         self.model, self.settings, self.report, self.progress = model, settings, report, progress
+        began = time.perf_counter()
         kind = CachedReading if settings.freeze == "head" else Reading
         self.reading = kind(model, examples, settings.token_budget)
         self.held_out = kind(model, held_out, settings.token_budget)
         self.weights = {name: w for name, w in model.named_parameters() if w.requires_grad}
         self.optimiser = self._optimiser()
+        report.seconds, report.tokens = time.perf_counter() - began, self._tokens_read()
 
     def _optimiser(self) -> torch.optim.AdamW:
         inside = [w for name, w in self.weights.items() if name.startswith("encoder.")]
@@ -257,7 +259,7 @@ class Run:
             weight.copy_(values[name])
 
     def _save(self, checkpoint: Path, fingerprint: str) -> None:
-        """All of the run's state in one file, renamed into place: weights, the best, AdamW's moments, report."""
+        """The run's state in one file, renamed into place: weights, the best, AdamW's moments, report."""
         groups = {"now": self._copy(), "best": self.best}
         for moment in MOMENTS:
             groups[moment] = {name: self.optimiser.state[w][moment] for name, w in self.weights.items()}

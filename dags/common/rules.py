@@ -1,0 +1,44 @@
+"""Which days a run is about, and what is worth a retry: pure functions, without Airflow."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from datetime import date, datetime, timedelta
+from typing import Any
+from zoneinfo import ZoneInfo
+
+FINAL = range(10, 20)  # exit codes of lakerec.errors for faults of input: the same input fails again
+
+
+def window(dag_run: Any, params: Mapping[str, Any], timezone: str) -> tuple[str, str]:
+    """The days [start, end) of a run: the asked day, else its data interval, else the day that ended last."""
+    if params.get("day"):
+        start = date.fromisoformat(params["day"])
+        return start.isoformat(), (start + timedelta(days=1)).isoformat()
+    end = local_day(dag_run.data_interval_end or dag_run.run_after, timezone)
+    begin = dag_run.data_interval_start
+    start = local_day(begin, timezone) if begin else end - timedelta(days=1)
+    return start.isoformat(), end.isoformat()
+
+
+def local_day(moment: datetime, timezone: str) -> date:
+    """The day of a moment in the timezone: an interval from 04:00 to 04:00 is the day it starts in."""
+    return moment.astimezone(ZoneInfo(timezone)).date()
+
+
+def chunks(start: str, end: str, days: int) -> list[tuple[str, str]]:
+    """[start, end) cut into windows of at most `days` days, oldest first; ValueError says what is wrong."""
+    first, last = date.fromisoformat(start), date.fromisoformat(end)
+    if first >= last:
+        raise ValueError(f"start ({start}) must be before end ({end}): the end is excluded")
+    if days < 1:
+        raise ValueError(f"chunk_days is {days}: it must be 1 or more")
+    starts = [first + timedelta(days=n) for n in range(0, (last - first).days, days)]
+    return [(one.isoformat(), min(one + timedelta(days=days), last).isoformat()) for one in starts]
+
+
+def can_retry(message: str) -> bool:
+    """Whether the failure that spark-submit's hook reports may go away: not for an exit code in FINAL."""
+    found = re.search(r"Error code is: (\d+)", message)
+    return found is None or int(found[1]) not in FINAL

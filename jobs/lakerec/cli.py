@@ -1,0 +1,170 @@
+"""The command line: lakerec run | simulate | recommend | rollback | spark-conf."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Callable
+from contextlib import contextmanager
+from datetime import date
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lakerec.config import Config, load_config
+from lakerec.errors import UsageError
+from lakerec.job import arguments, body, check_expressions, guarded, parse_window, start
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from pyspark.sql import SparkSession
+
+LAKE_STEPS = ("ingest_events", "ingest_catalogue", "conform_events", "conform_catalogue", "build_sequences", "embed_items")
+TRAINING_STEPS = ("build_examples", "train_scorer", "evaluate_scorer", "promote_scorer")
+SERVING_STEPS = ("score_candidates", "publish_recommendations")
+STEPS = (*LAKE_STEPS, *TRAINING_STEPS, *SERVING_STEPS)
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Parse the command line and run one command; a known error is one message and its exit code."""
+    given = _parser().parse_args(argv)
+    sys.exit(guarded(lambda: given.command(given)))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="lakerec", description=__doc__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    run = arguments(_command(commands, "run", run_chain, "the whole chain in one process and one Spark session"))
+    run.add_argument("--until", help="stop after this step", metavar="STEP")
+    run.add_argument("--train", choices=("auto", "always", "never"), default="auto", help="auto: if no model serves")
+    simulate = _command(commands, "simulate", simulate_stream, "write a deterministic clickstream")
+    simulate.add_argument("--out", required=True, type=Path)
+    simulate.add_argument("--start", required=True)
+    for name, default in (("days", 15), ("users", 300), ("items", 200), ("seed", 7)):
+        simulate.add_argument(f"--{name}", type=int, default=default)
+    recommend = _command(commands, "recommend", recommend_user, "a user's recent events and list")
+    _lake_options(recommend)
+    recommend.add_argument("--user", help="the user; without it one with a long list of events")
+    rollback = _command(commands, "rollback", roll_back, "let an earlier model serve again")
+    _lake_options(rollback)
+    rollback.add_argument("--version", required=True)
+    rollback.add_argument("--day", required=True, help="first day it serves again, YYYY-MM-DD")
+    conf = _command(commands, "spark-conf", write_spark_conf, "the properties file for spark-submit")
+    _lake_options(conf)
+    conf.add_argument("--out", required=True, type=Path)
+    return parser
+
+
+def _command(commands: Any, name: str, action: Callable[..., None], told: str) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = commands.add_parser(name, help=told, description=action.__doc__)
+    parser.set_defaults(command=action)
+    return parser
+
+
+def _lake_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--config", required=True, type=Path, help="the deployment's YAML")
+    parser.add_argument("--lake", help="overrides the configuration's lake")
+
+
+@contextmanager
+def _session(config: Config, name: str) -> Iterator[SparkSession]:
+    from lakerec.session import build_session
+
+    spark = build_session(config, name)
+    try:
+        yield spark
+    finally:
+        spark.stop()
+
+
+def run_chain(given: argparse.Namespace) -> None:
+    """Ingest, conform, build, train if asked, score and publish a window; print the time of each step."""
+    config = load_config(given.config, given.lake)
+    window = parse_window(given.start, given.end)
+    if given.until and given.until not in STEPS:
+        raise UsageError(f"--until {given.until}: no such step; steps are {', '.join(STEPS)}")
+    began = time.monotonic()
+    with _session(config, "lakerec run") as spark:
+        check_expressions(config, spark)
+        seconds = {"spark_start": time.monotonic() - began}
+        for step in STEPS:
+            job = start(config, spark, step, window, every_day=given.every_day)
+            if step not in TRAINING_STEPS or _trains(job, given.train):
+                seconds[step] = _timed(job, step)
+            if step == given.until:
+                break
+    print("\nseconds per step\n" + "\n".join(f"  {name:24s}{value:8.1f}" for name, value in seconds.items()))
+    print(f"  {'total':24s}{time.monotonic() - began:8.1f}\nlake: {config.lake}")
+
+
+def _timed(job: Any, step: str) -> float:
+    began = time.monotonic()
+    counts = body(step)(job)
+    took = time.monotonic() - began
+    job.say(", ".join(f"{k} {v}" for k, v in counts.items()) + f" ({took:.1f} s)")
+    return took
+
+
+def _trains(job: Any, wish: str) -> bool:
+    """Whether the training steps run: `auto` until ml.promotions names a model (the steps go together)."""
+    from lakerec import models
+
+    if wish != "auto":
+        return wish == "always"
+    return models.serving(job.lake, job.last_day) is None
+
+
+def simulate_stream(given: argparse.Namespace) -> None:
+    """Write events, items, users and a knowledge graph with planted preferences and planted dirt."""
+    from lakerec.simulator import simulate
+
+    try:
+        first = date.fromisoformat(given.start)
+    except ValueError as error:
+        raise UsageError(f"--start is a day as YYYY-MM-DD: {error}") from None
+    summary = simulate(given.out, first, given.days, given.users, given.items, given.seed)
+    told = ", ".join(f"{name} {value}" for name, value in vars(summary.total).items() if value)
+    print(f"{given.out}: {given.days} days from {first}: {told}")
+
+
+def recommend_user(given: argparse.Namespace) -> None:
+    """Print a user's recent events and the list they are served, with scores, sources and titles."""
+    from lakerec.show import show_user
+
+    config = load_config(given.config, given.lake)
+    with _session(config, "lakerec recommend") as spark:
+        show_user(config, spark, given.user)
+
+
+def roll_back(given: argparse.Namespace) -> None:
+    """Append an earlier version to ml.promotions: it serves from the given day on."""
+    from lakerec import models
+    from lakerec.errors import ModelError
+
+    config = load_config(given.config, given.lake)
+    try:
+        day = date.fromisoformat(given.day)
+    except ValueError as error:
+        raise UsageError(f"--day is a day as YYYY-MM-DD: {error}") from None
+    with _session(config, "lakerec rollback") as spark:
+        window = parse_window(str(day), str(date.fromordinal(day.toordinal() + 1)))
+        job = start(config, spark, "rollback", window)
+        if not (models.folder(job.lake, given.version) / "manifest.json").exists():
+            raise ModelError(f"{models.folder(job.lake, given.version)} holds no model; see ml.promotions for versions")
+        with job.lake.lease():
+            models.promote(job.lake, given.version, day, f"rolled back by {os.environ.get('USER', 'an operator')}")
+    print(f"{given.version} serves from {day} on; score and publish that day to show its lists")
+
+
+def write_spark_conf(given: argparse.Namespace) -> None:
+    """Write the deployment's Spark properties as a file for spark-submit."""
+    from lakerec.session import write_properties
+
+    write_properties(load_config(given.config, given.lake), given.out)
+    print(given.out)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,79 @@
+"""What a person sees of one user: recent events, and the list that is served, as tables."""
+
+from __future__ import annotations
+
+from datetime import date, timedelta
+
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
+from rich.console import Console
+from rich.table import Table
+
+from lakerec.candidates import latest_sequences
+from lakerec.config import Config
+from lakerec.errors import NotEnoughDataError
+from lakerec.job import Job, start
+from lakerec.lake import Window
+from lakerec.ranking import EVERYONE
+from lakerec.tables import sql_text
+
+# A day behind every other: what is known now.
+ALWAYS = date(9999, 1, 1)
+SHOWN_EVENTS = 12
+
+
+def show_user(config: Config, spark: SparkSession, user: str | None) -> None:
+    """Print both tables; without a user, one whose list was scored lately and who has many events."""
+    job = start(config, spark, "recommend", Window(ALWAYS - timedelta(days=1), ALWAYS))
+    lists = job.lake.read("gold.recommendations")
+    chosen = user or _example(job, lists)
+    console = Console(width=120)
+    console.print(_events(job, chosen))
+    console.print(_list(job, lists, chosen))
+
+
+def _example(job: Job, lists: DataFrame) -> str:
+    newest = lists.where(F.col("user_id") != EVERYONE).groupBy("user_id").agg(F.max("as_of_date").alias("day"))
+    known = latest_sequences(job.lake.read("ml.sequences"), ALWAYS)
+    row = newest.join(known, on="user_id", how="inner").orderBy(F.desc("day"), F.desc("events"), "user_id").first()
+    return str(row["user_id"]) if row else EVERYONE
+
+
+def _events(job: Job, user: str) -> Table:
+    known = latest_sequences(job.lake.read("ml.sequences"), ALWAYS).where(F.col("user_id") == user).first()
+    table = Table(title=f"user {user}: the last events", title_justify="left")
+    for name in ("time", "event", "item", "title"):
+        table.add_column(name)
+    if known is None:
+        table.add_row("-", "no event is known of this user", "", "")
+        return table
+    titles = _titles(job, known["item_ids"])
+    events = list(zip(known["event_times"], known["event_types"], known["item_ids"], strict=True))
+    for time, kind, item in events[-SHOWN_EVENTS:]:
+        table.add_row(f"{time:%Y-%m-%d %H:%M}", kind, item, titles.get(item, ""))
+    return table
+
+
+def _list(job: Job, lists: DataFrame, user: str) -> Table:
+    latest = job.spark.sql(sql_text("views", "recommendations_latest"), args={"day": ALWAYS}, recommendations=lists)
+    mine = latest.where(F.col("user_id").isin(user, EVERYONE)).orderBy("rank").collect()
+    rows = [row for row in mine if row["user_id"] == user] or [row for row in mine if row["user_id"] == EVERYONE]
+    if not rows:
+        raise NotEnoughDataError("gold.recommendations is empty: run 'lakerec run' or the DAG reco_daily first")
+    first = rows[0]
+    whose = "the fallback for everyone without a list" if first["user_id"] == EVERYONE else f"top {len(rows)}"
+    table = Table(title=f"user {user}: {whose}, as of {first['as_of_date']}, by {first['model_version']}",
+                  title_justify="left")  # fmt: skip
+    for name in ("rank", "item", "title", "score", "source", "reason"):
+        table.add_column(name)
+    titles = _titles(job, [row["item_id"] for row in rows])
+    for row in rows:
+        item = row["item_id"]
+        table.add_row(str(row["rank"]), item, titles.get(item, ""), f"{row['score']:.4f}", row["source"], row["reason"])
+    return table
+
+
+def _titles(job: Job, items: list[str]) -> dict[str, str]:
+    """The titles that hold now, by item."""
+    known = job.lake.read("silver.items").where(F.col("item_id").isin(list(set(items)))).where("valid_to IS NULL")
+    return {row["item_id"]: row["title"] for row in known.select("item_id", "title").collect()}

@@ -1,0 +1,148 @@
+"""Runs in Airflow's environment and answers as JSON: driver.py load | execute CODES | kill."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import threading
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+DAGS = Path(__file__).parents[2] / "dags"
+HEAVY = {"pyspark", "torch", "pandas", "numpy", "pyarrow", "psycopg", "great_expectations", "lakerec"}
+# A summer day: in London its 04:00 is 03:00 UTC.
+RUN = SimpleNamespace(
+    data_interval_start=datetime(2024, 7, 1, 3, tzinfo=UTC),
+    data_interval_end=datetime(2024, 7, 2, 3, tzinfo=UTC),
+    run_after=datetime(2024, 7, 2, 3, tzinfo=UTC),
+)
+PARAMS = {
+    "reco_daily": {"day": None},
+    "scorer_nightly": {"day": None},
+    "lake_maintenance": {},
+    "reco_backfill": {"start": "2024-07-01", "end": "2024-07-20", "chunk_days": 7},
+}
+
+
+def load() -> dict[str, Any]:
+    """Every DAG with its rendered commands, the import errors, and what heavy things parsing imported."""
+    from airflow.dag_processing.dagbag import DagBag
+
+    bag = DagBag(str(DAGS))
+    heavy = sorted(HEAVY & sys.modules.keys())
+    dags = {dag_id: describe(dag) for dag_id, dag in sorted(bag.dags.items())}
+    return {"errors": bag.import_errors, "heavy": heavy, "dags": dags}
+
+
+def describe(dag: Any) -> dict[str, Any]:
+    """What the golden files hold of a DAG."""
+    timetable = dag.timetable
+    schedule = f"{timetable.expression} {timetable.timezone}" if hasattr(timetable, "expression") else None
+    return {
+        "doc": dag.doc_md,
+        "tags": sorted(dag.tags),
+        "schedule": schedule,
+        "timetable": type(timetable).__name__,
+        "catchup": dag.catchup,
+        "max_active_runs": dag.max_active_runs,
+        "tasks": {task.task_id: task_of(task, dag) for task in dag.topological_sort()},
+    }
+
+
+def task_of(task: Any, dag: Any) -> dict[str, Any]:
+    """A task's place, resources, retries and, for a job, the command that it runs."""
+    facts = {
+        "after": sorted(task.upstream_task_ids),
+        "pool": task.pool,
+        "queue": task.queue,
+        "retries": task.retries,
+        "weight_rule": str(task.weight_rule),
+    }
+    if hasattr(task, "application"):
+        facts |= {"command": command_of(task, dag), "one_at_a_time": task.max_active_tis_per_dagrun}
+    return facts
+
+
+def command_of(task: Any, dag: Any) -> list[str]:
+    """The spark-submit command of the fixed run; a chunk's argument shows as <name>."""
+    from airflow.sdk.execution_time import macros
+
+    task.application_args = [
+        one if isinstance(one, str) else f"<{one._key}>" for one in task.application_args
+    ]
+    value = SimpleNamespace(lakerec_config="/etc/lakerec/shop.yaml")
+    context = {
+        "dag_run": RUN,
+        "params": SimpleNamespace(**PARAMS[dag.dag_id], get=PARAMS[dag.dag_id].get),
+        "var": {"value": value},
+        "ti": SimpleNamespace(id="attempt-1"),
+        "macros": macros,
+    }
+    task.render_template_fields(context, jinja_env=dag.get_template_env())
+    environment = [f"{name}={value}" for name, value in task.env_vars.items()]
+    return [*environment, *task._get_hook()._build_spark_submit_command(task.application)]
+
+
+def job() -> Any:
+    """A job outside any DAG, its templates rendered."""
+    from common.operators import MARK, LakerecJob
+
+    task = LakerecJob(task_id="ingest_events", start="2024-07-01", end="2024-07-02")
+    task.application_args[1] = "shop.yaml"
+    task.env_vars[MARK] = f"attempt-{os.getpid()}"
+    return task
+
+
+def execute(codes: list[int]) -> dict[str, str]:
+    """For each exit code of the fake spark-submit: the name of the exception of the task, or 'success'."""
+    outcome = {}
+    for code in codes:
+        os.environ["FAKE_CODE"] = str(code)
+        try:
+            job().execute({})
+            outcome[str(code)] = "success"
+        except Exception as error:
+            outcome[str(code)] = type(error).__name__
+    return outcome
+
+
+def kill() -> dict[str, int]:
+    """How many processes a running job has before and after on_kill, its parent having died first."""
+    import psutil
+
+    from common.operators import MARK, mark_of
+
+    def family() -> list[psutil.Process]:
+        return [one for one in psutil.process_iter() if mark_of(one) == task.env_vars[MARK]]
+
+    task = job()
+    os.environ["FAKE_CODE"] = "sleep"
+    thread = threading.Thread(target=execute_quietly, args=[task], daemon=True)
+    thread.start()
+    deadline = time.monotonic() + 20
+    while len(family()) < 2 and time.monotonic() < deadline:
+        time.sleep(0.1)
+    before = len(family())
+    task._hook._submit_sp.kill()
+    task.on_kill()
+    return {"before": before, "after": len(family())}
+
+
+def execute_quietly(task: Any) -> None:
+    """Execute a task that is going to be killed."""
+    from airflow.sdk.exceptions import AirflowException
+
+    try:
+        task.execute({})
+    except AirflowException:
+        return
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(DAGS))
+    answer = globals()[sys.argv[1]](*map(json.loads, sys.argv[2:]))
+    print("ANSWER " + json.dumps(answer))

@@ -1,0 +1,144 @@
+"""The DAGs, loaded and rendered in Airflow's own environment; golden files hold every command.
+
+LAKEREC_GOLDEN=write pytest tests/dags writes the golden files anew.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+GOLDEN = ROOT / "tests" / "golden" / "dags"
+PYTHON = ROOT / ".venv-airflow" / "bin" / "python"
+DAG_IDS = ["lake_maintenance", "reco_backfill", "reco_daily", "scorer_nightly"]
+WINDOW_JOBS = [
+    "ingest_events",
+    "ingest_catalogue",
+    "conform_events",
+    "conform_catalogue",
+    "build_sequences",
+    "embed_items",
+]
+FAKE = """#!/bin/sh
+[ "$FAKE_CODE" = sleep ] && { setsid sleep 300 & wait; }
+echo the last words
+exit "$FAKE_CODE"
+"""
+
+pytestmark = pytest.mark.skipif(not PYTHON.exists(), reason="no .venv-airflow: run make install")
+
+
+@pytest.fixture(scope="session")
+def home(tmp_path_factory) -> Path:
+    """An AIRFLOW_HOME, and a project whose spark-submit exits with FAKE_CODE."""
+    folder = tmp_path_factory.mktemp("airflow")
+    binary = folder / ".venv" / "bin" / "spark-submit"
+    binary.parent.mkdir(parents=True)
+    binary.write_text(FAKE)
+    binary.chmod(0o755)
+    return folder
+
+
+def drive(home: Path, *arguments: Any, **environment: str) -> Any:
+    """The driver's answer. No database is configured: parsing and rendering must need none."""
+    clean = {key: value for key, value in os.environ.items() if not key.startswith(("AIRFLOW", "LAKEREC_"))}
+    settings = {
+        "AIRFLOW_HOME": str(home),
+        "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
+        "AIRFLOW__CORE__UNIT_TEST_MODE": "True",
+        "AIRFLOW_CONN_SPARK_DEFAULT": '{"conn_type": "spark", "host": "local[2]"}',
+    }
+    name, *rest = arguments
+    command = [str(PYTHON), str(Path(__file__).with_name("driver.py")), name, *map(json.dumps, rest)]
+    done = subprocess.run(
+        command, env=clean | settings | environment, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return json.loads(done.stdout.rsplit("ANSWER ", 1)[1])
+
+
+@cache
+def loaded(home: Path, **environment: str) -> Any:
+    return drive(home, "load", **environment)
+
+
+@pytest.fixture(scope="session")
+def bag(home) -> Any:
+    return loaded(home, LAKEREC_HOME="/srv/lakerec")
+
+
+def test_every_dag_loads_and_imports_nothing_heavy(bag) -> None:
+    assert (bag["errors"], bag["heavy"], sorted(bag["dags"])) == ({}, [], DAG_IDS)
+
+
+@pytest.mark.parametrize("dag_id", DAG_IDS)
+def test_a_dag_has_its_runbook_and_tags(bag, dag_id) -> None:
+    dag = bag["dags"][dag_id]
+    assert "lakerec" in dag["tags"]
+    for word in ("# ", "**When it is red**", "scripts/trigger.sh " + dag_id):
+        assert word in dag["doc"]
+
+
+@pytest.mark.parametrize("dag_id", DAG_IDS)
+def test_commands_and_settings_are_those_of_the_golden_file(bag, dag_id) -> None:
+    found = {key: value for key, value in bag["dags"][dag_id].items() if key != "doc"}
+    text = json.dumps(found, indent=2).replace("/srv/lakerec", "{home}") + "\n"
+    path = GOLDEN / f"{dag_id}.json"
+    if os.environ.get("LAKEREC_GOLDEN") == "write":
+        path.write_text(text)
+    assert text == path.read_text(), (
+        f"{path.name} differs: look, then write it anew with LAKEREC_GOLDEN=write"
+    )
+
+
+def test_without_lakerec_home_the_project_is_where_the_dags_are(home) -> None:
+    command = loaded(home)["dags"]["lake_maintenance"]["tasks"]["maintain_lake"]["command"]
+    assert str(ROOT / "jobs" / "maintain_lake.py") in command
+
+
+def test_the_day_is_of_the_timezone_and_the_gpu_queue_of_the_environment(home) -> None:
+    there = loaded(home, LAKEREC_TIMEZONE="Asia/Tokyo", LAKEREC_GPU_QUEUE="gpu")["dags"]
+    # 2024-07-01 03:00 UTC is noon in Tokyo; 2024-06-30 20:00 UTC is the morning of July.
+    assert there["reco_daily"]["schedule"] == "0 4 * * * Asia/Tokyo"
+    queues = {name: task["queue"] for name, task in there["scorer_nightly"]["tasks"].items()}
+    assert (queues["train_scorer"], queues["build_examples"]) == ("gpu", "default")
+
+
+def test_each_day_goes_through_the_chain_in_order(bag) -> None:
+    tasks = bag["dags"]["reco_daily"]["tasks"]
+    chain = [*WINDOW_JOBS[2:], "score_candidates", "publish_recommendations"]
+    assert tasks["conform_events"]["after"] == ["ingest_catalogue", "ingest_events"]
+    assert [tasks[name]["after"] for name in chain[1:]] == [[name] for name in chain[:-1]]
+    assert {task["pool"] for task in tasks.values()} == {"lake"}
+
+
+def test_a_backfill_runs_window_jobs_by_chunk_and_publishes_once(bag) -> None:
+    tasks = bag["dags"]["reco_backfill"]["tasks"]
+    assert {name: tasks[name]["command"][-3:] for name in WINDOW_JOBS} == {
+        name: ["<start>", "--end", "<end>"] for name in WINDOW_JOBS
+    }
+    for name in ("score_candidates", "publish_recommendations"):
+        assert tasks[name]["command"][-3:] == ["2024-07-19", "--end", "2024-07-20"]
+
+
+def test_an_exit_code_of_the_job_decides_between_fail_and_retry(home) -> None:
+    outcome = drive(home, "execute", [0, 1, 12, 20], LAKEREC_HOME=str(home))
+    assert outcome == {
+        "0": "success",
+        "1": "AirflowException",
+        "12": "AirflowFailException",
+        "20": "AirflowException",
+    }
+
+
+def test_killing_a_task_ends_all_its_processes(home) -> None:
+    counts = drive(home, "kill", LAKEREC_HOME=str(home))
+    assert counts["before"] >= 2
+    assert counts["after"] == 0

@@ -1,0 +1,85 @@
+"""The pure rules of the DAGs: which days, which chunks, which retries."""
+
+from __future__ import annotations
+
+import sys
+from datetime import date, datetime, timedelta
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lakerec.errors import leaves
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "dags"))
+from common.rules import can_retry, chunks, window
+
+START, END = "2024-06-30T19:00+00:00", "2024-07-01T19:00+00:00"  # from 04:00 to 04:00 in Tokyo
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "after", "day", "expected"),
+    [
+        (START, END, END, None, ("2024-07-01", "2024-07-02")),
+        (START, END, END, "2024-02-28", ("2024-02-28", "2024-02-29")),
+        (None, None, "2024-07-01T16:00+00:00", None, ("2024-07-01", "2024-07-02")),
+        ("2024-06-30T03:00+00:00", "2024-07-07T03:00+00:00", END, None, ("2024-06-30", "2024-07-07")),
+    ],
+    ids=["interval", "asked day", "by hand", "week"],
+)
+def test_the_days_of_a_run(start, end, after, day, expected) -> None:
+    moments = [datetime.fromisoformat(one) if one else None for one in (start, end, after)]
+    names = ("data_interval_start", "data_interval_end", "run_after")
+    run = SimpleNamespace(**dict(zip(names, moments, strict=True)))
+    assert window(run, {"day": day}, "Asia/Tokyo") == expected
+
+
+@pytest.mark.parametrize(
+    ("start", "end"),
+    [
+        ("2024-03-30T04:00+00:00", "2024-03-31T03:00+00:00"),
+        ("2024-10-26T03:00+00:00", "2024-10-27T04:00+00:00"),
+    ],
+    ids=["23 hours", "25 hours"],
+)
+def test_an_interval_over_a_change_of_clocks_is_one_day(start, end) -> None:
+    run = SimpleNamespace(
+        data_interval_start=datetime.fromisoformat(start), data_interval_end=datetime.fromisoformat(end)
+    )
+    assert window(run, {}, "Europe/London") == (start[:10], end[:10])
+
+
+@given(st.dates(date(2000, 1, 1), date(2030, 1, 1)), st.integers(1, 800), st.integers(1, 400))
+def test_chunks_cover_the_days_once_and_in_order(first, days, size) -> None:
+    windows = chunks(str(first), str(first + timedelta(days=days)), size)
+    bounds = [(date.fromisoformat(a), date.fromisoformat(b)) for a, b in windows]
+    covered = [a + timedelta(days=n) for a, b in bounds for n in range((b - a).days)]
+    assert covered == [first + timedelta(days=n) for n in range(days)]
+    assert all(b - a == timedelta(days=size) for a, b in bounds[:-1])
+    assert timedelta(0) < bounds[-1][1] - bounds[-1][0] <= timedelta(days=size)
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "days", "words"),
+    [
+        ("2024-03-01", "2024-03-01", 30, "excluded"),
+        ("2024-03-02", "2024-03-01", 30, "must be before end"),
+        ("2024-02-30", "2024-03-01", 30, "day"),
+        ("2024-03-01", "2024-03-02", 0, "chunk_days is 0"),
+    ],
+)
+def test_wrong_dates_of_a_backfill_are_named(start, end, days, words) -> None:
+    with pytest.raises(ValueError, match=words):
+        chunks(start, end, days)
+
+
+@pytest.mark.parametrize("leaf", leaves(), ids=lambda leaf: leaf.__name__)
+def test_retries_follow_the_table_of_errors(leaf) -> None:
+    assert can_retry(f"Cannot execute: spark-submit x.py. Error code is: {leaf.exit_code}.") is leaf.retry
+
+
+@pytest.mark.parametrize("message", [f"Error code is: {code}." for code in (1, 9, 137, -9)] + ["no answer"])
+def test_what_is_no_fault_of_input_is_tried_again(message) -> None:
+    assert can_retry(message)

@@ -1,0 +1,248 @@
+"""What lands, what is judged, what is committed: on real Delta tables, with real files."""
+
+from __future__ import annotations
+
+import gzip
+from collections import Counter
+from datetime import timedelta
+
+import pytest
+
+from lakerec.errors import DataQualityError, SourceError
+from tests.conftest import DAY, HEADER, Shop, day_after, event
+
+INGEST = ("ingest_events", "conform_events")
+
+
+def ids(shop: Shop) -> set[tuple[str, str]]:
+    return {(str(row["event_date"]), row["event_id"]) for row in shop.rows("silver.events")}
+
+
+def ledger(shop: Shop, job: str = "conform_events") -> list[dict]:
+    return [row for row in shop.rows("ops.runs") if row["job"] == job and row["ingest_date"]]
+
+
+def test_every_landed_row_is_written_a_duplicate_or_in_quarantine(shop: Shop):
+    rows = [event(n) for n in range(20)] + [event(3), event(4, user=""), "torn,row", event(5, day=day_after(1))]
+    shop.deliver(DAY, rows)
+    counts = shop.run(*INGEST)
+    assert counts == {"read": 24, "written": 20, "duplicate": 1, "quarantined": 3, "bad": 2}
+    assert len(shop.rows("bronze.events")) == 24
+    assert len(shop.rows("silver.events")) == 20
+    broken = Counter(rule for row in shop.rows("quarantine.events") for rule in row["failed_rules"])
+    assert broken == {"no_user": 1, "unparsable": 1, "from_future": 1}
+    (line,) = ledger(shop)
+    assert (line["rows_read"], line["rows_written"], line["rows_duplicate"], line["rows_quarantined"]) == (24, 20, 1, 3)
+    assert line["status"] == "ok"
+
+
+def test_the_same_window_twice_changes_nothing(shop: Shop):
+    shop.deliver(DAY, [event(n) for n in range(5)] + [event(1)])
+    shop.run(*INGEST, "ingest_catalogue", "conform_catalogue", "build_sequences")
+    tables = ("bronze.events", "silver.events", "silver.items", "ml.sequences", "quarantine.events")
+    first = {name: shop.rows(name) for name in tables}
+    shop.run(*INGEST, "ingest_catalogue", "conform_catalogue", "build_sequences")
+    assert {name: shop.rows(name) for name in tables} == first
+    assert first["silver.events"] and first["ml.sequences"]
+
+
+def test_a_late_event_goes_to_its_own_day_and_a_too_late_one_to_quarantine(shop: Shop):
+    shop.settings["gate"] = {"max_bad": 0.5}
+    for n in range(4):
+        shop.deliver(day_after(n), [event(n, day=day_after(n))])
+    shop.run(*INGEST, days=3)
+    shop.deliver(day_after(3), [event(30, day=day_after(3)), event(31, day=day_after(1)), event(32, day=DAY)])
+    shop.run(*INGEST, start=day_after(3))
+    assert (str(day_after(1)), f"{day_after(1)}-31") in ids(shop)
+    (late,) = [row for row in shop.rows("silver.events") if row["event_id"].endswith("-31")]
+    assert late["ingest_date"] == day_after(3)
+    (bad,) = shop.rows("quarantine.events")
+    assert bad["failed_rules"] == ["too_late"] and bad["severity"] == "bad"
+
+
+def test_the_first_of_two_deliveries_of_an_event_wins_in_whatever_order_days_are_run(shop: Shop):
+    shop.deliver(DAY, [event(1)])
+    shop.deliver(day_after(1), [event(1).replace("1.5", "99"), event(2, day=day_after(1))])
+    shop.run(*INGEST, start=day_after(1))
+    shop.run(*INGEST, start=DAY)
+    backwards = shop.rows("silver.events")
+    shop.run(*INGEST, start=DAY, days=2)
+    assert shop.rows("silver.events") == backwards
+    assert {row["value"] for row in backwards} == {1.5, 2.5}
+
+
+def test_a_column_added_by_another_team_is_kept_and_reported(shop: Shop):
+    shop.deliver(DAY, [event(1)])
+    shop.deliver(day_after(1), [event(2, day=day_after(1)) + ",spring"], header=HEADER + ",campaign")
+    counts = shop.run("ingest_events", days=2)
+    assert counts["columns_not_mapped"] == "campaign"
+    landed = [dict(row["payload"]) for row in shop.rows("bronze.events")]
+    assert [row.get("campaign") for row in landed] == [None, "spring"]
+    assert shop.run("conform_events", days=2)["written"] == 2
+
+
+def test_columns_in_another_order_are_read_by_name(shop: Shop):
+    shop.deliver(DAY, [event(1)])
+    turned = ",".join(reversed(event(2, day=day_after(1)).split(",")))
+    shop.deliver(day_after(1), [turned], header=",".join(reversed(HEADER.split(","))))
+    shop.run(*INGEST, days=2)
+    assert {row["item_id"] for row in shop.rows("silver.events")} == {"i1", "i2"}
+
+
+def test_a_missing_required_column_is_named_and_nothing_is_written(shop: Shop):
+    file = shop.deliver(DAY, ["x,u,i,view,2026-03-02"], header="event_id,customer,item_id,event_type,event_time")
+    with pytest.raises(SourceError, match=rf"{file.name}: required column user_id, price is missing"):
+        shop.run("ingest_events")
+    assert shop.version("bronze.events") == -1
+
+
+@pytest.mark.parametrize("damage", ["truncated", "no gzip"])
+def test_a_damaged_file_is_named_and_the_table_stays(shop: Shop, damage: str):
+    shop.deliver(DAY, [event(1)])
+    shop.run("ingest_events")
+    version = shop.version("bronze.events")
+    file = shop.deliver(day_after(1), [event(n, day=day_after(1), user=f"u{n * 7919}") for n in range(5000)])
+    whole = file.read_bytes()
+    file.write_bytes(whole[: len(whole) // 2] if damage == "truncated" else b"PK\x03\x04 not what the name says")
+    with pytest.raises(SourceError, match=str(day_after(1))):
+        shop.run("ingest_events", start=day_after(1))
+    assert shop.version("bronze.events") == version
+
+
+def test_bytes_of_another_encoding_are_refused_with_file_and_row(shop: Shop):
+    file = shop.folder / f"events/{DAY}.csv.gz"
+    file.parent.mkdir(parents=True)
+    rows = f"{HEADER}\n{event(1)}\n{event(2, item='café')}\n"
+    file.write_bytes(gzip.compress(rows.encode("latin-1")))
+    with pytest.raises(SourceError, match=rf"{file.name}, row 2: bytes that are not of the file's encoding"):
+        shop.run("ingest_events")
+    assert shop.version("bronze.events") == -1
+    shop.settings["sources"]["events"]["options"] = {"encoding": "ISO-8859-1"}
+    shop.run(*INGEST)
+    assert {row["item_id"] for row in shop.rows("silver.events")} == {"i1", "café"}
+
+
+def test_a_day_without_rows_is_empty_or_an_error_as_configured(shop: Shop):
+    shop.deliver(DAY, [event(1)])
+    (shop.folder / f"events/{day_after(1)}.csv.gz").write_bytes(gzip.compress(b""))
+    shop.deliver(day_after(2), [])
+    counts = shop.run(*INGEST, days=4)
+    assert counts["read"] == 1
+    empty = {row["ingest_date"] for row in shop.rows("ops.runs") if row["job"] == "ingest_events" and not row["rows_read"]}
+    assert empty >= {day_after(1), day_after(3)}
+    shop.settings["sources"]["events"]["missing"] = "error"
+    with pytest.raises(SourceError, match=f"no rows for 2 days, the first {day_after(1)}"):
+        shop.run("ingest_events", days=4)
+
+
+def test_two_percent_bad_rows_pass_the_gate_with_a_quarantine(shop: Shop):
+    shop.deliver(DAY, [event(n) for n in range(98)] + ["torn", "torn too"])
+    counts = shop.run(*INGEST)
+    assert (counts["written"], counts["bad"]) == (98, 2)
+
+
+def test_sixty_percent_bad_rows_fail_the_gate_and_the_table_stays(shop: Shop):
+    shop.deliver(DAY, [event(n) for n in range(10)])
+    shop.run(*INGEST)
+    before, version = shop.rows("silver.events"), shop.version("silver.events")
+    shop.deliver(day_after(1), [event(n, day=day_after(1)) for n in range(4)] + ["torn"] * 6)
+    shop.deliver(day_after(2), [event(n, day=day_after(2)) for n in range(4)])
+    with pytest.raises(DataQualityError, match=rf"ingest day {day_after(1)}: .*6 of 10 rows are bad \(60.0%\)"):
+        shop.run(*INGEST, start=day_after(1), days=2)
+    assert shop.rows("silver.events") == before and shop.version("silver.events") == version
+    assert len(shop.rows("quarantine.events")) == 6
+    assert {row["status"] for row in ledger(shop) if row["ingest_date"] > DAY} == {"rejected"}
+    failed = [row for row in shop.rows("ops.dq_results") if not row["success"] and row["kind"] == "batch"]
+    assert [row["ingest_date"] for row in failed] == [day_after(1)]
+
+
+def test_a_value_that_does_not_parse_is_quarantined_and_the_job_lives(shop: Shop):
+    shop.settings["gate"] = {"max_bad": 0.5}
+    shop.deliver(DAY, [event(1), event(2).replace(str(DAY) + " ", "yesterday "), event(3).replace("3.5", "free")])
+    counts = shop.run(*INGEST)
+    assert (counts["written"], counts["quarantined"]) == (2, 1)
+    (bad,) = shop.rows("quarantine.events")
+    assert bad["failed_rules"] == ["bad_time"]
+    assert dict(bad["payload"])["event_time"].startswith("yesterday")
+
+
+def test_a_file_delivered_again_replaces_its_rows(shop: Shop):
+    shop.deliver(DAY, [event(1), event(2), event(3)])
+    shop.run(*INGEST)
+    shop.deliver(DAY, [event(1), event(2).replace("2.5", "7")])
+    shop.run(*INGEST)
+    assert {row["event_id"]: row["value"] for row in shop.rows("silver.events")} == {f"{DAY}-1": 1.5, f"{DAY}-2": 7.0}
+    assert len(shop.rows("bronze.events")) == 2
+
+
+def test_a_visit_ends_after_inactivity_and_with_the_day(shop: Shop):
+    rows = [event(n, hour=hour) for n, hour in ((1, 9), (2, 9), (3, 14))] + [event(5, user="u2", hour=9)]
+    shop.deliver(DAY, rows)
+    shop.run(*INGEST)
+    visits = {row["event_id"][-1]: row["session_id"] for row in shop.rows("silver.events")}
+    assert visits["1"] == visits["2"] != visits["3"]
+    assert len(set(visits.values())) == 3
+
+
+def test_people_to_be_forgotten_do_not_come_back(shop: Shop):
+    shop.deliver(DAY, [event(1), event(2, user="gone")])
+    job = shop.job("ingest_events")
+    job.lake.append_rows("ops.tombstones", [{"user_key": "gone", "reason": "asked"}])
+    counts = shop.run(*INGEST)
+    assert (counts["written"], counts["quarantined"], counts["bad"]) == (1, 1, 0)
+
+
+def test_pseudonyms_are_keyed_hashes(shop: Shop, monkeypatch: pytest.MonkeyPatch):
+    import hashlib
+    import hmac
+
+    shop.settings["privacy"] = {"pseudonymise": True}
+    monkeypatch.setenv("LAKEREC_USER_KEY", "k" * 80)
+    shop.deliver(DAY, [event(1, user="anna"), event(2, user="")])
+    counts = shop.run(*INGEST)
+    expected = hmac.new(b"k" * 80, b"anna", hashlib.sha256).hexdigest()
+    assert [row["user_id"] for row in shop.rows("silver.events")] == [expected]
+    assert counts["quarantined"] == 1
+
+
+def test_json_lines_are_a_source_too(shop: Shop):
+    shop.settings["gate"] = {"max_bad": 0.5}
+    shop.settings["sources"]["events"] |= {"format": "json", "path": "events/{date}.json.gz"}
+    names = HEADER.split(",")
+    rows = ['{' + ", ".join(f'"{k}": "{v}"' for k, v in zip(names, event(n).split(","), strict=True)) + '}' for n in (1, 2)]
+    shop.write(f"events/{DAY}.json.gz", rows[0], [rows[1], "{torn"])
+    counts = shop.run(*INGEST)
+    assert (counts["written"], counts["bad"]) == (2, 1)
+
+
+def test_a_file_without_a_day_lands_on_its_events_days(shop: Shop):
+    shop.settings["sources"]["events"]["path"] = "all.csv.gz"
+    shop.write("all.csv.gz", HEADER, [event(n, day=DAY + timedelta(days=n % 3)) for n in range(9)] + ["torn"])
+    counts = shop.run(*INGEST, days=3)
+    assert (counts["read"], counts["written"], counts["quarantined"]) == (10, 9, 1)
+    assert {row["ingest_date"] for row in shop.rows("bronze.events")} == {DAY, day_after(1), day_after(2)}
+
+
+def test_the_simulators_dirt_is_found_row_by_row(shop: Shop):
+    from lakerec.simulator import simulate
+
+    summary = simulate(shop.folder / "sim", DAY, days=8, users=40, items=40, seed=5)
+    shop.settings["sources"]["events"] = {
+        "path": "sim/events/{date}.csv.gz",
+        "columns": {**shop.settings["sources"]["events"]["columns"], "query": "query", "position": "position"},
+        "rules": {"bot": {"when": "lower(user_agent) like '%bot%'", "severity": "expected"}},
+    }
+    shop.settings["event_types"] = {"impression": 0, "search": 0, "view": 1, "cart": 3, "purchase": 5}
+    shop.settings["late_days"] = 3
+    counts = shop.run(*INGEST, days=8)
+    total = summary.total
+    assert counts["read"] == total.rows
+    assert counts["duplicate"] == total.duplicates + total.redelivered
+    broken = Counter(row["failed_rules"][0] for row in shop.rows("quarantine.events"))
+    planted = {
+        "unparsable": total.unparsable, "bad_time": total.bad_time, "from_future": total.future,
+        "too_late": total.too_late, "no_user": total.no_user, "bot": total.bot,
+    }  # fmt: skip
+    assert broken == planted
+    by_day = {row["ingest_date"]: row["rows_written"] for row in ledger(shop)}
+    assert by_day == {day: found.written + found.unknown_item for day, found in summary.days.items() if found.rows}

@@ -1,0 +1,205 @@
+"""Training learns what only the text tells, twice the same, and survives a kill."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from conftest import make_slates
+from lakerec.config import Scorer, Training
+from lakerec.errors import ContractError, ModelError, NotEnoughDataError
+from lakerec.scorer import training
+from lakerec.scorer.artefact import load, sha256
+from lakerec.scorer.prediction import Predictor
+
+WEIGHTS = ("model.safetensors", "head.safetensors", "manifest.json")
+WORST = 10.0  # noise that leaves the feature worthless: only the text can tell
+
+
+def settings_of(tiny, **changes):
+    values = {"freeze": "full", "epochs": 3, "learning_rate": 2e-3, "patience": 3, **changes}
+    return Scorer(model=str(tiny), history_tokens=32, candidate_tokens=4, training=Training(**values))
+
+
+def fit(tiny, out, slates=60, **changes):
+    lines = []
+    data = make_slates(slates, 1, WORST), make_slates(30, 2, WORST)
+    report = training.train(*data, settings_of(tiny, **changes), ["noise"], out, lines.append)
+    return report, lines
+
+
+@pytest.fixture(scope="module")
+def trained(tiny, tmp_path_factory):
+    out = tmp_path_factory.mktemp("models") / "v1"
+    return (*fit(tiny, out), out)
+
+
+def test_the_report_and_the_progress(trained):
+    report, lines, _ = trained
+    assert len(report.valid_loss) == len(report.train_loss) + 1
+    assert report.best_loss == min(report.valid_loss) and report.prior_loss == report.valid_loss[0]
+    assert report.slates == 60 and report.tokens > 0 and report.tokens_per_second > 0
+    assert any("slates/s" in line and "left" in line for line in lines)
+
+
+def test_the_language_model_learns_what_the_features_do_not_tell(tiny, tmp_path):
+    data = (make_slates(count, seed, WORST, ["red"]) for count, seed in ((200, 1), (50, 2)))
+    scorer = settings_of(tiny, epochs=4, token_budget=256)
+    report = training.train(*data, scorer, ["noise"], tmp_path / "v", lambda _: None)
+    assert report.best_loss < report.prior_loss / 2
+
+
+@pytest.mark.parametrize("freeze", ["head", "lora", "full"])
+def test_the_same_data_give_the_same_files(tiny, tmp_path, freeze):
+    for name in ("a", "b"):
+        fit(tiny, tmp_path / name / "v", slates=20, epochs=1, freeze=freeze)
+    for file in WEIGHTS:
+        assert sha256(tmp_path / "a" / "v" / file) == sha256(tmp_path / "b" / "v" / file), file
+
+
+@pytest.mark.parametrize("freeze", ["head", "lora", "full"])
+def test_the_artefact_scores_as_the_trained_model(tiny, tmp_path, freeze):
+    out = tmp_path / "v"
+    report, _ = fit(tiny, out, slates=40, freeze=freeze, learning_rate=5e-3)
+    slates = make_slates(30, 2, WORST)
+    scores, labels = (
+        np.concatenate(Predictor.load(out, 1).score(slates)),
+        np.concatenate([s.labels for s in slates]),
+    )
+    loss = -np.mean(np.log(np.where(labels > 0, scores, 1 - scores)))
+    assert loss == pytest.approx(report.best_loss, abs=5e-3)  # a merged adapter is rounded once more
+    assert not list(out.parent.glob(".*"))
+
+
+def test_training_starts_at_the_quality_of_the_features(tiny, tmp_path):
+    clear = make_slates(200, 1, 0.2), make_slates(50, 2, 0.2)
+    report = training.train(*clear, settings_of(tiny, epochs=1), ["score"], tmp_path / "v", lambda _: None)
+    assert report.prior_loss < 0.15
+
+
+def test_the_best_weights_are_kept(tiny, tmp_path):
+    report, _ = fit(tiny, tmp_path / "v", slates=10, learning_rate=0.5, epochs=2, patience=2)
+    assert report.best_epoch == 0 and max(report.valid_loss) > report.prior_loss
+    model, _, _ = load(tmp_path / "v")
+    assert float(model.head[-1].weight.detach().abs().max()) == 0
+
+
+def test_patience_ends_a_training(tiny, tmp_path):
+    report, _ = fit(tiny, tmp_path / "v", slates=10, learning_rate=0.5, epochs=5, patience=1)
+    assert len(report.train_loss) == 1
+
+
+SCRIPT = """
+import sys; sys.path.insert(0, {tests!r})
+from pathlib import Path
+import test_training as t
+report, lines = t.fit(Path({tiny!r}), Path({out!r}), slates=40, epochs=4)
+"""
+
+
+def test_a_killed_training_goes_on_to_the_same_weights(tiny, tmp_path):
+    whole, broken = tmp_path / "whole" / "v", tmp_path / "broken" / "v"
+    script = SCRIPT.format(tests=str(Path(__file__).parent), tiny=str(tiny), out=str(broken))
+    child = subprocess.Popen([sys.executable, "-c", script])
+    checkpoint = broken.with_name(".v.checkpoint")
+    until = time.monotonic() + 120
+    while not checkpoint.exists() and child.poll() is None and time.monotonic() < until:
+        time.sleep(0.01)
+    os.kill(child.pid, signal.SIGKILL)
+    child.wait()
+    assert checkpoint.exists() and not broken.exists()
+    report, lines = fit(tiny, broken, slates=40, epochs=4)
+    assert lines[0].startswith("resumed after epoch")
+    expected, _ = fit(tiny, whole, slates=40, epochs=4)
+    assert report.valid_loss == expected.valid_loss
+    assert [sha256(whole / f) for f in WEIGHTS] == [sha256(broken / f) for f in WEIGHTS]
+
+
+def test_a_checkpoint_of_other_data_is_not_resumed(tiny, tmp_path, monkeypatch):
+    out = tmp_path / "v"
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "save", lambda *_: sys.exit(1))
+        with pytest.raises(SystemExit):
+            fit(tiny, out, slates=10, epochs=1)
+    _, lines = fit(tiny, out, slates=12, epochs=1)
+    assert not any("resumed" in line for line in lines)
+
+
+def test_one_class_is_not_enough(tiny, tmp_path):
+    with pytest.raises(NotEnoughDataError, match="training: 0 slates"):
+        training.train([], make_slates(5, 1), settings_of(tiny), ["f"], tmp_path / "v", print)
+
+
+def test_a_prior_survives_broken_features(tiny, tmp_path):
+    slates = make_slates(20, 1)
+    slates[0].features[:] = np.nan
+    slates[1].features[:] = np.inf
+    training.train(
+        slates, make_slates(5, 2), settings_of(tiny, epochs=1), ["f"], tmp_path / "v", lambda _: None
+    )
+    slates[2].features[:] = 1e30
+    assert all(np.isfinite(s).all() for s in Predictor.load(tmp_path / "v", 1).score(slates))
+
+
+def test_no_slate_stops_the_others(trained):
+    predictor = Predictor.load(trained[-1], 1)
+    good, *others = make_slates(4, 9)
+    feature = np.zeros((1, 1), np.float32)
+    odd = [
+        type(good)("empty", "", [], np.zeros((0, 0), np.float32), None, 0),
+        type(good)("silent", "", [""], feature, None, 0),
+        type(good)("emoji", "\U0001f600" * 5000, ["\U0001f4a9" * 3000], feature, None, 0),
+        type(good)("long", "word " * 10_000, ["word " * 10_000], feature, None, 0),
+        type(good)("broken", "\ud800\x00", ["\ud83d"], feature, None, 0),
+    ]
+    scores = predictor.score([odd[0], good, *odd[1:], *others])
+    assert [len(s) for s in scores] == [0, len(good.texts), 1, 1, 1, 1, *(len(s.texts) for s in others)]
+    assert all(s.dtype == np.float32 and np.isfinite(s).all() for s in scores)
+    assert predictor.score([]) == []
+    np.testing.assert_array_equal(scores[1], predictor.score([good])[0])
+
+
+def test_features_of_another_width_are_refused(trained):
+    slate = make_slates(1, 3)[0]
+    wide = type(slate)("w", "", ["a"], np.zeros((1, 2), np.float32), None, 0)
+    with pytest.raises(ContractError, match="slate w"):
+        Predictor.load(trained[-1], 1).score([wide])
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "head.safetensors", "tokenizer.json", "config.json"])
+def test_a_damaged_artefact_is_named(trained, tmp_path, file):
+    copy = tmp_path / "v"
+    subprocess.run(["cp", "-r", trained[-1], copy], check=True)
+    with (copy / file).open("rb+") as stream:
+        stream.truncate(100)
+    with pytest.raises(ModelError, match=f"{file}: differs"):
+        load(copy)
+    (copy / file).unlink()
+    with pytest.raises(ModelError, match=f"{file}: is missing"):
+        load(copy)
+
+
+def test_an_artefact_without_manifest_or_of_another_format_is_refused(trained, tmp_path):
+    with pytest.raises(ModelError, match="manifest"):
+        load(tmp_path)
+    manifest = json.loads((trained[-1] / "manifest.json").read_text())
+    (tmp_path / "manifest.json").write_text(json.dumps({**manifest, "format": 99}))
+    with pytest.raises(ModelError, match="format 99"):
+        load(tmp_path)
+
+
+def test_the_manifest_says_how_the_model_was_made(trained):
+    _, _, manifest = load(trained[-1])
+    assert manifest.version == "v1" and manifest.feature_names == ["noise"]
+    assert manifest.settings["training"]["freeze"] == "full"
+    assert manifest.mean[0] == pytest.approx(
+        np.mean(np.concatenate([s.features for s in make_slates(60, 1, WORST)]))
+    )
+    assert torch.float32 == next(load(trained[-1])[0].parameters()).dtype

@@ -1,0 +1,153 @@
+"""Examples: cut days, targets, labels, and that an example is the slate that scoring would have made."""
+
+from datetime import date, timedelta
+
+import pytest
+from tests.spark.rows import event, item, schema, sequences
+
+from lakerec.candidates import slates
+from lakerec.config import Config, Training
+from lakerec.examples import cuts, examples, manifest, sample, snapshot_id, target_types
+
+CUT = date(2024, 3, 10)
+END = CUT + timedelta(days=7)
+WEIGHTS = {"view": 1, "buy": 5, "return": -5}
+
+
+def on(days: int) -> date:
+    """A day relative to the cut."""
+    return CUT + timedelta(days=days)
+
+
+def config(**sections) -> Config:
+    """A deployment with a horizon of seven days."""
+    columns = dict.fromkeys(("event_id", "user_id", "item_id", "event_type", "event_time"), "x")
+    source = {"events": {"path": "{date}.csv", "columns": columns}}
+    return Config.model_validate({"lake": "lake", "sources": source, "event_types": WEIGHTS, **sections})
+
+
+def made_of(frame, events, settings=None, types=(), items=()):
+    """The examples at CUT from `events`, as rows by user."""
+    tables = (
+        frame("silver.events", events),
+        frame("ml.sequences", sequences(events)),
+        frame("silver.items", list(items)),
+    )
+    found = examples(*tables, CUT, "valid", END, settings or config(), types)
+    return {row["user_id"]: row for row in found.collect()}
+
+
+def test_cuts_are_a_horizon_apart_and_no_training_target_lies_behind_the_valid_cut():
+    training = Training(cuts=2, horizon_days=7)
+    found = cuts(date(2024, 3, 31), training)
+    assert found == [
+        (date(2024, 3, 3), "train"),
+        (date(2024, 3, 10), "train"),
+        (date(2024, 3, 17), "valid"),
+        (date(2024, 3, 24), "test"),
+    ]
+    valid = next(cut for cut, split in found if split == "valid")
+    assert all(cut + timedelta(days=7) <= valid for cut, split in found if split == "train")
+
+
+def test_columns_are_those_of_the_table(frame, spark):
+    empty = [frame(name, []) for name in ("silver.events", "ml.sequences", "silver.items")]
+    made = examples(*empty, CUT, "train", END, config())
+    wanted = spark.createDataFrame([], schema("ml.examples")).drop("snapshot_id")
+    assert [(f.name, f.dataType.simpleString()) for f in made.schema] == [
+        (f.name, f.dataType.simpleString()) for f in wanted.schema
+    ]
+
+
+def test_targets_lie_behind_the_cut_within_the_horizon_and_what_was_known(frame):
+    rows = [event("u", "a", CUT), event("u", "b", on(1)), event("u", "c", on(7)), event("u", "d", on(8))]
+    rows += [event("u", "e", on(6), arrived=on(9)), event("u", "f", on(2), kind="return")]
+    rows += [
+        event("u", "late", on(-1), arrived=on(2)),
+        event("newcomer", "a", on(1)),
+        event("idle", "a", CUT),
+    ]
+    made = made_of(frame, rows)
+    assert set(made) == {"u"}
+    assert made["u"]["targets"] == ["b", "c"]
+    assert (made["u"]["example_id"], made["u"]["cut_date"], made["u"]["split"]) == (
+        "u@2024-03-10",
+        CUT,
+        "valid",
+    )
+    assert made["u"]["history"] == "a"
+
+
+def test_target_types_are_those_named_or_all_of_positive_weight(frame):
+    assert target_types([], WEIGHTS) == ["view", "buy"]
+    rows = [event("u", "a", CUT), event("u", "b", on(1), kind="view"), event("u", "a", on(2))]
+    assert made_of(frame, rows, types=["buy"])["u"]["targets"] == ["a"]
+
+
+def test_labels_mark_the_targets_among_the_candidates(frame):
+    rows = [
+        event("u", "a", CUT),
+        event("u", "b", CUT, 1),
+        event("u", "a", on(1)),
+        event("u", "unseen", on(1)),
+    ]
+    example = made_of(frame, rows)["u"]
+    assert {c["item_id"]: c["label"] for c in example["candidates"]} == {"a": 1.0, "b": 0.0}
+    assert example["targets"] == ["a", "unseen"]
+
+
+def test_what_the_policy_filters_is_no_target(frame):
+    rows = [event("u", "had", CUT), event("u", "seen", CUT, 1, "view"), event("v", "new", CUT)]
+    rows += [event("u", name, on(1), n) for n, name in enumerate(["had", "seen", "new"])]
+    rows += [event("v", "new", on(1))]
+    made = made_of(frame, rows, config(policy={"filter_types": ["buy"]}))
+    assert set(made) == {"u"}
+    assert made["u"]["targets"] == ["new", "seen"]
+    assert {c["item_id"] for c in made["u"]["candidates"]} == {"new", "seen"}
+
+
+@pytest.mark.parametrize("filtered", [[], ["buy"]])
+def test_an_example_is_the_slate_of_scoring_whatever_arrives_later(frame, filtered):
+    rows = [event(f"u{n % 4}", f"i{n * 5 % 9}", on(-n), n) for n in range(30)]
+    rows += [event("u0", "i8", on(-2), 9, arrived=on(1))]
+    later = [event(f"u{n % 4}", f"i{n}", on(1 + n % 3), n) for n in range(9)]
+    settings = config(policy={"filter_types": filtered})
+    made = made_of(frame, rows + later, settings, items=[item("i3", on(2))])
+
+    known = [row for row in rows if row["ingest_date"] <= CUT]
+    bought = {(r["user_id"], r["item_id"]) for r in known if r["event_type"] in filtered}
+    spark = frame("silver.items", []).sparkSession
+    excluded = spark.createDataFrame(sorted(bought), "user_id string, item_id string")
+    tables = (
+        frame("silver.events", known),
+        frame("ml.sequences", sequences(known)),
+        frame("silver.items", []),
+    )
+    served = slates(*tables, CUT, settings.candidates, settings.event_types, excluded).collect()
+    assert made
+    for row in (row for row in served if row["user_id"] in made):
+        example = made[row["user_id"]]
+        assert example["history"] == row["history"]
+        assert [(c["item_id"], c["text"], c["features"]) for c in example["candidates"]] == [
+            (c["item_id"], c["text"], c["features"]) for c in row["candidates"]
+        ]
+
+
+def test_sample_takes_slates_with_a_positive_and_the_same_ones_again(spark):
+    columns = "example_id string, candidates array<struct<item_id: string, label: float>>"
+    rows = [(f"e{n}", [("a", float(n % 2)), ("b", 0.0)]) for n in range(40)]
+    drawn = [row["example_id"] for row in sample(spark.createDataFrame(rows, columns), 8, 17).collect()]
+    mixed = spark.createDataFrame(rows[::-1], columns).repartition(5)
+    assert len(drawn) == 8 and all(int(name[1:]) % 2 for name in drawn)
+    assert [row["example_id"] for row in sample(mixed, 8, 17).collect()] == drawn
+    assert [row["example_id"] for row in sample(mixed, 8, 18).collect()] != drawn
+    assert sample(mixed, 100, 17).count() == 20
+
+
+def test_snapshot_id_is_a_hash_of_everything_in_the_manifest():
+    splits = [(CUT, "train"), (END, "test")]
+    first = manifest(END, {"silver.events": 3, "silver.items": 1}, splits, {"train": 9}, "abc")
+    same = manifest(END, {"silver.items": 1, "silver.events": 3}, splits, {"train": 9}, "abc")
+    other = manifest(END, {"silver.events": 4, "silver.items": 1}, splits, {"train": 9}, "abc")
+    assert len(snapshot_id(first)) == 16 and int(snapshot_id(first), 16) >= 0
+    assert snapshot_id(first) == snapshot_id(same) != snapshot_id(other)
