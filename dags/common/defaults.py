@@ -21,6 +21,8 @@ CONFIG = "{{ var.value.lakerec_config }}"
 START = "{{ window(dag_run, params)[0] }}"
 END = "{{ window(dag_run, params)[1] }}"
 
+SCHEDULED = os.environ.get("LAKEREC_SCHEDULES", "on") != "off"  # off: every run is triggered by hand
+
 LAKE = {"pool": "lake"}  # one slot: jobs that hold the lake's lease wait here, not inside a JVM
 GPU = {"pool": "gpu"}
 if os.environ.get("LAKEREC_GPU_QUEUE"):  # only executors with workers of their own (Celery) have queues
@@ -39,7 +41,7 @@ def settings(doc: str | None, cron: str | None) -> dict[str, Any]:
     """What every DAG passes to DAG(); `cron` is local time; a run is about the time between two ticks."""
     return {
         "doc_md": doc,
-        "schedule": CronDataIntervalTimetable(cron, timezone=TIMEZONE) if cron else None,
+        "schedule": CronDataIntervalTimetable(cron, timezone=TIMEZONE) if cron and SCHEDULED else None,
         "start_date": aware(
             2000, 1, 1
         ),  # older than any data, so that `airflow backfill create` takes any day

@@ -1,4 +1,4 @@
-"""The command line: lakerec run | simulate | recommend | rollback | spark-conf."""
+"""The command line: lakerec run | simulate | recommend | metrics | rollback | spark-conf."""
 
 from __future__ import annotations
 
@@ -47,6 +47,7 @@ def _parser() -> argparse.ArgumentParser:
     recommend = _command(commands, "recommend", recommend_user, "a user's recent events and list")
     _lake_options(recommend)
     recommend.add_argument("--user", help="the user; without it one with a long list of events")
+    _lake_options(_command(commands, "metrics", show_figures, "the last evaluation: models beside baselines"))
     rollback = _command(commands, "rollback", roll_back, "let an earlier model serve again")
     _lake_options(rollback)
     rollback.add_argument("--version", required=True)
@@ -136,6 +137,15 @@ def recommend_user(given: argparse.Namespace) -> None:
     config = load_config(given.config, given.lake)
     with _session(config, "lakerec recommend") as spark:
         show_user(config, spark, given.user)
+
+
+def show_figures(given: argparse.Namespace) -> None:
+    """Print the last evaluation: challenger, champion and baselines on the same users."""
+    from lakerec.show import show_metrics
+
+    config = load_config(given.config, given.lake)
+    with _session(config, "lakerec metrics") as spark:
+        show_metrics(config, spark)
 
 
 def roll_back(given: argparse.Namespace) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import date, timedelta
 
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import DataFrame, Row, SparkSession
 from pyspark.sql import functions as F
 from rich.console import Console
 from rich.table import Table
@@ -20,6 +20,8 @@ from lakerec.tables import sql_text
 # A day behind every other: what is known now.
 ALWAYS = date(9999, 1, 1)
 SHOWN_EVENTS = 12
+RANKED_BY = "ndcg@10"
+METRICS = ("hr@10", "ndcg@10", "mrr@10", "auc", "logloss")
 
 
 def show_user(config: Config, spark: SparkSession, user: str | None) -> None:
@@ -30,6 +32,35 @@ def show_user(config: Config, spark: SparkSession, user: str | None) -> None:
     console = Console(width=120)
     console.print(_events(job, chosen))
     console.print(_list(job, lists, chosen))
+
+
+def show_metrics(config: Config, spark: SparkSession) -> None:
+    """Print the metrics of the newest snapshot, with 95 % intervals over users."""
+    job = start(config, spark, "metrics", Window(ALWAYS - timedelta(days=1), ALWAYS))
+    newest = job.lake.read("ml.snapshots").orderBy(F.desc("as_of_date")).first()
+    if newest is None:
+        raise NotEnoughDataError("no model was evaluated yet: run scorer_nightly, or 'lakerec run'")
+    rows = job.lake.read("gold.model_metrics").where(F.col("data") == newest["snapshot_id"]).collect()
+    Console(width=120).print(_metrics(rows))
+
+
+def _metrics(rows: list[Row]) -> Table:
+    found = {(row["version"], row["metric"]): row for row in rows}
+    protocol = rows[0]["protocol"] if rows else "nothing evaluated"
+    table = Table(title=f"{protocol}, {rows[0]['users'] if rows else 0} users", title_justify="left")
+    for name in ("model", *METRICS):
+        table.add_column(name)
+    best = {v: found[v, RANKED_BY]["value"] for v, metric in found if metric == RANKED_BY}
+    for version in sorted(best, key=lambda v: -best[v]):
+        table.add_row(version, *[_figure(found.get((version, metric))) for metric in METRICS])
+    return table
+
+
+def _figure(row: Row | None) -> str:
+    if row is None:
+        return "-"
+    interval = f" [{row['low']:.3f}, {row['high']:.3f}]" if row["low"] != row["high"] else ""
+    return f"{row['value']:.4f}{interval}"
 
 
 def _example(job: Job, lists: DataFrame) -> str:

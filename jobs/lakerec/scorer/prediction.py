@@ -14,8 +14,8 @@ from lakerec.scorer.artefact import Manifest, load
 from lakerec.scorer.model import SlateScorer
 from lakerec.scorer.slates import Pack, Packer, Slate, batches
 
-# A GPU wants large batches. A processor is as fast with one slate at a time, which wastes nothing on padding and
-# makes a score depend on its slate alone, to the last bit: how Spark cuts the users into batches changes nothing.
+# Tokens a batch. A GPU wants many. A processor is faster with one slate at a time: no time goes into padding,
+# and a score depends on its slate alone, to the last bit, however Spark cuts the users into batches.
 BATCH_TOKENS = {"cuda": 65536, "cpu": 1}
 
 
@@ -35,17 +35,17 @@ class Predictor:
         """P(positive) of each candidate, one float32 array (n,) per slate, in the order given."""
         counts = [len(slate.texts) for slate in slates]
         features = stack_features(slates, len(self.manifest.feature_names))
-        logits = self.logits(self.packer.pack(slates), features)
-        return np.split(torch.sigmoid(logits).numpy(), np.cumsum(counts)[:-1]) if slates else []
+        found = self._probabilities(self.packer.pack(slates), features)
+        return np.split(found.numpy(), np.cumsum(counts)[:-1]) if slates else []
 
     @torch.inference_mode()
-    def logits(self, packs: Sequence[Pack], features: torch.Tensor) -> torch.Tensor:
-        """Logits (r,) float32 on the CPU of all r candidates; features (r, f)."""
+    def _probabilities(self, packs: Sequence[Pack], features: torch.Tensor) -> torch.Tensor:
         found = torch.zeros(len(features))
         budget = BATCH_TOKENS[self.model.mean.device.type]
         for indices in batches([len(pack) for pack in packs], budget):
             batch = self.model.collate([packs[index] for index in indices])
-            found[batch.rows] = self.model(batch, features[batch.rows].to(batch.ids.device)).cpu()
+            logits = self.model(batch, features[batch.rows].to(batch.ids.device))
+            found[batch.rows] = torch.sigmoid(logits).cpu()
         return found
 
 

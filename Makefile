@@ -1,0 +1,54 @@
+# lakerec: `make demo` and `make test` do all the set-up on a machine that has Python 3.11 and make.
+SHELL := /bin/bash
+CONFIG ?= conf/demo.yaml
+TORCH ?=
+
+.PHONY: help demo test test-long install up down trigger lint format bench-ingest bench-start docs requirements clean
+
+help:            ## what can be made
+	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
+
+demo: install    ## set up, run the main job through Airflow on simulated days, print a list
+	@scripts/demo.sh
+
+test: install    ## the test suite (under 20 minutes on 2 cores)
+	@.venv/bin/python -m pytest -m "not long"
+
+test-long: install  ## what takes longer: a month of the real files
+	@.venv/bin/python -m pytest -m long
+
+install:         ## both environments, Java, Delta's JARs, the class-data archive (quick when done)
+	@TORCH=$(TORCH) scripts/install.sh
+
+up: install      ## start Airflow with the DAGs on their schedules; CONFIG=conf/yours.yaml
+	@CONFIG=$(CONFIG) scripts/up.sh
+
+down:            ## end every process that `make up` started
+	@scripts/down.sh
+
+trigger:         ## run a DAG and wait: make trigger DAG=reco_daily ARGS="--day 2026-01-15"
+	@scripts/trigger.sh $(DAG) $(ARGS)
+
+lint: install    ## style, types, and the arrows between the rooms
+	@.venv/bin/ruff check . && .venv/bin/ruff format --check --quiet . && .venv/bin/mypy && .venv/bin/lint-imports --no-cache
+
+format: install  ## let ruff write the style
+	@.venv/bin/ruff check --fix --quiet . ; .venv/bin/ruff format --quiet .
+
+bench-ingest: install  ## ingest and conform beside plain Spark, on the real files
+	@.venv/bin/python benchmarks/speed/ingest.py
+
+bench-start: install   ## a Spark job's fixed cost: start to first committed write
+	@.venv/bin/python benchmarks/speed/start.py
+
+docs: install    ## docs/tables.md from the DDL
+	@.venv/bin/python scripts/tables_md.py
+
+requirements: install  ## pin requirements/*.in anew
+	@for f in jobs dev airflow; do .make/bin/uv pip compile -q --upgrade --python-version 3.11 --no-header --no-annotate \
+	  --no-emit-index-url --no-emit-find-links requirements/$$f.in -o requirements/$$f.txt; done
+
+clean:           ## leave nothing behind
+	@scripts/down.sh >/dev/null 2>&1 || true
+	@rm -rf .venv .venv-airflow .make .jars .lakerec lake demo-data .pytest_cache .mypy_cache .ruff_cache .hypothesis \
+	  spark-warehouse metastore_db derby.log *.egg-info jobs/*.egg-info && find . -name __pycache__ -prune -exec rm -rf {} +
