@@ -30,11 +30,14 @@ if ! processes alive api-server && port_is_taken; then
 fi
 mkdir -p "$AIRFLOW_HOME"
 chmod 700 "$AIRFLOW_HOME"
+LAKEREC_TIMEZONE=$("$LAKEREC_HOME/.venv/bin/lakerec" spark-conf --config "$CONFIG" --timezone)
+export LAKEREC_TIMEZONE AIRFLOW__CORE__DEFAULT_TIMEZONE=$LAKEREC_TIMEZONE
 "$LAKEREC_HOME/.venv/bin/lakerec" spark-conf --config "$CONFIG" --out "$STATE/spark.conf"
 
 say "starting PostgreSQL ..."
 use_database
-postgres start "$STATE/postgres" serving >/dev/null
+LAKEREC_SERVING_URI=${LAKEREC_SERVING_URI:-$(postgres start "$STATE/postgres" serving)}
+export LAKEREC_SERVING_URI
 
 say "preparing Airflow's database ..."
 airflow db migrate >"$AIRFLOW_HOME/setup.log" 2>&1 || fail "airflow db migrate failed: see $AIRFLOW_HOME/setup.log"

@@ -54,7 +54,9 @@ def _parser() -> argparse.ArgumentParser:
     rollback.add_argument("--day", required=True, help="first day it serves again, YYYY-MM-DD")
     conf = _command(commands, "spark-conf", write_spark_conf, "the properties file for spark-submit")
     _lake_options(conf)
-    conf.add_argument("--out", required=True, type=Path)
+    what = conf.add_mutually_exclusive_group(required=True)
+    what.add_argument("--out", type=Path, help="write the file")
+    what.add_argument("--timezone", action="store_true", help="only print the deployment's time zone")
     return parser
 
 
@@ -170,10 +172,13 @@ def roll_back(given: argparse.Namespace) -> None:
 
 def write_spark_conf(given: argparse.Namespace) -> None:
     """Write the deployment's Spark properties as a file for spark-submit."""
+    config = load_config(given.config, given.lake)
+    if given.timezone:
+        print(config.timezone)
+        return
     from lakerec.session import write_properties
 
-    write_properties(load_config(given.config, given.lake), given.out)
-    print(given.out)
+    write_properties(config, given.out)
 
 
 if __name__ == "__main__":

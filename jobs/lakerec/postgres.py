@@ -54,6 +54,12 @@ def start(data_dir: Path) -> str:
         return uri
 
 
+def running(data_dir: Path) -> bool:
+    """Whether a server of this folder answers."""
+    data_dir = data_dir.resolve()
+    return (data_dir / "uri").exists() and _answers(_address(data_dir), data_dir)
+
+
 def stop(data_dir: Path) -> None:
     """Stop the server of this folder, if it runs; open transactions are rolled back."""
     data_dir = data_dir.resolve()

@@ -52,11 +52,12 @@ def slate_scorer(path: str, threads: int) -> BatchFunction:
 
 
 def _scored(frame: pd.DataFrame, scores: Sequence[np.ndarray]) -> pd.DataFrame:
-    items = [candidate["item_id"] for candidates in frame["candidates"] for candidate in _list(candidates)]
+    candidates = [candidate for slate in frame["candidates"] for candidate in _list(slate)]
+    items, sources = ([candidate[name] for candidate in candidates] for name in ("item_id", "source"))
     counts = [len(row) for row in scores]
     flat = np.concatenate([np.zeros(0, dtype=np.float32), *scores])
     users = frame["user_id"].repeat(counts).to_numpy()
-    return pd.DataFrame({"user_id": users, "item_id": items, "score": flat})
+    return pd.DataFrame({"user_id": users, "item_id": items, "score": flat, "source": sources})
 
 
 def text_embedder(name: str, threads: int) -> BatchFunction:

@@ -8,15 +8,19 @@ views on the old table.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import psycopg
 from psycopg.rows import class_row
 
+from lakerec import postgres
+from lakerec.config import Config
 from lakerec.errors import ConnectionFailedError, ServingError
 
 FALLBACK_USER = "*"
@@ -100,6 +104,22 @@ def publish(uri: str, rows: Iterator[tuple[Any, ...]], as_of: date, expected: in
             deleted = connection.execute(DELETE_GONE).rowcount
             written = connection.execute(UPSERT_CHANGED).rowcount
             return Publication(_log(connection, as_of, expected), as_of, expected, written, deleted)
+
+
+@contextmanager
+def target(config: Config) -> Iterator[str]:
+    """The URI to publish to: the one configured, else a PostgreSQL inside the lake, running for as long as needed."""
+    given = os.environ.get(config.serving.uri_env)
+    if given:
+        yield given
+        return
+    folder = Path(config.lake) / "_serving"
+    was_running = postgres.running(folder)
+    try:
+        yield postgres.ensure_database(postgres.start(folder), "serving")
+    finally:
+        if not was_running:
+            postgres.stop(folder)
 
 
 def list_for(uri: str, user_id: str) -> list[Recommendation]:

@@ -39,6 +39,14 @@ class Predictor:
         return np.split(found.numpy(), np.cumsum(counts)[:-1]) if slates else []
 
     @torch.inference_mode()
+    def prior(self, slates: Sequence[Slate]) -> list[NDArray[np.float32]]:
+        """P(positive) by the features alone, without the language model's correction; shaped as `score`."""
+        counts = [len(slate.texts) for slate in slates]
+        features = stack_features(slates, len(self.manifest.feature_names)).to(self.model.mean.device)
+        found = torch.sigmoid(self.model.prior(self.model.standardise(features)).squeeze(1)).cpu()
+        return np.split(found.numpy(), np.cumsum(counts)[:-1]) if slates else []
+
+    @torch.inference_mode()
     def _probabilities(self, packs: Sequence[Pack], features: torch.Tensor) -> torch.Tensor:
         found = torch.zeros(len(features))
         budget = BATCH_TOKENS[self.model.mean.device.type]
