@@ -38,11 +38,13 @@ def _rows(job: Job, splits: list[Any]) -> DataFrame:
         examples.examples(events, sequences, items, cut, split, job.last_day, job.config, training.targets)
         for cut, split in splits
     ]
-    parts = [
-        examples.sample(reduce(DataFrame.unionByName, [m for m, (_, s) in zip(made, splits, strict=True) if s == name]),
-                        limit, training.seed, name == "train")
-        for name, limit in (("train", training.max_slates), ("valid", training.valid_slates), ("test", training.test_slates))
-    ]  # fmt: skip
+    by_split = {
+        name: reduce(DataFrame.unionByName, [m for m, (_, s) in zip(made, splits, strict=True) if s == name])
+        for name in ("train", "valid", "test")
+    }
+    limits = {"train": training.max_slates, "valid": training.valid_slates, "test": training.test_slates}
+    by_split["train"] = examples.with_positive(by_split["train"])
+    parts = [examples.sample(by_split[name], limit, training.seed) for name, limit in limits.items()]
     return reduce(DataFrame.unionByName, parts)
 
 

@@ -10,6 +10,8 @@ from lakerec.scoring import text_embedder
 from lakerec.session import task_threads
 
 TABLE = "ml.item_embeddings"
+# A worker takes seconds to load the model: fewer texts than this are done sooner by one.
+TEXTS_PER_WORKER = 2000
 
 
 def run(job: Job) -> dict[str, Any]:
@@ -20,11 +22,12 @@ def run(job: Job) -> dict[str, Any]:
         job.lake.complete(TABLE)
         known = job.lake.read(TABLE).where(f"model_id = '{model}'")
         texts = job.lake.read("silver.items").select("text_hash", "text").distinct()
-        new = texts.join(known, on="text_hash", how="left_anti").repartition(job.spark.sparkContext.defaultParallelism)
+        new = texts.join(known, on="text_hash", how="left_anti")
         count = new.count()
         if count:
             encode = text_embedder(name, task_threads(job.spark))
-            vectors = new.mapInPandas(encode, "text_hash string, vector array<float>")
+            workers = min(job.spark.sparkContext.defaultParallelism, 1 + count // TEXTS_PER_WORKER)
+            vectors = new.repartition(workers).mapInPandas(encode, "text_hash string, vector array<float>")
             job.lake.append(TABLE, vectors.selectExpr(f"'{model}' AS model_id", "text_hash", "vector"))
             job.lake.record([job.run.row("ok", {"written": count, "model": model})])
     return {"encoded": count, "model": model}

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from pyspark.sql import functions as F
+
 from lakerec import serving
 from lakerec.errors import NotEnoughDataError
 from lakerec.job import Job, main
@@ -14,9 +16,9 @@ def run(job: Job) -> dict[str, Any]:
     """One transaction makes the lists visible; their number is compared with gold."""
     with job.lake.lease(), serving.target(job.config) as uri:
         lists = job.lake.read("gold.recommendations")
-        latest = job.spark.sql(
-            sql_text("views", "recommendations_latest"), args={"day": job.last_day}, recommendations=lists
-        ).select(*serving.Recommendation._fields)
+        known = lists.where(F.col("as_of_date") <= F.lit(job.last_day))
+        latest = job.spark.sql(sql_text("views", "recommendations_latest"), recommendations=known)
+        latest = latest.select(*serving.Recommendation._fields)
         expected = latest.count()
         if not expected:
             raise NotEnoughDataError(f"gold.recommendations has no list up to {job.last_day}: run score_candidates")

@@ -28,8 +28,12 @@ def main() -> int:
         for _ in range(2):
             rows.write.format("delta").mode("overwrite").partitionBy("a").option("replaceWhere", "a >= '0'").save(table)
         spark.read.format("delta").load(table).groupBy("a").count().collect()
+    gateway = spark.sparkContext._gateway
     spark.stop()
-    return 0
+    # The JVM ends when its standard input does, and writes the archive before it is gone.
+    gateway.proc.stdin.close()
+    gateway.proc.wait(timeout=300)
+    return 0 if ARCHIVE.exists() else 1
 
 
 if __name__ == "__main__":

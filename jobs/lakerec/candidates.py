@@ -175,8 +175,7 @@ def slates(
         close = covisitation(events, as_of, settings.covisit_span, settings.covisit_neighbours, weights)
         paths = follow_ups(users, close, settings.covisit_span, weights)
         rows.append(_nominate(paths, covisit=_units(F.col("score"))))
-    chosen = _take_turns(_gather(rows, stock), settings)
-    return _assemble(chosen, placed.join(stock, on="item_id", how="inner"), users)
+    return _assemble(_take_turns(_gather(rows, placed), settings), stock, users)
 
 
 def _nominate(rows: DataFrame, **said: Column) -> DataFrame:
@@ -198,19 +197,19 @@ def _from_shelf(users: DataFrame, placed: DataFrame, excluded: DataFrame | None,
     return _nominate(offered, popular=F.when(F.col("score") > 0, place), catalogue=place)
 
 
-def _gather(rows: list[DataFrame], stock: DataFrame) -> DataFrame:
-    """One row per user and item of `stock` with what each voice says of it (null: nothing), none excluded."""
+def _gather(rows: list[DataFrame], placed: DataFrame) -> DataFrame:
+    """One row per user and item of the shelf that is not excluded: what each voice says (null: nothing)."""
     # The repartition is the only shuffle of these rows: what follows happens inside a user.
     pairs = reduce(DataFrame.unionByName, rows).repartition("user_id").groupBy("user_id", "item_id")
     gathered = pairs.agg(*(F.sum(voice).alias(voice) for voice in VOICES)).where("excluded is null")
-    return gathered.join(F.broadcast(stock.select("item_id")), on="item_id", how="left_semi")
+    return gathered.join(F.broadcast(placed), on="item_id", how="inner")
 
 
 def _take_turns(gathered: DataFrame, settings: Candidates) -> DataFrame:
     """The `per_user` items of each user that a source ranks best; sources take turns, the fill comes last."""
     heads = _heads([*settings.sources, FILL], gathered, settings.per_user)
     ranks = (F.min(F.when(F.col("source") == s, F.col("rank"))).alias(f"{s}_rank") for s in SOURCES)
-    said = (F.first(voice).alias(voice) for voice in SOURCES)
+    said = (F.first(name).alias(name) for name in ("personal", "covisit", "score", "position"))
     turn = F.min(F.struct(F.col("source") == FILL, "rank", "place", "source")).alias("turn")
     offered = heads.groupBy("user_id", "item_id").agg(turn, *ranks, *said)
     order = F.row_number().over(Window.partitionBy("user_id").orderBy("turn"))
@@ -228,11 +227,11 @@ def _heads(sources: list[str], gathered: DataFrame, per_user: int) -> DataFrame:
     return rows.withColumn("rank", F.row_number().over(best)).where(F.col("rank") <= per_user)
 
 
-def _assemble(chosen: DataFrame, details: DataFrame, users: DataFrame) -> DataFrame:
-    """The slate of each user from the chosen items, the shelf with its texts, and the user's history."""
+def _assemble(chosen: DataFrame, stock: DataFrame, users: DataFrame) -> DataFrame:
+    """The slate of each user from the chosen items, their texts and the user's history."""
     place = F.xxhash64("user_id", "item_id").alias("place")
     entry = F.struct(place, "item_id", "text", F.col("turn.source").alias("source"), _features())
-    told = chosen.join(details, on="item_id", how="inner")
+    told = chosen.join(stock, on="item_id", how="inner")
     collected = told.groupBy("user_id").agg(F.sort_array(F.collect_list(entry)).alias("entries"))
     candidates = F.transform("entries", lambda e: e.dropFields("place")).alias("candidates")
     history = users.select("user_id", F.col("text").alias("history"))

@@ -90,9 +90,13 @@ def _labelled(made: DataFrame, cut: date, split: str) -> DataFrame:
 
 
 def sample(examples: DataFrame, limit: int, seed: int) -> DataFrame:
-    """At most `limit` training slates that hold a positive, drawn by hash of seed and example_id."""
-    useful = examples.where(F.exists("candidates", lambda c: c["label"] > 0))
-    return useful.orderBy(F.xxhash64(F.lit(seed), "example_id"), "example_id").limit(limit)
+    """At most `limit` slates, drawn by hash of seed and example_id."""
+    return examples.orderBy(F.xxhash64(F.lit(seed), "example_id"), "example_id").limit(limit)
+
+
+def with_positive(examples: DataFrame) -> DataFrame:
+    """The slates that hold a positive by themselves: what training can learn from (none is forced in)."""
+    return examples.where(F.exists("candidates", lambda c: c["label"] > 0))
 
 
 def manifest(

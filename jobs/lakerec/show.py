@@ -86,7 +86,7 @@ def _events(job: Job, user: str) -> Table:
 
 
 def _list(job: Job, lists: DataFrame, user: str) -> Table:
-    latest = job.spark.sql(sql_text("views", "recommendations_latest"), args={"day": ALWAYS}, recommendations=lists)
+    latest = job.spark.sql(sql_text("views", "recommendations_latest"), recommendations=lists)
     mine = latest.where(F.col("user_id").isin(user, EVERYONE)).orderBy("rank").collect()
     rows = [row for row in mine if row["user_id"] == user] or [row for row in mine if row["user_id"] == EVERYONE]
     if not rows:

@@ -1,11 +1,6 @@
--- Each user's rows of the greatest as_of_date up to a day: the list that is served. User * is the fallback.
--- Parameters: day. Tables: recommendations (gold.recommendations).
+-- Each user's rows of the greatest as_of_date: the list that is served. User * is the fallback.
+-- Tables: recommendations (gold.recommendations; for an earlier day, its rows up to that day).
 SELECT lists.*
 FROM {recommendations} AS lists
-JOIN (
-  SELECT user_id, max(as_of_date) AS as_of_date
-  FROM {recommendations}
-  WHERE as_of_date <= :day
-  GROUP BY user_id
-) AS newest
+JOIN (SELECT user_id, max(as_of_date) AS as_of_date FROM {recommendations} GROUP BY user_id) AS newest
 ON lists.user_id = newest.user_id AND lists.as_of_date = newest.as_of_date

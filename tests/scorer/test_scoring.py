@@ -29,7 +29,7 @@ def as_rows(slate):
     parts = zip(slate.texts, slate.features, slate.labels, strict=True)
     names = (f"i{n}" for n in range(len(slate.texts)))
     return [
-        {"item_id": i, "text": t, "features": f, "label": y}
+        {"item_id": i, "text": t, "source": "popular", "features": f, "label": y}
         for i, (t, f, y) in zip(names, parts, strict=True)
     ]
 
@@ -50,7 +50,7 @@ def test_frames_are_scored_as_slates_are(artefact):
     )
     score = slate_scorer(str(artefact[1]), 1)
     whole = pd.concat(score(iter([frame])))
-    assert list(whole.columns) == ["user_id", "item_id", "score"] and whole["score"].dtype == np.float32
+    assert list(whole.columns) == ["user_id", "item_id", "score", "source"] and whole["score"].dtype == np.float32
     assert whole["user_id"].tolist() == [s.slate_id for s in slates for _ in s.texts]
     assert whole["item_id"].tolist() == [f"i{n}" for s in slates for n in range(len(s.texts))]
     expected = np.concatenate(Predictor.load(artefact[1], 1).score(slates))
