@@ -48,7 +48,8 @@ def _metrics(rows: list[Row]) -> Table:
     found = {(row["version"], row["metric"]): row for row in rows}
     protocol = rows[0]["protocol"] if rows else "nothing evaluated"
     table = Table(title=f"{protocol}, {rows[0]['users'] if rows else 0} users", title_justify="left")
-    for name in ("model", *METRICS):
+    table.add_column("model", no_wrap=True)
+    for name in METRICS:
         table.add_column(name)
     best = {v: found[v, RANKED_BY]["value"] for v, metric in found if metric == RANKED_BY}
     for version in sorted(best, key=lambda v: -best[v]):

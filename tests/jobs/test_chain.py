@@ -1,0 +1,163 @@
+"""From examples to lists: no leak, one text for training and scoring, every reader sees the same gold."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import duckdb
+import pytest
+from deltalake import DeltaTable
+
+from lakerec import models, serving
+from lakerec.errors import NotEnoughDataError
+from tests.conftest import DAY, LAKE_STEPS, Shop, day_after, event
+
+DAYS = 6
+TRAIN = ("build_examples", "train_scorer", "evaluate_scorer", "promote_scorer")
+
+
+@pytest.fixture(scope="module")
+def trained(spark, tmp_path_factory) -> Shop:
+    """A lake of six days with a promoted model and lists as of the last day."""
+    shop = Shop(tmp_path_factory.mktemp("chain"), spark)
+    shop.settings["scorer"]["training"]["targets"] = ["purchase"]
+    shop.write("items.csv.gz", "item_id,title", [f"i{n},thing number {n}" for n in range(10)])
+    for n in range(DAYS):
+        day = day_after(n)
+        bought = [event(100 * n + m, user=f"u{m}", day=day, item=f"i{m % 3}", kind="purchase") for m in range(9)]
+        seen = [event(100 * n + 50 + m, user=f"u{m}", day=day, item=f"i{(m + n) % 10}", kind="view") for m in range(9)]
+        shop.deliver(day, bought + seen)
+    shop.run(*LAKE_STEPS, "embed_items", *TRAIN, "score_candidates", days=DAYS)
+    return shop
+
+
+def test_each_text_is_encoded_once(trained: Shop):
+    vectors = trained.rows("ml.item_embeddings")
+    assert len(vectors) == 10 and all(abs(sum(x * x for x in row["vector"]) - 1) < 1e-3 for row in vectors)
+    assert trained.run("embed_items", days=DAYS)["encoded"] == 0
+
+
+def test_the_snapshot_says_what_it_was_made_of_and_a_rebuild_is_the_same(trained: Shop):
+    (line,) = trained.rows("ml.snapshots")
+    manifest = json.loads(line["manifest"])
+    assert set(manifest["inputs"]) == {"silver.events", "ml.sequences", "silver.items"}
+    assert [split for _, split in manifest["cuts"]] == ["train", "valid", "test"]
+    before = trained.rows("ml.examples")
+    trained.run("build_examples", days=DAYS)
+    assert trained.rows("ml.examples") == before and trained.rows("ml.snapshots") == [line]
+
+
+def test_training_and_scoring_read_the_same_text(trained: Shop):
+    told = {(str(r["as_of_date"]), r["user_id"]): r["text"] for r in trained.rows("ml.sequences")}
+    examples = trained.rows("ml.examples")
+    assert examples
+    for row in examples:
+        assert row["history"] == told[str(row["cut_date"]), row["user_id"]]
+
+
+def test_a_planted_future_event_never_reaches_an_example(trained: Shop, spark, tmp_path: Path):
+    known = [row for row in trained.rows("ml.examples") if row["split"] == "train"]
+    shop = Shop(tmp_path, spark, trained.settings)
+    shop.write("items.csv.gz", "item_id,title", [f"i{n},thing number {n}" for n in range(10)])
+    for file in sorted((trained.folder / "events").iterdir()):
+        (tmp_path / "events").mkdir(exist_ok=True)
+        (tmp_path / "events" / file.name).write_bytes(file.read_bytes())
+    last, cut = day_after(DAYS - 1), known[0]["cut_date"]
+    # Late: it happened before the cut, but nobody knew it then.
+    rows = [event(777, user="u0", day=day_after(DAYS - 3), item="i9"), event(778, user="u0", day=last, item="i8")]
+    assert day_after(DAYS - 3) >= cut
+    import gzip
+
+    file = tmp_path / "events" / f"{last}.csv.gz"
+    file.write_bytes(gzip.compress(gzip.decompress(file.read_bytes()) + ("\n".join(rows) + "\n").encode()))
+    shop.run(*LAKE_STEPS, "build_examples", days=DAYS)
+    planted = [row for row in shop.rows("ml.examples") if row["split"] == "train"]
+    strip = [{k: v for k, v in row.items() if k != "snapshot_id"} for row in planted]
+    assert strip == [{k: v for k, v in row.items() if k != "snapshot_id"} for row in known]
+
+
+def test_the_figures_stand_beside_the_baselines_on_the_same_users(trained: Shop):
+    rows = trained.rows("gold.model_metrics")
+    names = {row["version"] for row in rows}
+    assert {"popular", "covisit", "personal", "features only"} < names
+    assert len({row["users"] for row in rows if row["metric"] == "ndcg@10"}) == 1
+    assert all(row["low"] <= row["value"] <= row["high"] for row in rows if row["value"] == row["value"])
+
+
+def test_a_promoted_model_scores_every_user_and_there_is_a_fallback(trained: Shop):
+    (promotion,) = trained.rows("ml.promotions")
+    assert promotion["effective_from"] == day_after(DAYS - 1)
+    lists = trained.rows("gold.recommendations")
+    users = {row["user_id"] for row in lists}
+    assert users == {f"u{n}" for n in range(9)} | {"*"}
+    for user in users:
+        mine = sorted((row["rank"], row["item_id"], row["score"]) for row in lists if row["user_id"] == user)
+        assert [rank for rank, _, _ in mine] == [1, 2, 3, 4, 5] and len({item for _, item, _ in mine}) == 5
+        assert [score for *_, score in mine] == sorted((score for *_, score in mine), reverse=True)
+    versions = {row["model_version"] for row in lists if row["user_id"] != "*"}
+    assert versions == {promotion["version"]}
+
+
+def test_delta_rs_duckdb_and_spark_read_the_same_gold(trained: Shop):
+    path = str(trained.folder / "lake/gold/recommendations")
+    columns = "as_of_date, user_id, rank, item_id, score, source, model_version"
+    by_rs = DeltaTable(path).to_pyarrow_table()
+    ours = duckdb.connect(config={"allow_unsigned_extensions": "true"})
+    query = f"SELECT {columns} FROM {{}} ORDER BY user_id, rank"
+    first = ours.sql(query.format("by_rs")).fetchall()
+    extension(ours)
+    second = ours.sql(query.format(f"delta_scan('{path}')")).fetchall()
+    by_spark = trained.job("read").lake.read("gold.recommendations").selectExpr(*columns.split(", "))
+    third = [tuple(row) for row in by_spark.orderBy("user_id", "rank").collect()]
+    assert len(first) == 50 and first == second == third
+    protocol = DeltaTable(path).protocol()
+    assert protocol.min_reader_version == 1
+
+
+def extension(connection: duckdb.DuckDBPyConnection) -> None:
+    """DuckDB's delta extension from its wheel: the run-time download needs the internet."""
+    folder = Path(duckdb.__file__).resolve().parents[1] / "duckdb_ext" / "extensions"
+    (file,) = folder.glob("*/*/delta.duckdb_extension")
+    connection.execute(f"LOAD '{file}'")
+
+
+def test_publishing_serves_every_list(trained: Shop):
+    counts = trained.run("publish_recommendations", days=DAYS)
+    assert counts["served"] == 50
+    with serving.target(trained.config) as uri:
+        mine = serving.list_for(uri, "u3")
+        assert [row.rank for row in mine] == [1, 2, 3, 4, 5] and mine[0].user_id == "u3"
+        assert serving.list_for(uri, "a stranger")[0].user_id == "*"
+    gold = {(r["user_id"], r["rank"]): r["item_id"] for r in trained.rows("gold.recommendations")}
+    assert all(gold[row.user_id, row.rank] == row.item_id for row in mine)
+
+
+def test_a_rollback_is_one_entry_and_the_day_follows_it(trained: Shop):
+    job = trained.job("rollback", start=day_after(DAYS - 1))
+    (first,) = trained.rows("ml.promotions")
+    models.promote(job.lake, "another", day_after(DAYS + 5), "test")
+    models.promote(trained.job("rollback").lake, first["version"], day_after(DAYS + 5), "rolled back")
+    found = models.serving(trained.job("score").lake, day_after(DAYS + 9))
+    assert found is not None and found.version == first["version"]
+
+
+def test_too_few_days_say_what_is_missing(shop: Shop):
+    shop.deliver(DAY, [event(1)])
+    shop.run(*LAKE_STEPS)
+    with pytest.raises(NotEnoughDataError, match=r"no train, valid, test slates as of .*horizon_days"):
+        shop.run("build_examples")
+
+
+def test_a_day_without_a_model_has_the_fallback_alone(shop: Shop):
+    shop.deliver(DAY, [event(n, user=f"u{n}") for n in range(6)])
+    counts = shop.run(*LAKE_STEPS, "score_candidates")
+    assert counts["lists"] == 0 and counts["model"] == "popularity"
+    assert {row["user_id"] for row in shop.rows("gold.recommendations")} == {"*"}
+
+
+def test_the_serving_uri_of_the_environment_has_the_last_word(shop: Shop, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(os.environ, "LAKEREC_SERVING_URI", "postgresql://elsewhere/x")
+    with serving.target(shop.config) as uri:
+        assert uri == "postgresql://elsewhere/x"

@@ -1,0 +1,159 @@
+"""The order of days, killed runs, two runs at once: each ends in the lake that one quiet window makes."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from lakerec import models
+from lakerec.errors import LakeBusyError, StaleRunError
+from lakerec.lake import Run, Window, file_lease
+from tests.conftest import DAY, LAKE_STEPS, ROOT, Shop, day_after, event
+
+DAYS = 5
+TABLES = ("silver.events", "silver.items", "ml.sequences", "quarantine.events")
+
+
+def deliver(shop: Shop) -> None:
+    """Five days with late events, an event delivered twice, a search without an item and a torn row."""
+    for n in range(DAYS):
+        day = day_after(n)
+        rows = [event(10 * n + m, user=f"u{m % 4}", day=day, kind="view" if m % 3 else "purchase") for m in range(12)]
+        if n:
+            before = day_after(n - 1)
+            rows += [event(900 + n, user="u9", day=before), event(10 * (n - 1) + 1, user="u1", day=before, kind="view")]
+        shop.deliver(day, [*rows, "torn"])
+
+
+def gold(shop: Shop) -> list[dict]:
+    """gold.recommendations, run_id apart."""
+    return [{k: v for k, v in row.items() if k != "run_id"} for row in shop.rows("gold.recommendations")]
+
+
+@pytest.fixture(scope="module")
+def model(spark, tmp_path_factory) -> Path:
+    """A small scorer trained on the five days, kept outside any lake."""
+    shop = Shop(tmp_path_factory.mktemp("model"), spark)
+    shop.write("items.csv.gz", "item_id,title", [f"i{n},thing number {n}" for n in range(10)])
+    deliver(shop)
+    shop.run(*LAKE_STEPS, "build_examples", "train_scorer", days=DAYS)
+    (folder,) = (shop.folder / "lake" / models.FOLDER).iterdir()
+    return folder
+
+
+def promoted(shop: Shop, model: Path) -> None:
+    """The same ml.promotions in every lake: the small scorer serves from the second day on."""
+    target = shop.folder / "lake" / models.FOLDER
+    target.mkdir(parents=True, exist_ok=True)
+    (target / model.name).symlink_to(model)
+    job = shop.job("promote_scorer", start=day_after(1))
+    models.promote(job.lake, model.name, day_after(1), "test")
+
+
+@pytest.fixture(scope="module")
+def reference(spark, tmp_path_factory, model: Path) -> dict[str, list[dict]]:
+    """What one window over all days makes."""
+    shop = Shop(tmp_path_factory.mktemp("window"), spark)
+    shop.write("items.csv.gz", "item_id,title", [f"i{n},thing number {n}" for n in range(10)])
+    deliver(shop)
+    promoted(shop, model)
+    shop.run(*LAKE_STEPS, "score_candidates", days=DAYS, every_day=True)
+    return {name: shop.rows(name) for name in TABLES} | {"gold": gold(shop)}
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2, 3, 4), (4, 3, 2, 1, 0), (2, 0, 4, 4, 1, 3, 2)], ids=str)
+def test_days_in_any_order_make_the_lake_of_one_window(shop: Shop, model: Path, reference, order: tuple[int, ...]):
+    deliver(shop)
+    promoted(shop, model)
+    for n in order:
+        shop.run(*LAKE_STEPS, start=day_after(n))
+    assert {name: shop.rows(name) for name in TABLES} == {name: reference[name] for name in TABLES}
+    for n in order:
+        shop.run("score_candidates", start=day_after(n), every_day=True)
+    assert gold(shop) == reference["gold"]
+    lists = {(str(row["as_of_date"]), row["user_id"]) for row in gold(shop)}
+    assert (str(DAY), "*") in lists and (str(DAY), "u1") not in lists and (str(day_after(1)), "u1") in lists
+
+
+def test_a_second_run_waits_for_the_lease_and_then_names_its_holder(shop: Shop):
+    shop.deliver(DAY, [event(1)])
+    with file_lease(shop.folder / "lake", "conform_events", "the-first-run", 0):
+        with pytest.raises(LakeBusyError, match=r"held by conform_events \(run the-first-run, process \d+"):
+            shop.run("ingest_events")
+    assert shop.run("ingest_events")["read"] == 1
+
+
+def test_the_lease_of_a_killed_process_is_free(shop: Shop):
+    lake = shop.folder / "lake"
+    code = (
+        "import pathlib, time; from lakerec.lake import file_lease\n"
+        f"with file_lease(pathlib.Path({str(lake)!r}), 'a', 'b', 0): print('held', flush=True); time.sleep(60)"
+    )
+    holder = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert holder.stdout is not None and holder.stdout.readline() == "held\n"
+    with pytest.raises(LakeBusyError), file_lease(lake, "c", "d", 0):
+        pass
+    holder.kill()
+    holder.wait()
+    with file_lease(lake, "c", "d", 0):
+        pass
+
+
+def test_a_slow_run_does_not_overwrite_what_a_newer_one_made(shop: Shop):
+    shop.deliver(DAY, [event(1)])
+    shop.run(*LAKE_STEPS)
+    slow = shop.job("build_sequences")
+    old = slow.lake.read("silver.events").collect()
+    assert len(old) == 1
+    slow_rows = slow.lake.read("ml.sequences")
+    shop.deliver(DAY, [event(1), event(2)])
+    shop.run(*LAKE_STEPS)
+    with pytest.raises(StaleRunError, match=r"newer versions of .*silver.events"):
+        slow.lake.replace("ml.sequences", slow_rows, Window(DAY, day_after(1)))
+    assert [row["events"] for row in shop.rows("ml.sequences")] == [2]
+
+
+def test_a_run_that_died_before_its_record_is_recorded_by_the_next(shop: Shop):
+    shop.deliver(DAY, [event(1)])
+    shop.run("ingest_events")
+    job = shop.job("ingest_events")
+    job.lake.replace("bronze.events", job.lake.read("bronze.events"), Window(DAY, day_after(1)))
+    dead = job.run.run_id
+    assert dead not in {row["run_id"] for row in shop.rows("ops.runs")}
+    shop.run("ingest_events")
+    (line,) = [row for row in shop.rows("ops.runs") if row["run_id"] == dead]
+    assert line["status"] == "ok" and "completed_by" in dict(line["details"])
+
+
+@pytest.mark.parametrize("mark", ["bronze/events/_delta_log", "quarantine/events/_delta_log"], ids=["ingest", "conform"])
+def test_kill_minus_nine_in_the_middle_and_run_again(shop: Shop, reference, mark: str):
+    deliver(shop)
+    assert shop.config.lake
+    command = [sys.executable, "-m", "lakerec.cli", "run", "--config", str(shop.folder / "config.yaml")]
+    command += ["--start", str(DAY), "--end", str(day_after(DAYS)), "--until", "build_sequences"]
+    with (shop.folder / "log").open("w") as log:
+        victim = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log, start_new_session=True)
+        for _ in itertools.count():
+            if (shop.folder / "lake" / mark).exists() or victim.poll() is not None:
+                break
+            time.sleep(0.02)
+        assert victim.poll() is None, (shop.folder / "log").read_text()[-2000:]
+        os.killpg(victim.pid, signal.SIGKILL)
+        victim.wait()
+    shop.run(*LAKE_STEPS, days=DAYS)
+    assert {name: shop.rows(name) for name in TABLES} == {name: reference[name] for name in TABLES}
+
+
+def test_a_run_is_known_by_its_commits(shop: Shop):
+    shop.deliver(DAY, [event(1)])
+    shop.run("ingest_events", "conform_events")
+    (commit,) = shop.job("audit").lake.history("silver.events")
+    assert commit["job"] == "conform_events" and commit["inputs"]["bronze.events"] == 0
+    assert isinstance(Run("r", "j", Window(DAY, day_after(1)), "h").metadata(), str)
