@@ -7,7 +7,7 @@ from tests.spark.rows import event, item, schema, sequences
 
 from lakerec.candidates import slates
 from lakerec.config import Config, Training
-from lakerec.examples import cuts, examples, manifest, sample, snapshot_id, target_types
+from lakerec.examples import cuts, examples, manifest, sample, snapshot_id, target_types, with_positive
 
 CUT = date(2024, 3, 10)
 END = CUT + timedelta(days=7)
@@ -133,15 +133,23 @@ def test_an_example_is_the_slate_of_scoring_whatever_arrives_later(frame, filter
         ]
 
 
-def test_sample_takes_slates_with_a_positive_and_the_same_ones_again(spark):
-    columns = "example_id string, candidates array<struct<item_id: string, label: float>>"
-    rows = [(f"e{n}", [("a", float(n % 2)), ("b", 0.0)]) for n in range(40)]
-    drawn = [row["example_id"] for row in sample(spark.createDataFrame(rows, columns), 8, 17).collect()]
-    mixed = spark.createDataFrame(rows[::-1], columns).repartition(5)
-    assert len(drawn) == 8 and all(int(name[1:]) % 2 for name in drawn)
+EXAMPLES = "example_id string, candidates array<struct<item_id: string, label: float>>"
+
+
+def test_sample_draws_the_same_examples_again(spark):
+    rows = [(f"e{n}", []) for n in range(40)]
+    drawn = [row["example_id"] for row in sample(spark.createDataFrame(rows, EXAMPLES), 8, 17).collect()]
+    mixed = spark.createDataFrame(rows[::-1], EXAMPLES).repartition(5)
+    assert len(set(drawn)) == 8
     assert [row["example_id"] for row in sample(mixed, 8, 17).collect()] == drawn
     assert [row["example_id"] for row in sample(mixed, 8, 18).collect()] != drawn
-    assert sample(mixed, 100, 17).count() == 20
+    assert sample(mixed, 100, 17).count() == 40
+
+
+def test_training_slates_hold_a_positive_of_their_own(spark):
+    rows = [("hit", [("a", 0.0), ("b", 1.0)]), ("miss", [("a", 0.0)]), ("empty", [])]
+    found = with_positive(spark.createDataFrame(rows, EXAMPLES)).collect()
+    assert [row["example_id"] for row in found] == ["hit"]
 
 
 def test_snapshot_id_is_a_hash_of_everything_in_the_manifest():
