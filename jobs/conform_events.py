@@ -57,7 +57,7 @@ def _commit(job: Job, rows: DataFrame) -> dict[str, Any]:
         job.lake.record(_ledger(job, days, "rejected"))
         quality.refuse(TABLE, failures, job.lake.version(TABLE))
     touched = Window(job.window.start - timedelta(days=job.config.late_days), job.window.end)
-    columns = ("event_date", *[c for c in events.EVENT_COLUMNS], "session_id", "ingest_date")
+    columns = ("event_date", *events.EVENT_COLUMNS, "session_id", "ingest_date")
     job.lake.replace(TABLE, written.select(*columns).hint("rebalance", "event_date"), touched)
     job.lake.record(_ledger(job, days, "ok"))
     return {name: int(days[name].sum()) for name in ("read", "written", "duplicate", "quarantined", "bad")}

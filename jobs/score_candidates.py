@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import date, timedelta
-from functools import reduce
 from typing import Any
 
-from pyspark.sql import DataFrame
+from pyspark.sql import DataFrame, Row
 from pyspark.sql import functions as F
 
-from lakerec import candidates, models, policy, ranking
+from lakerec import candidates, models, policy, ranking, sources
 from lakerec.errors import NotEnoughDataError
 from lakerec.job import Job, main
 from lakerec.lake import Window
@@ -34,35 +32,29 @@ class Day:
 
 
 def run(job: Job) -> dict[str, Any]:
-    """Score pinned inputs outside the lease, then commit each day's lists under it."""
-    plan = list(_plan(job))
+    """Score each day from pinned inputs outside the lease, commit its lists under it; what was written."""
     inputs = tuple(job.lake.read(name) for name in ("silver.events", "ml.sequences", "silver.items"))
-    lists = [_lists(job, day, *inputs) for day in plan]
-    whole = reduce(DataFrame.unionByName, lists).persist()
-    try:
-        counts = _counts(job, whole, plan)
-        with job.lake.lease():
-            job.lake.complete(TABLE)
-            for day in plan:
-                rows = whole.where(F.col("as_of_date") == F.lit(day.day))
-                job.lake.replace(TABLE, rows.coalesce(1), Window(day.day, day.day + timedelta(days=1)))
-            job.lake.record([job.run.row("ok", counts)])
-    finally:
-        whole.unpersist()
-    return counts
+    found = [_write(job, day, *inputs) for day in _plan(job)]
+    totals = {name: sum(counts[name] for counts in found) for name in ("written", "lists")}
+    totals["model"] = ",".join(sorted({counts["model"] for counts in found}))
+    with job.lake.lease():
+        job.lake.record([job.run.row("ok", totals)])
+    return totals
 
 
-def _plan(job: Job) -> Iterator[Day]:
+def _plan(job: Job) -> list[Day]:
     """With --every-day each day of the window by what changed on it, else its last day by what changed in it."""
-    first = job.window.start if job.every_day else job.last_day
-    before = first - timedelta(days=1) if job.every_day else job.window.start - timedelta(days=1)
-    for offset in range((job.last_day - first).days + 1):
-        day = first + timedelta(days=offset)
-        since = day if job.every_day else job.window.start
-        earlier = models.serving(job.lake, before if offset == 0 else day - timedelta(days=1))
-        model = models.serving(job.lake, day)
-        fresh = model != earlier or (not job.every_day and not _served_before(job))
-        yield Day(day, model, None if fresh else Window(since, day + timedelta(days=1)))
+    log = models.promotions(job.lake)
+    days = list(sources.days(job.window)) if job.every_day else [job.last_day]
+    served = job.every_day or _served_before(job)
+    return [_planned(log, day if job.every_day else job.window.start, day, served) for day in days]
+
+
+def _planned(log: list[Row], since: date, day: date, served: bool) -> Day:
+    """Everybody is scored where another model served before `since` (or none), or no user had a list."""
+    model, earlier = models.serving_on(log, day), models.serving_on(log, since - timedelta(days=1))
+    changed = Window(since, day + timedelta(days=1))
+    return Day(day, model, changed if served and model == earlier else None)
 
 
 def _served_before(job: Job) -> bool:
@@ -98,16 +90,19 @@ def _scored(job: Job, model: models.Promotion, slates: DataFrame) -> DataFrame:
     return spread.mapInPandas(slate_scorer(path, task_threads(job.spark)), SCORED)
 
 
-def _counts(job: Job, lists: DataFrame, plan: list[Day]) -> dict[str, Any]:
-    found = lists.groupBy("as_of_date").agg(
-        F.count(F.lit(1)).alias("rows"), F.countDistinct("user_id").alias("users")
-    ).collect()  # fmt: skip
-    empty = {day.day for day in plan} - {row["as_of_date"] for row in found}
-    if empty:
-        raise NotEnoughDataError(f"no item is known by {min(empty)}: load events (and items) up to that day first")
-    versions = {day.model.version if day.model else "popularity" for day in plan}
-    users = sum(row["users"] for row in found) - len(found)
-    return {"written": sum(row["rows"] for row in found), "lists": users, "model": ",".join(sorted(versions))}
+def _write(job: Job, day: Day, *inputs: DataFrame) -> dict[str, Any]:
+    """Score one day and replace it; NotEnoughDataError where there is nothing to recommend."""
+    rows = _lists(job, day, *inputs).persist()
+    try:
+        total, users = rows.count(), rows.select("user_id").distinct().count()
+        if not total:
+            raise NotEnoughDataError(f"no item is known by {day.day}: load events (and items) up to that day first")
+        with job.lake.lease():
+            job.lake.complete(TABLE)
+            job.lake.replace(TABLE, rows.coalesce(1), Window(day.day, day.day + timedelta(days=1)))
+    finally:
+        rows.unpersist()
+    return {"written": total, "lists": users - 1, "model": day.model.version if day.model else "popularity"}
 
 
 if __name__ == "__main__":

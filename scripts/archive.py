@@ -18,7 +18,10 @@ def main() -> int:
     """Start a session, do what every job does, end: the JVM writes its loaded classes on exit."""
     ARCHIVE.unlink(missing_ok=True)
     os.environ["LAKEREC_JAVA_OPTIONS"] = f"-XX:ArchiveClassesAtExit={ARCHIVE}"
-    source = {"path": "x", "columns": dict.fromkeys(("event_id", "user_id", "item_id", "event_type", "event_time"), "x")}
+    source = {
+        "path": "x",
+        "columns": dict.fromkeys(("event_id", "user_id", "item_id", "event_type", "event_time"), "x"),
+    }
     config = Config.model_validate({"lake": "x", "sources": {"events": source}, "event_types": {"x": 1}})
     spark = build_session(config, "archive")
     with tempfile.TemporaryDirectory() as folder:

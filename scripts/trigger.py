@@ -44,9 +44,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--passwords", type=Path, required=True)
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--conf", type=json.loads, default={}, help="the run's parameters as JSON")
-    what.add_argument(
-        "--day", dest="conf", type=lambda day: {"day": day}, help="the day to rebuild, 2024-03-01"
-    )
+    what.add_argument("--day", dest="conf", type=lambda day: {"day": day}, help="the day to rebuild, 2024-03-01")
     return parser.parse_args()
 
 

@@ -70,9 +70,7 @@ def popular(events: DataFrame, as_of: date, days: int, weights: Mapping[str, flo
     return counted.crossJoin(F.broadcast(total)).select("item_id", share)
 
 
-def covisitation(
-    events: DataFrame, as_of: date, span: int, neighbours: int, weights: Mapping[str, float]
-) -> DataFrame:
+def covisitation(events: DataFrame, as_of: date, span: int, neighbours: int, weights: Mapping[str, float]) -> DataFrame:
     """item_id, neighbour, score: P(neighbour | item) among what was chosen up to `span` events behind it.
 
     An event at distance d counts its weight / d; types without a positive weight and the item itself are out.
@@ -85,9 +83,7 @@ def covisitation(
         "item_id", F.posexplode("following").alias("distance", "other")
     )
     gain = _units(F.col("other.weight") / (F.col("distance") + 1)).alias("gain")
-    steps = pairs.select("item_id", F.col("other.item_id").alias("neighbour"), gain).where(
-        "neighbour != item_id"
-    )
+    steps = pairs.select("item_id", F.col("other.item_id").alias("neighbour"), gain).where("neighbour != item_id")
     # Most pairs are rare: adding up before the shuffle saves nothing, and one by item serves both steps.
     counted = steps.repartition("item_id").groupBy("item_id", "neighbour").agg(F.sum("gain").alias("mass"))
     return _strongest(counted, neighbours)
@@ -110,9 +106,7 @@ def personal(events: DataFrame, as_of: date, weights: Mapping[str, float]) -> Da
     return own.agg((_total(weight) / GRID).alias("score")).where("score > 0")
 
 
-def follow_ups(
-    sequences: DataFrame, neighbours: DataFrame, span: int, weights: Mapping[str, float]
-) -> DataFrame:
+def follow_ups(sequences: DataFrame, neighbours: DataFrame, span: int, weights: Mapping[str, float]) -> DataFrame:
     """user_id, item_id, score (a row a path): what follows the last `span` events, the d-th last by 1 / d."""
     positive = [name for name, weight in weights.items() if weight > 0]
     event = F.arrays_zip("item_ids", "event_types")

@@ -21,7 +21,14 @@ if TYPE_CHECKING:
 
     from pyspark.sql import SparkSession
 
-LAKE_STEPS = ("ingest_events", "ingest_catalogue", "conform_events", "conform_catalogue", "build_sequences", "embed_items")
+LAKE_STEPS = (
+    "ingest_events",
+    "ingest_catalogue",
+    "conform_events",
+    "conform_catalogue",
+    "build_sequences",
+    "embed_items",
+)
 TRAINING_STEPS = ("build_examples", "train_scorer", "evaluate_scorer", "promote_scorer")
 SERVING_STEPS = ("score_candidates", "publish_recommendations")
 STEPS = (*LAKE_STEPS, *TRAINING_STEPS, *SERVING_STEPS)

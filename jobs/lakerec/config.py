@@ -12,7 +12,15 @@ from zoneinfo import ZoneInfo, available_timezones
 
 import sqlglot
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from sqlglot import exp
 from sqlglot.errors import SqlglotError
 

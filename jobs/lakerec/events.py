@@ -72,7 +72,9 @@ def with_judgement(rows: DataFrame, rules: tuple[Rule, ...], config: Config, tom
         F.coalesce("gone", F.lit(False)).alias("tombstone"),
     )
     judged = wide.withColumn("failed_rules", failed_rules(every))
-    return judged.select(*ORIGIN, "payload", "event_date", *EVENT_COLUMNS, "failed_rules", severity(every).alias("severity"))
+    return judged.select(
+        *ORIGIN, "payload", "event_date", *EVENT_COLUMNS, "failed_rules", severity(every).alias("severity")
+    )
 
 
 def resolved(judged: DataFrame, window: Days, late_days: int, inactivity_minutes: int) -> DataFrame:
@@ -150,6 +152,8 @@ def daily_counts(rows: DataFrame, window: Days) -> DataFrame:
 def broken_rules(rows: DataFrame, window: Days) -> DataFrame:
     """How many rows of each ingest day broke each rule: ingest_date, rule, broken."""
     mine = rows.where(F.col("fate") == "quarantined").where(window.where("ingest_date"))
-    return mine.select("ingest_date", F.explode("failed_rules").alias("rule")).groupBy("ingest_date", "rule").agg(
-        F.count(F.lit(1)).alias("broken")
+    return (
+        mine.select("ingest_date", F.explode("failed_rules").alias("rule"))
+        .groupBy("ingest_date", "rule")
+        .agg(F.count(F.lit(1)).alias("broken"))
     )

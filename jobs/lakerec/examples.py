@@ -27,9 +27,7 @@ def cuts(as_of: date, training: Training) -> list[tuple[date, str]]:
     return [(as_of - (len(splits) - i) * horizon, split) for i, split in enumerate(splits)]
 
 
-def targets(
-    events: DataFrame, cut: date, horizon_days: int, known_until: date, types: Sequence[str]
-) -> DataFrame:
+def targets(events: DataFrame, cut: date, horizon_days: int, known_until: date, types: Sequence[str]) -> DataFrame:
     """user_id, item_id chosen on the `horizon_days` days behind the cut, as far as known by `known_until`."""
     behind = F.date_diff("event_date", F.lit(cut)).between(1, horizon_days)
     chosen = known_events(events, known_until).where(behind & F.col("event_type").isin(list(types)))

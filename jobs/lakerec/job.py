@@ -51,7 +51,9 @@ class Job:
         print(f"{datetime.now():%H:%M:%S} {self.run.job}: {text}", flush=True)
 
 
-def start(config: Config, spark: SparkSession, name: str, window: Window, run_id: str = "", every_day: bool = False) -> Job:
+def start(
+    config: Config, spark: SparkSession, name: str, window: Window, run_id: str = "", every_day: bool = False
+) -> Job:
     """A job ready to run."""
     known = run_id or f"{name}-{window.start}-{window.end}-{uuid.uuid4().hex[:8]}"
     return Job(config, spark, Lake(spark, config, Run(known, name, window, config.hash())), every_day)

@@ -270,9 +270,7 @@ def _conformed(rows: DataFrame, spec: Table) -> DataFrame:
     extra = [name for name in rows.columns if name not in spec.column_names]
     if missing or extra:
         raise ContractError(f"{spec.name}: columns missing {missing}, not in the DDL {extra}")
-    columns = (
-        F.col(f"`{f.name}`").cast(f.dataType).alias(f.name, metadata=f.metadata) for f in spec.schema().fields
-    )
+    columns = (F.col(f"`{f.name}`").cast(f.dataType).alias(f.name, metadata=f.metadata) for f in spec.schema().fields)
     return rows.select(*columns)
 
 
@@ -285,8 +283,10 @@ def file_lease(lake: Path, job: str, run_id: str, wait_seconds: int) -> Iterator
         while not _try_lock(file):
             if time.monotonic() >= deadline:
                 file.seek(0)
-                raise LakeBusyError(f"the lake {lake} is held by {file.read().strip() or 'another run'}; "
-                                    f"waited {wait_seconds} s. Wait for it to end, or end it, and run again.")
+                raise LakeBusyError(
+                    f"the lake {lake} is held by {file.read().strip() or 'another run'}; "
+                    f"waited {wait_seconds} s. Wait for it to end, or end it, and run again."
+                )
             time.sleep(0.2)
         since = datetime.now(UTC).isoformat(timespec="seconds")
         file.truncate(0)

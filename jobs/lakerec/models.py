@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 
+from pyspark.sql import Row
 from pyspark.sql import functions as F
 
 from lakerec.config import Config
@@ -43,11 +44,21 @@ def folder(lake: Lake, version: str) -> Path:
     return lake.local_folder(f"{FOLDER}/{version}")
 
 
-def serving(lake: Lake, day: date) -> Promotion | None:
-    """What ml.promotions names for a day: the newest effective_from, of one day the last entry; None before any."""
-    known = lake.read("ml.promotions").where(F.col("effective_from") <= F.lit(day))
-    row = known.orderBy(F.col("effective_from").desc(), F.col("entry").desc()).first()
+def promotions(lake: Lake) -> list[Row]:
+    """The log of promotions, newest first: by effective_from, of one day by entry."""
+    log = lake.read("ml.promotions").orderBy(F.col("effective_from").desc(), F.col("entry").desc())
+    return log.collect()
+
+
+def serving_on(log: list[Row], day: date) -> Promotion | None:
+    """What a log, newest first, names for a day; None before any promotion."""
+    row = next((row for row in log if row["effective_from"] <= day), None)
     return Promotion(row["version"], row["path"]) if row else None
+
+
+def serving(lake: Lake, day: date) -> Promotion | None:
+    """What ml.promotions names for a day; None before any promotion."""
+    return serving_on(promotions(lake), day)
 
 
 def promote(lake: Lake, version: str, day: date, reason: str) -> None:

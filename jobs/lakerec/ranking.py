@@ -38,9 +38,7 @@ def for_everyone(fallback: DataFrame) -> DataFrame:
     return fallback.select(user, "rank", "item_id", "score", source)
 
 
-def recommendations(
-    ranked: DataFrame, as_of: date, model_version: str, run_id: str, popular_days: int
-) -> DataFrame:
+def recommendations(ranked: DataFrame, as_of: date, model_version: str, run_id: str, popular_days: int) -> DataFrame:
     """Rows of gold.recommendations from user_id, rank, item_id, score, source."""
     return ranked.select(
         F.lit(as_of).alias("as_of_date"),

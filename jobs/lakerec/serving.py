@@ -162,17 +162,13 @@ def _lock(connection: psycopg.Connection[Any]) -> None:
 def _refuse_older(connection: psycopg.Connection[Any], as_of: date) -> None:
     served = _scalar(connection, "select max(as_of_date) from serving.publications")
     if served is not None and as_of < served:
-        raise ServingError(
-            f"refused to publish {as_of}: {served} is already served; publish {served} or later"
-        )
+        raise ServingError(f"refused to publish {as_of}: {served} is already served; publish {served} or later")
 
 
 def _check_staged(connection: psycopg.Connection[Any], as_of: date, expected: int) -> None:
     staged = _scalar(connection, "select count(*) from staged")
     if staged != expected:
-        raise ServingError(
-            f"publication of {as_of}: {staged} rows arrived, gold has {expected}; run it again"
-        )
+        raise ServingError(f"publication of {as_of}: {staged} rows arrived, gold has {expected}; run it again")
     if not _scalar(connection, "select exists (select from staged where user_id = %s)", FALLBACK_USER):
         raise ServingError(f"publication of {as_of}: no rows of the fallback user '*'; run score_candidates")
     latest = _scalar(connection, "select max(as_of_date) from staged")

@@ -60,9 +60,7 @@ DRIFTERS = 0.15  # share of users whose interests change
 EVENT_COLUMNS = "event_id,user_id,item_id,event_type,event_time,position,price,query,user_agent,list_id"
 EVENT_TYPES = ("impression", "view", "cart", "purchase", "search")
 IMPRESSION, VIEW, CART, PURCHASE, SEARCH = range(5)
-ROW = np.dtype(
-    [("kind", "i1"), ("user", "i4"), ("item", "i4"), ("second", "i4"), ("position", "i2"), ("visit", "i4")]
-)
+ROW = np.dtype([("kind", "i1"), ("user", "i4"), ("item", "i4"), ("second", "i4"), ("position", "i2"), ("visit", "i4")])
 BOT_AGENT = "Mozilla/5.0 (compatible; Examplebot/2.1; +http://bot.example)"
 AGENTS = (
     "Mozilla/5.0 (Windows NT 10.0; Win64; x64) Firefox/128.0",
@@ -218,9 +216,7 @@ class SimulationSummary:
     @property
     def total(self) -> DayCounts:
         """The counts summed over all days."""
-        return DayCounts(
-            **{f.name: sum(getattr(d, f.name) for d in self.days.values()) for f in fields(DayCounts)}
-        )
+        return DayCounts(**{f.name: sum(getattr(d, f.name) for d in self.days.values()) for f in fields(DayCounts)})
 
 
 @dataclass(frozen=True)
@@ -244,9 +240,7 @@ class Catalogue:
 
     def changes(self, day: int) -> bool:
         """Whether the catalogue of that day differs from the day before."""
-        return day == 0 or any(
-            bool((days == day).any()) for days in (self.launch, self.retire, self.corrected)
-        )
+        return day == 0 or any(bool((days == day).any()) for days in (self.launch, self.retire, self.corrected))
 
 
 @dataclass(frozen=True)
@@ -501,9 +495,7 @@ class _Day:
     def consider(self, users: Ints, item: Ints, second: Ints, visit: Ints) -> None:
         """A view, perhaps a cart, perhaps a purchase after that: more often for what the user likes."""
         self.add(VIEW, users, item, second, visit)
-        self.memory.last_type[users] = self.catalogue.type[
-            item
-        ]  # rows come in order of time: the last one stays
+        self.memory.last_type[users] = self.catalogue.type[item]  # rows come in order of time: the last one stays
         cart = self.rng.random(len(users)) < 0.9 * self.attraction(users, item)
         buy = cart & (self.rng.random(len(users)) < 0.5) & ~np.isin(self.key(users, item), self.memory.owned)
         self.add(CART, users[cart], item[cart], second[cart] + 30, visit[cart])
@@ -548,9 +540,7 @@ class _Day:
         interest = self.mixture[users, TYPE_CATEGORY[type_]] > 0
         return 0.03 + interest * (0.17 + 0.1 * self.taste(users, item) + 0.2 * follows)
 
-    def add(
-        self, kind: int, users: Ints, item: Ints, second: Ints, visit: Ints, position: Ints | int = 0
-    ) -> None:
+    def add(self, kind: int, users: Ints, item: Ints, second: Ints, visit: Ints, position: Ints | int = 0) -> None:
         """Append rows of one kind; position 0 means none."""
         rows = np.empty(len(users), ROW)
         for name, values in zip(ROW.names or (), (kind, users, item, second, position, visit), strict=True):
@@ -723,9 +713,7 @@ def _write_catalogue(folder: Path, start: date, day: int, catalogue: Catalogue) 
     if not catalogue.changes(day):
         return
     rows = [_item_row(item, day, catalogue) for item in np.flatnonzero(catalogue.on_sale(day)).tolist()]
-    _write_table(
-        folder / f"{start + timedelta(days=day)}.csv.gz", "item_id,title,category,brand,price,text", rows
-    )
+    _write_table(folder / f"{start + timedelta(days=day)}.csv.gz", "item_id,title,category,brand,price,text", rows)
 
 
 def _item_row(item: int, day: int, catalogue: Catalogue) -> list[str]:
@@ -748,9 +736,7 @@ def _write_users(folder: Path, start: date, day: int, people: People) -> None:
         rows.append([_user_id(user), str(age), GENDERS[people.gender[user]], CITIES[city],
                      _profile(mixture[user], user, people)])  # fmt: skip
     if rows:
-        _write_table(
-            folder / f"{start + timedelta(days=day)}.csv.gz", "user_id,age,gender,city,profile", rows
-        )
+        _write_table(folder / f"{start + timedelta(days=day)}.csv.gz", "user_id,age,gender,city,profile", rows)
 
 
 def _profile(mixture: Floats, user: int, people: People) -> str:

@@ -256,7 +256,9 @@ def reading(name: str) -> Iterator[None]:
                 f"{fault.group(1)}, row {fault.group(2)}: bytes that are not of the file's encoding; set "
                 f"sources.{name}.options.encoding (for example ISO-8859-1), or deliver the file as UTF-8"
             ) from None
-        broken = re.search(r"(?:Encountered error while reading file|FAILED_READ_FILE\S*\]?[^\n]*?) ?(\w+:/[^\s,]+)", text)
+        broken = re.search(
+            r"(?:Encountered error while reading file|FAILED_READ_FILE\S*\]?[^\n]*?) ?(\w+:/[^\s,]+)", text
+        )
         if broken or "EOFException" in text or "ZipException" in text or "not a gzip" in text:
             place = broken.group(1).rstrip(".") if broken else f"a file of sources.{name}"
             raise SourceError(f"{place}: damaged: {_cause(error)}. Deliver it again; nothing was written") from None

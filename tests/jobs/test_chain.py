@@ -9,10 +9,10 @@ from pathlib import Path
 import duckdb
 import pytest
 from deltalake import DeltaTable
+from tests.conftest import DAY, LAKE_STEPS, Shop, day_after, event
 
 from lakerec import models, serving
 from lakerec.errors import NotEnoughDataError
-from tests.conftest import DAY, LAKE_STEPS, Shop, day_after, event
 
 DAYS = 6
 TRAIN = ("build_examples", "train_scorer", "evaluate_scorer", "promote_scorer")

@@ -7,9 +7,9 @@ from collections import Counter
 from datetime import timedelta
 
 import pytest
+from tests.conftest import DAY, HEADER, Shop, day_after, event
 
 from lakerec.errors import DataQualityError, SourceError
-from tests.conftest import DAY, HEADER, Shop, day_after, event
 
 INGEST = ("ingest_events", "conform_events")
 
@@ -128,7 +128,9 @@ def test_a_day_without_rows_is_empty_or_an_error_as_configured(shop: Shop):
     shop.deliver(day_after(2), [])
     counts = shop.run(*INGEST, days=4)
     assert counts["read"] == 1
-    empty = {row["ingest_date"] for row in shop.rows("ops.runs") if row["job"] == "ingest_events" and not row["rows_read"]}
+    empty = {
+        row["ingest_date"] for row in shop.rows("ops.runs") if row["job"] == "ingest_events" and not row["rows_read"]
+    }
     assert empty >= {day_after(1), day_after(3)}
     shop.settings["sources"]["events"]["missing"] = "error"
     with pytest.raises(SourceError, match=f"no rows for 2 days, the first {day_after(1)}"):
@@ -209,7 +211,9 @@ def test_json_lines_are_a_source_too(shop: Shop):
     shop.settings["gate"] = {"max_bad": 0.5}
     shop.settings["sources"]["events"] |= {"format": "json", "path": "events/{date}.json.gz"}
     names = HEADER.split(",")
-    rows = ['{' + ", ".join(f'"{k}": "{v}"' for k, v in zip(names, event(n).split(","), strict=True)) + '}' for n in (1, 2)]
+    rows = [
+        "{" + ", ".join(f'"{k}": "{v}"' for k, v in zip(names, event(n).split(","), strict=True)) + "}" for n in (1, 2)
+    ]
     shop.write(f"events/{DAY}.json.gz", rows[0], [rows[1], "{torn"])
     counts = shop.run(*INGEST)
     assert (counts["written"], counts["bad"]) == (2, 1)

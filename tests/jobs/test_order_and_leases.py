@@ -11,11 +11,11 @@ import time
 from pathlib import Path
 
 import pytest
+from tests.conftest import DAY, LAKE_STEPS, ROOT, Shop, day_after, event
 
 from lakerec import models
 from lakerec.errors import LakeBusyError, StaleRunError
 from lakerec.lake import Run, Window, file_lease
-from tests.conftest import DAY, LAKE_STEPS, ROOT, Shop, day_after, event
 
 DAYS = 5
 TABLES = ("silver.events", "silver.items", "ml.sequences", "quarantine.events")
@@ -132,7 +132,9 @@ def test_a_run_that_died_before_its_record_is_recorded_by_the_next(shop: Shop):
     assert line["status"] == "ok" and "completed_by" in dict(line["details"])
 
 
-@pytest.mark.parametrize("mark", ["bronze/events/_delta_log", "quarantine/events/_delta_log"], ids=["ingest", "conform"])
+@pytest.mark.parametrize(
+    "mark", ["bronze/events/_delta_log", "quarantine/events/_delta_log"], ids=["ingest", "conform"]
+)
 def test_kill_minus_nine_in_the_middle_and_run_again(shop: Shop, reference, mark: str):
     deliver(shop)
     assert shop.config.lake

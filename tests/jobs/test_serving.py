@@ -130,9 +130,7 @@ def test_a_source_that_breaks_off_leaves_the_old_lists(uri) -> None:
 def test_a_view_of_an_analyst_survives_publishing(uri) -> None:
     load(uri, rows(DAY, USERS), DAY)
     with psycopg.connect(uri, autocommit=True) as connection:
-        connection.execute(
-            "create view top_one as select * from serving.current_recommendations where rank = 1"
-        )
+        connection.execute("create view top_one as select * from serving.current_recommendations where rank = 1")
         load(uri, rows(DAY, USERS, version="new"), DAY)
         found = connection.execute("select distinct model_version from top_one").fetchall()
     assert found == [("new",)]
