@@ -65,7 +65,8 @@ def _rows(job: Job, name: str, scores: list[Any], test: Sequence[Slate]) -> list
         low, high = metrics.bootstrap_interval(values, seed)
         rows.append(_row(name, metric, float(np.nanmean(values)), low, high, int((~np.isnan(values)).sum()), seed))
     if name not in SOURCES:
-        flat, truth = np.concatenate(scores), np.concatenate(labels)  # type: ignore[arg-type]
+        flat = np.concatenate(scores)
+        truth: Any = np.concatenate([label for label in labels if label is not None])
         loss, error = float(metrics.log_loss(flat, truth).mean()), metrics.calibration_error(flat, truth)
         rows += [_row(name, m, v, v, v, len(test), seed) for m, v in (("logloss", loss), ("ece", error))]
     return rows

@@ -203,9 +203,7 @@ class Candidates(Model):
     popular_days: int = Field(default=30, ge=1)
     covisit_span: int = Field(default=10, ge=1)
     covisit_neighbours: int = Field(default=50, ge=1)
-    sources: list[Literal["personal", "covisit", "popular"]] = Field(
-        default_factory=lambda: ["personal", "covisit", "popular"]
-    )
+    sources: tuple[Literal["personal", "covisit", "popular"], ...] = ("personal", "covisit", "popular")
 
 
 class Policy(Model):

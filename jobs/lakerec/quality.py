@@ -94,11 +94,12 @@ class DataDocs:
     def __init__(self, folder: Path) -> None:
         os.environ.setdefault("GX_ANALYTICS_ENABLED", "false")
         import great_expectations as gx
+        from great_expectations.data_context.types.base import ProgressBarsConfig
 
         folder.mkdir(parents=True, exist_ok=True)
         self._gx = gx
         self._context = gx.get_context(mode="file", project_root_dir=str(folder))
-        self._context.variables.progress_bars = {"globally": False, "metric_calculations": False}
+        self._context.variables.progress_bars = ProgressBarsConfig(globally=False, metric_calculations=False)
         self.index = folder / "gx" / "uncommitted" / "data_docs" / "local_site" / "index.html"
 
     def validate(self, name: str, rows: Any, expectations: tuple[dict[str, Any], ...]) -> list[dict[str, Any]]:

@@ -106,6 +106,7 @@ def test_delta_rs_duckdb_and_spark_read_the_same_gold(trained: Shop):
     by_rs = DeltaTable(path).to_pyarrow_table()
     ours = duckdb.connect(config={"allow_unsigned_extensions": "true"})
     query = f"SELECT {columns} FROM {{}} ORDER BY user_id, rank"
+    ours.register("by_rs", by_rs)
     first = ours.sql(query.format("by_rs")).fetchall()
     extension(ours)
     second = ours.sql(query.format(f"delta_scan('{path}')")).fetchall()

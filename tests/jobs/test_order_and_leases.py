@@ -84,9 +84,9 @@ def test_days_in_any_order_make_the_lake_of_one_window(shop: Shop, model: Path, 
 
 def test_a_second_run_waits_for_the_lease_and_then_names_its_holder(shop: Shop):
     shop.deliver(DAY, [event(1)])
-    with file_lease(shop.folder / "lake", "conform_events", "the-first-run", 0):
-        with pytest.raises(LakeBusyError, match=r"held by conform_events \(run the-first-run, process \d+"):
-            shop.run("ingest_events")
+    held = pytest.raises(LakeBusyError, match=r"held by conform_events \(run the-first-run, process \d+")
+    with file_lease(shop.folder / "lake", "conform_events", "the-first-run", 0), held:
+        shop.run("ingest_events")
     assert shop.run("ingest_events")["read"] == 1
 
 
