@@ -325,8 +325,7 @@ class Config(Model):
 
 def load_config(file: Path, lake: str | None = None) -> Config:
     """Read and check a YAML; `lake` overrides its lake. Raises ConfigError naming file, line and key."""
-    node = _compose(file)
-    raw = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
+    node, raw = _read(file)
     if not isinstance(raw, dict):
         raise ConfigError(f"{file}: a mapping of keys is expected at the top, e.g. 'lake: ./lake'")
     try:
@@ -340,12 +339,14 @@ def load_config(file: Path, lake: str | None = None) -> Config:
     return config
 
 
-def _compose(file: Path) -> yaml.Node | None:
+def _read(file: Path) -> tuple[yaml.Node | None, Any]:
+    """The YAML twice: as nodes, which know their lines, and as values."""
     try:
-        return yaml.compose(file.read_text(encoding="utf-8"))
+        text = file.read_text(encoding="utf-8")
+        return yaml.compose(text), yaml.safe_load(text) or {}
     except OSError as error:
         raise ConfigError(f"{file}: cannot be read ({error.strerror}); give a YAML with --config") from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: not UTF-8, or a date such as 2024-13-45
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}" if mark else ""
         raise ConfigError(f"{file}{where}: not YAML: {getattr(error, 'problem', error)}") from None
@@ -379,7 +380,9 @@ def _known_keys(location: tuple[Any, ...]) -> list[str]:
     model: Any = Config
     for part in location:
         field = getattr(model, "model_fields", {}).get("from_" if part == "from" else part)
-        candidates = [field.annotation, *getattr(field.annotation, "__args__", ())] if field else []
+        if field is None:  # a key of a mapping (a rule's name): its values are of the model found before
+            continue
+        candidates = [field.annotation, *getattr(field.annotation, "__args__", ())]
         model = next((c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)), None)
     return [f.alias or n for n, f in getattr(model, "model_fields", {}).items()]
 

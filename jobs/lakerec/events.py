@@ -83,39 +83,38 @@ def resolved(judged: DataFrame, window: Days, late_days: int, inactivity_minutes
     Of two rows of one identity the smallest (ingest_date, source_file, row_number) is written. Rows whose day lies
     outside [start - late_days, end) are another window's.
     """
-    good = judged.where(F.col("severity").isNull()).drop("payload")
-    mine = good.where(F.col("event_date") >= F.date_sub(F.lit(window.start), late_days))
-    mine = mine.where(F.col("event_date") < F.lit(window.end))
-    identity = Window.partitionBy("event_date", "event_id").orderBy(*ORIGIN)
-    ranked = mine.withColumn("place", F.row_number().over(identity))
-    winners = with_sessions(ranked.where("place = 1").drop("place"), inactivity_minutes)
-    losers = ranked.where("place > 1").drop("place").withColumn("session_id", F.lit(None).cast("string"))
-    bad = judged.where(F.col("severity").isNotNull()).where(F.col("ingest_date") >= F.lit(window.start))
-    bad = bad.where(F.col("ingest_date") < F.lit(window.end)).withColumn("session_id", F.lit(None).cast("string"))
-    parts = [_fated(winners, "written"), _fated(losers, "duplicate"), _fated(bad, "quarantined")]
-    return parts[0].unionByName(parts[1]).unionByName(parts[2])
+    bad = F.col("severity").isNotNull()
+    mine = judged.where(F.when(bad, F.expr(window.where("ingest_date"))).otherwise(_in_reach(window, late_days)))
+    # A quarantined row is an identity of its own, so that rows without an id do not meet in one partition.
+    alone = F.when(bad, F.concat_ws("|", *ORIGIN))
+    identity = Window.partitionBy("event_date", F.coalesce(alone, "event_id")).orderBy(*ORIGIN)
+    place = F.row_number().over(identity)
+    fate = F.when(bad, "quarantined").when(F.col("place") == 1, "written").otherwise("duplicate")
+    payload = F.when(bad, F.col("payload")).alias("payload")
+    ranked = mine.select(*[payload if name == "payload" else name for name in mine.columns], place.alias("place"))
+    return with_sessions(ranked.withColumn("fate", fate).drop("place"), inactivity_minutes)
 
 
-def _fated(rows: DataFrame, fate: str) -> DataFrame:
-    empty = F.lit(None).cast("map<string,string>")
-    payload = F.col("payload") if "payload" in rows.columns else empty
-    columns = ("event_date", *EVENT_COLUMNS, "session_id", "failed_rules", "severity")
-    return rows.select(*ORIGIN, payload.alias("payload"), *columns, F.lit(fate).alias("fate"))
+def _in_reach(window: Days, late_days: int) -> Column:
+    """Whether an event's day is one that the window rewrites."""
+    day = F.col("event_date")
+    return (day >= F.date_sub(F.lit(window.start), late_days)) & (day < F.lit(window.end))
 
 
-def with_sessions(events: DataFrame, inactivity_minutes: int) -> DataFrame:
-    """Events with session_id: a visit ends after `inactivity_minutes` without an event, and at the end of the day.
+def with_sessions(rows: DataFrame, inactivity_minutes: int) -> DataFrame:
+    """Rows with session_id where their fate is `written`.
 
-    The day's end is a boundary so that a day's visits follow from that day's events alone, in whatever order
-    days are built.
+    A visit ends after `inactivity_minutes` without an event, and at the end of the day: so a day's visits follow
+    from that day's events alone, in whatever order days are built.
     """
-    in_day = Window.partitionBy("user_id", "event_date").orderBy("event_time", "event_id")
+    in_day = Window.partitionBy("user_id", "event_date", "fate").orderBy("event_time", "event_id")
     gap = F.unix_timestamp("event_time") - F.unix_timestamp(F.lag("event_time").over(in_day))
     starts = F.when(gap > inactivity_minutes * 60, 1).otherwise(0)
     so_far = in_day.rowsBetween(Window.unboundedPreceding, Window.currentRow)
-    numbered = events.withColumn("starts", starts).withColumn("visit", F.sum("starts").over(so_far))
+    numbered = rows.withColumn("starts", starts).withColumn("visit", F.sum("starts").over(so_far))
     told = F.concat_ws("|", "user_id", F.col("event_date").cast("string"), F.col("visit").cast("string"))
-    return numbered.withColumn("session_id", F.substring(F.sha2(told, 256), 1, 16)).drop("starts", "visit")
+    session = F.when(F.col("fate") == "written", F.substring(F.sha2(told, 256), 1, 16))
+    return numbered.withColumn("session_id", session).drop("starts", "visit")
 
 
 def pseudonym(column: Column, key: str) -> Column:
