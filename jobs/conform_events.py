@@ -18,6 +18,7 @@ from lakerec.lake import Window
 from lakerec.privacy import user_key
 
 TABLE = "silver.events"
+DAYS_PER_CORE = 10
 
 
 def run(job: Job) -> dict[str, Any]:
@@ -40,6 +41,9 @@ def _resolved(job: Job) -> DataFrame:
         mapped = mapped.withColumn("user_id", events.pseudonym(F.col("user_id"), user_key(job.config)))
     rules = quality.load_suite(TABLE).rows
     judged = events.with_judgement(mapped, rules, job.config, job.lake.read("ops.tombstones"))
+    if job.window.days > DAYS_PER_CORE * job.spark.sparkContext.defaultParallelism:
+        # Identity and visits both lie within a day: with days enough for every core one shuffle serves both.
+        judged = judged.repartition("event_date")
     minutes = job.config.sessions.inactivity_minutes
     return events.resolved(judged, job.window, job.config.late_days, minutes)
 

@@ -7,12 +7,11 @@ from typing import Any
 from pyspark.sql import functions as F
 
 from lakerec import models
+from lakerec.candidates import SOURCES
 from lakerec.job import Job, main
 from lakerec.scorer.registry import register, set_champion
 
 METRIC = "ndcg@10"
-# What a first model must beat: a shop could show these without any model.
-BASELINES = ("popular", "covisit")
 
 
 def run(job: Job) -> dict[str, Any]:
@@ -23,7 +22,8 @@ def run(job: Job) -> dict[str, Any]:
     figures = _figures(job, snapshot)
     if champion and champion.version == version:
         return {"version": version, "promoted": "already"}
-    rivals = [champion.version] if champion else list(BASELINES)
+    # A first model must beat what a shop could show without any: each candidate source alone.
+    rivals = [champion.version] if champion else list(SOURCES)
     best = max(rivals, key=lambda name: figures.get(name, 0.0))
     bar = figures.get(best, 0.0) + (job.config.scorer.training.min_gain if champion else 0.0)
     told = f"{METRIC} {figures[version]:.4f} against {bar:.4f} ({best})"

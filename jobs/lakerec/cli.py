@@ -79,10 +79,10 @@ def _lake_options(parser: argparse.ArgumentParser) -> None:
 
 
 @contextmanager
-def _session(config: Config, name: str) -> Iterator[SparkSession]:
+def _session(config: Config, name: str, days: int = 1) -> Iterator[SparkSession]:
     from lakerec.session import build_session
 
-    spark = build_session(config, name)
+    spark = build_session(config, name, days)
     try:
         yield spark
     finally:
@@ -96,7 +96,7 @@ def run_chain(given: argparse.Namespace) -> None:
     if given.until and given.until not in STEPS:
         raise UsageError(f"--until {given.until}: no such step; steps are {', '.join(STEPS)}")
     began = time.monotonic()
-    with _session(config, "lakerec run") as spark:
+    with _session(config, "lakerec run", window.days) as spark:
         check_expressions(config, spark)
         seconds = {"spark_start": time.monotonic() - began}
         for step in STEPS:

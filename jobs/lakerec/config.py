@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 import hashlib
 import re
-from datetime import date
 from pathlib import Path
 from typing import Any, Literal
 from zoneinfo import ZoneInfo, available_timezones
@@ -28,7 +27,6 @@ from lakerec.errors import ConfigError
 
 EVENT_COLUMNS = ("event_id", "user_id", "item_id", "event_type", "event_time", "value", "position", "query", "list_id")
 REQUIRED_EVENT_COLUMNS = ("event_id", "user_id", "item_id", "event_type", "event_time")
-TITLE_ATTRIBUTES = ("title", "text")
 
 
 class Model(BaseModel):
@@ -403,8 +401,3 @@ def _line(node: yaml.Node | None, keys: list[str]) -> int:
             break
         line, node = found[0].start_mark.line + 1, found[1]
     return line
-
-
-def days_of(start: date, end: date) -> int:
-    """The number of days in [start, end)."""
-    return (end - start).days

@@ -87,7 +87,7 @@ def resolved(judged: DataFrame, window: Days, late_days: int, inactivity_minutes
     mine = judged.where(F.when(bad, F.expr(window.where("ingest_date"))).otherwise(_in_reach(window, late_days)))
     # A quarantined row is an identity of its own, so that rows without an id do not meet in one partition.
     alone = F.when(bad, F.concat_ws("|", *ORIGIN))
-    identity = Window.partitionBy("event_date", F.coalesce(alone, "event_id")).orderBy(*ORIGIN)
+    identity = Window.partitionBy("event_date", bad, F.coalesce(alone, "event_id")).orderBy(*ORIGIN)
     place = F.row_number().over(identity)
     fate = F.when(bad, "quarantined").when(F.col("place") == 1, "written").otherwise("duplicate")
     payload = F.when(bad, F.col("payload")).alias("payload")

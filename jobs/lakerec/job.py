@@ -114,7 +114,7 @@ def _run(name: str, run: Body, given: argparse.Namespace) -> None:
 
     config = load_config(given.config, given.lake)
     window = parse_window(given.start, given.end)
-    spark = build_session(config, name)
+    spark = build_session(config, name, window.days)
     check_expressions(config, spark)
     job = start(config, spark, name, window, given.run_id, given.every_day)
     counts = run(job)

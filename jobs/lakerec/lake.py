@@ -42,6 +42,11 @@ class Window:
     start: date
     end: date
 
+    @property
+    def days(self) -> int:
+        """How many days it has."""
+        return (self.end - self.start).days
+
     def where(self, column: str) -> str:
         """The window as an SQL predicate on a date column."""
         return f"{column} >= '{self.start}' AND {column} < '{self.end}'"

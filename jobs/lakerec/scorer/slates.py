@@ -51,13 +51,9 @@ class Pack:
 class Packer:
     """Tokenises slates: the most recent `history_tokens`, the first `candidate_tokens` of each candidate."""
 
-    def __init__(
-        self, tokenizer: PreTrainedTokenizerFast, history_tokens: int, candidate_tokens: int
-    ) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerFast, history_tokens: int, candidate_tokens: int) -> None:
         if tokenizer.cls_token_id is None or tokenizer.sep_token_id is None:
-            raise ModelError(
-                f"{tokenizer.name_or_path}: has no [CLS] and [SEP]; scorer.model must be an encoder"
-            )
+            raise ModelError(f"{tokenizer.name_or_path}: has no [CLS] and [SEP]; scorer.model must be an encoder")
         self.tokenizer = tokenizer
         self.history_tokens, self.candidate_tokens = history_tokens, candidate_tokens
         self.longest = max(PACK_TOKENS, history_tokens + candidate_tokens + 3)

@@ -1,0 +1,284 @@
+"""The configuration: what each fault of a YAML says, what a hash sees, which columns an expression reads."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lakerec.config import load_config, referenced_columns
+from lakerec.errors import ConfigError
+
+ROOT = Path(__file__).parents[2]
+YAML = """\
+lake: lake
+timezone: Europe/London
+sources:
+  events:
+    path: events/{date}.csv
+    columns:
+      event_id: id
+      user_id: user
+      item_id: item
+      event_type: "'view'"
+      event_time: to_timestamp(time)
+    rules:
+      bot: {when: "agent like '%bot%'", severity: expected}
+  items:
+    path: items.csv
+    columns: {item_id: item, title: name, text: name}
+event_types: {view: 1}
+late_days: 2
+"""
+FAULTS = {
+    "unknown key": ("late_days: 2", "late_day: 2", 18, "late_day: unknown key; did you mean 'late_days'?"),
+    "unknown key, nothing near": ("late_days: 2", "colour: 2", 18, "colour: unknown key"),
+    "unknown key of a section": (
+        "path: items.csv",
+        "path: items.csv\n    fromat: csv",
+        16,
+        "sources.items.fromat: unknown key; did you mean 'format'?",
+    ),
+    "unknown key of a rule": (
+        "severity: expected",
+        "severty: expected",
+        13,
+        "sources.events.rules.bot.severty: unknown key; did you mean 'severity'?",
+    ),
+    "missing key": ("event_types: {view: 1}\n", "", 1, "event_types: this key is missing"),
+    "missing key of a section": (
+        "    columns: {item_id: item, title: name, text: name}\n",
+        "",
+        14,
+        "sources.items.columns: this key is missing",
+    ),
+    "missing event column": (
+        "      item_id: item\n",
+        "",
+        4,
+        "sources.events: events.columns: the mapping lacks item_id",
+    ),
+    "missing item column": ("text: name", "note: name", 3, "sources: items.columns: the mapping lacks text"),
+    "unknown event column": (
+        "user_id: user",
+        "user_id: user\n      colour: red",
+        4,
+        "sources.events: events.columns: unknown colour; known: event_id, user_id, item_id, event_type, event_time, "
+        "value, position, query, list_id",
+    ),
+    "path and from": (
+        "path: items.csv",
+        "path: items.csv\n    from: events",
+        14,
+        "sources.items: exactly one of 'path' and 'from' is expected",
+    ),
+    "neither path nor from": (
+        "    path: items.csv\n",
+        "",
+        14,
+        "sources.items: exactly one of 'path' and 'from' is expected",
+    ),
+    "time zone": (
+        "Europe/London",
+        "Europe/Lundon",
+        2,
+        "timezone: unknown time zone 'Europe/Lundon'; did you mean 'Europe/London'?",
+    ),
+    "no event types": (
+        "{view: 1}",
+        "{}",
+        17,
+        "event_types: at least one event type with its weight is expected, e.g. purchase: 5",
+    ),
+    "a number too small": (
+        "late_days: 2",
+        "late_days: -2",
+        18,
+        "late_days: Input should be greater than or equal to 0",
+    ),
+    "a statement": (
+        "user_id: user",
+        "user_id: select 1",
+        8,
+        "sources.events.columns.user_id: user_id: a column expression is expected, not a statement: 'select 1'",
+    ),
+}
+
+
+@pytest.fixture()
+def yaml_file(tmp_path):
+    """Writes a YAML of the given text."""
+
+    def write(text: str = YAML) -> Path:
+        file = tmp_path / "shop.yaml"
+        file.write_text(text)
+        return file
+
+    return write
+
+
+def message(file: Path) -> str:
+    """What load_config says of a file."""
+    with pytest.raises(ConfigError) as caught:
+        load_config(file)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("old, new, line, told", FAULTS.values(), ids=FAULTS)
+def test_a_fault_names_file_line_key_and_what_was_expected(yaml_file, old, new, line, told):
+    assert old in YAML
+    file = yaml_file(YAML.replace(old, new))
+    assert message(file) == f"{file}, line {line}: {told}"
+
+
+@pytest.mark.parametrize(
+    "old, new, line, key",
+    [
+        ("to_timestamp(time)", "to_timestamp(time", 11, "sources.events.columns.event_time"),
+        ("title: name", "title: concat(name", 16, "sources.items.columns"),
+        ("agent like '%bot%'", "agent like (", 13, "sources.events.rules.bot.when"),
+    ],
+)
+def test_sql_that_does_not_parse_is_shown_with_its_key_and_line(yaml_file, old, new, line, key):
+    file = yaml_file(YAML.replace(old, new))
+    found = message(file)
+    assert found.startswith(f"{file}, line {line}: {key}")
+    assert f"not a Spark SQL expression: {new.removeprefix('title: ').split(',')[0]!r}"[:-1] in found
+
+
+def test_every_fault_is_told_at_once(yaml_file):
+    text = YAML.replace("late_days: 2", "late_day: 2").replace("London", "Lundon")
+    assert len(message(yaml_file(text)).splitlines()) == 2
+
+
+@pytest.mark.parametrize(
+    "text, told",
+    [
+        ("lake: [1\nsources: x", ", line 2: not YAML: "),
+        ("lake: x\n\tsources: x", ", line 2: not YAML: "),
+        ("lake: x\nsources: !!python/name:os.system x", ", line 2: not YAML: "),
+        ("lake: 2024-13-45", ": not YAML: "),
+        ("- lake", ": a mapping of keys is expected at the top"),
+    ],
+)
+def test_what_is_no_mapping_in_yaml_is_refused(yaml_file, text, told):
+    file = yaml_file(text)
+    assert message(file).startswith(f"{file}{told}")
+
+
+def test_a_file_in_another_encoding_is_refused(tmp_path):
+    file = tmp_path / "shop.yaml"
+    file.write_bytes("lake: Café".encode("latin-1"))
+    assert message(file).startswith(f"{file}: not YAML: ")
+
+
+def test_a_missing_file_is_named_with_the_way_out(tmp_path):
+    file = tmp_path / "none.yaml"
+    assert message(file) == f"{file}: cannot be read (No such file or directory); give a YAML with --config"
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "conf").glob("*.yaml")), ids=lambda file: file.stem)
+def test_the_deployments_of_conf_load_with_a_lake_beside_the_code(file):
+    config = load_config(file)
+    assert config.file == file
+    assert Path(config.lake).parent == ROOT / "lake"
+
+
+def test_paths_are_relative_to_the_yaml_and_uris_stay(yaml_file):
+    config = load_config(yaml_file())
+    assert config.lake == str(config.file.parent / "lake")
+    assert config.resolve("../a/{date}.csv") == str(config.file.parent.parent / "a" / "{date}.csv")
+    assert [config.resolve(path) for path in ("s3a://b/c", "/a/b")] == ["s3a://b/c", "/a/b"]
+
+
+def test_another_lake_can_be_named_and_changes_no_hash(yaml_file, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    file = yaml_file()
+    places = {lake: load_config(file, lake) for lake in (None, "elsewhere", "s3a://bucket/lake")}
+    assert [config.lake for config in places.values()] == [
+        str(tmp_path / "lake"),
+        str(tmp_path / "elsewhere"),
+        "s3a://bucket/lake",
+    ]
+    assert len({config.hash() for config in places.values()}) == 1
+
+
+@pytest.mark.parametrize(
+    "old, new", [("late_days: 2", "late_days: 3"), ("item_id: item", "item_id: upper(item)"), ("view: 1", "view: 2")]
+)
+def test_a_setting_changes_the_hash(yaml_file, old, new):
+    before = load_config(yaml_file()).hash()
+    assert len(before) == 12
+    assert load_config(yaml_file(YAML.replace(old, new))).hash() != before
+
+
+def test_the_order_of_top_level_keys_and_comments_change_no_hash(yaml_file):
+    before = load_config(yaml_file()).hash()
+    lines = YAML.splitlines()
+    assert load_config(yaml_file("\n".join(["# a comment", *lines[1:], lines[0]]))).hash() == before
+
+
+def test_columns_of_row_rules_are_read_and_optional_ones_not_required(yaml_file):
+    text = YAML.replace("    rules:", "    optional: [user]\n    rules:")
+    events = load_config(yaml_file(text)).sources.events
+    assert events.source_columns() == ["id", "user", "item", "time", "agent"]
+    assert events.required_columns() == ["id", "item", "time", "agent"]
+
+
+plain = st.from_regex(r"c_[a-z0-9_]{1,6}", fullmatch=True)
+quoted = st.text("abcXYZ019 :-.%'é", min_size=1, max_size=8).map(lambda name: (f"`{name}`", {name}))
+LEAVES = st.one_of(
+    plain.map(lambda name: (name, {name})),
+    quoted,
+    st.sampled_from(["1", "-2.5", "'c_text'", "null", "true", "current_timestamp()", "date'2024-03-01'"]).map(
+        lambda literal: (literal, set())
+    ),
+)
+FORMS = [
+    "upper({})",
+    "cast({} as double)",
+    "({} + {})",
+    "if({} > {}, {}, 'none')",
+    "case when {} = 1 then {} else {} end",
+    "case {} when 'c_a' then {} end",
+    "concat_ws('|', {}, {}, {})",
+    "({} in ({}, 'c_b'))",
+    "({} is null)",
+    "({} between {} and {})",
+    "({} like '%c_d%')",
+    "to_timestamp({}, 'yyyy-MM-dd')",
+    "date_trunc('day', {})",
+    "date_add({}, 3)",
+    "extract(year from {})",
+    "transform(split({}, ','), x -> concat(x, {}))",
+    "get_json_object({}, '$.c_e')",
+    "from_json({}, 'c_f string').c_f",
+    "named_struct('c_g', {}).c_g",
+    "sha2(concat({}, {}), 256)",
+    "instr({}, {})",
+    "regexp_extract({}, '(c_h)', 1)",
+    "{}::string",
+    "timestampdiff(day, {}, {})",
+    "({} - interval 1 day)",
+]
+
+
+def _fill(form: str, parts: list[tuple[str, set[str]]]) -> tuple[str, set[str]]:
+    return form.format(*[text for text, _ in parts]), set().union(*[names for _, names in parts])
+
+
+def _grow(inner):
+    shapes = st.sampled_from(FORMS).flatmap(
+        lambda form: st.tuples(st.just(form), st.lists(inner, min_size=form.count("{}"), max_size=form.count("{}")))
+    )
+    return shapes.map(lambda shape: _fill(*shape))
+
+
+@given(st.recursive(LEAVES, _grow, max_leaves=12))
+def test_the_columns_an_expression_reads_are_found_exactly(case):
+    expression, names = case
+    found = referenced_columns(expression)
+    assert set(found) == names
+    assert len(found) == len(names)
