@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from datetime import date, timedelta
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -41,47 +40,41 @@ def _resolved(job: Job) -> DataFrame:
         mapped = mapped.withColumn("user_id", events.pseudonym(F.col("user_id"), user_key(job.config)))
     rules = quality.load_suite(TABLE).rows
     judged = events.with_judgement(mapped, rules, job.config, job.lake.read("ops.tombstones"))
-    if job.window.days > DAYS_PER_CORE * job.spark.sparkContext.defaultParallelism:
-        # Identity and visits both lie within a day: with days enough for every core one shuffle serves both.
+    if _many_days(job):
         judged = judged.repartition("event_date")
     minutes = job.config.sessions.inactivity_minutes
     return events.resolved(judged, job.window, job.config.late_days, minutes)
 
 
+def _many_days(job: Job) -> bool:
+    """Whether there are days enough for every core: then one shuffle by day serves identity, visits and write."""
+    return job.window.days > DAYS_PER_CORE * job.spark.sparkContext.defaultParallelism
+
+
 def _commit(job: Job, rows: DataFrame) -> dict[str, Any]:
     days = events.daily_counts(rows, job.window).orderBy("ingest_date").toPandas()
     written = rows.where(F.col("fate") == "written")
-    outcomes = _row_outcomes(job, rows, days) + _expectations(job, written, days)
+    outcomes = _row_rules(job, rows, days) + _expectations(job, written, days)
     job.lake.append_rows("ops.dq_results", [o.row(job.run.run_id, TABLE) for o in outcomes])
     bad = rows.where(F.col("fate") == "quarantined")
     bad = bad.select("ingest_date", "source_file", "row_number", "payload", "failed_rules", "severity")
     job.lake.replace("quarantine.events", bad, job.window)
-    failures = [_told(o, days) for o in outcomes if o.severity == "batch" and not o.success]
+    failures = [o.told(days) for o in outcomes if o.severity == "batch" and not o.success]
     if failures:
         job.lake.record(_ledger(job, days, "rejected"))
         quality.refuse(TABLE, failures, job.lake.version(TABLE))
     touched = Window(job.window.start - timedelta(days=job.config.late_days), job.window.end)
     columns = ("event_date", *events.EVENT_COLUMNS, "session_id", "ingest_date")
-    job.lake.replace(TABLE, written.select(*columns).hint("rebalance", "event_date"), touched)
+    kept = written.select(*columns)
+    job.lake.replace(TABLE, kept if _many_days(job) else kept.hint("rebalance", "event_date"), touched)
     job.lake.record(_ledger(job, days, "ok"))
     return {name: int(days[name].sum()) for name in ("read", "written", "duplicate", "quarantined", "bad")}
 
 
-def _row_outcomes(job: Job, rows: DataFrame, days: pd.DataFrame) -> list[quality.Outcome]:
-    """What each row rule found on each ingest day; a rule that no row of the window broke is one row."""
-    own = job.config.sources.events.rules
-    kinds = {r.name: r.severity for r in quality.load_suite(TABLE).rows} | {n: r.severity for n, r in own.items()}
-    reads: dict[date, int] = {day: int(n) for day, n in zip(days["ingest_date"], days["read"], strict=True)}
-    found: dict[str, dict[date, int]] = defaultdict(dict)
-    for row in events.broken_rules(rows, job.window).collect():
-        found[row["rule"]][row["ingest_date"]] = row["broken"]
-    outcomes = [
-        quality.Outcome(rule, "row", kinds[rule], False, float(n), reads[day], day)
-        for rule in found
-        for day, n in found[rule].items()
-    ]
-    total = sum(reads.values())
-    return outcomes + [quality.Outcome(r, "row", s, True, 0.0, total) for r, s in kinds.items() if r not in found]
+def _row_rules(job: Job, rows: DataFrame, days: pd.DataFrame) -> list[quality.Outcome]:
+    own = {name: rule.severity for name, rule in job.config.sources.events.rules.items()}
+    severities = {rule.name: rule.severity for rule in quality.load_suite(TABLE).rows} | own
+    return quality.row_outcomes(severities, events.broken_rules(rows, job.window).collect(), days)
 
 
 def _expectations(job: Job, written: DataFrame, days: pd.DataFrame) -> list[quality.Outcome]:
@@ -93,21 +86,7 @@ def _expectations(job: Job, written: DataFrame, days: pd.DataFrame) -> list[qual
     mine = written.where(job.window.where("ingest_date"))
     by_batch = docs.validate(f"{TABLE} batch", mine, suite.batch)
     job.say(f"Data Docs: {Path(docs.build())}")
-    return [o for r in by_day for o in _day_outcomes(r, days)] + [quality.Outcome.of_batch(r) for r in by_batch]
-
-
-def _day_outcomes(result: dict[str, Any], days: pd.DataFrame) -> list[quality.Outcome]:
-    failing = [days["ingest_date"].iloc[place] for place in result["unexpected"]]
-    return [quality.Outcome.of_batch(result, day) for day in failing or [None]]
-
-
-def _told(outcome: quality.Outcome, days: pd.DataFrame) -> str:
-    """A failure for people: the day, its counts, the rule."""
-    if outcome.day is None:
-        return f"{outcome.rule}: observed {outcome.observed}"
-    row = days[days["ingest_date"] == outcome.day].iloc[0]
-    share = f"{row['bad']} of {row['read']} rows are bad ({row['bad_share']:.1%})"
-    return f"ingest day {outcome.day}: {outcome.rule}: {share}"
+    return [o for r in by_day for o in quality.day_outcomes(r, days)] + [quality.Outcome.of_batch(r) for r in by_batch]
 
 
 def _ledger(job: Job, days: pd.DataFrame, status: str) -> list[dict[str, Any]]:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from datetime import date, timedelta
+from datetime import timedelta
 from typing import Any
 
-from pyspark.sql import DataFrame, Row
+from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from lakerec import candidates, models, policy, ranking, sources
@@ -22,15 +21,6 @@ SCORED = "user_id string, item_id string, score float, source string"
 WAVES = 4
 
 
-@dataclass(frozen=True)
-class Day:
-    """One day to be scored: its model, and whose sequences ask for a new list (None: everybody's)."""
-
-    day: date
-    model: models.Promotion | None
-    active: Window | None
-
-
 def run(job: Job) -> dict[str, Any]:
     """Score each day from pinned inputs outside the lease, commit its lists under it; what was written."""
     inputs = tuple(job.lake.read(name) for name in ("silver.events", "ml.sequences", "silver.items"))
@@ -42,19 +32,12 @@ def run(job: Job) -> dict[str, Any]:
     return totals
 
 
-def _plan(job: Job) -> list[Day]:
+def _plan(job: Job) -> list[models.Day]:
     """With --every-day each day of the window by what changed on it, else its last day by what changed in it."""
     log = models.promotions(job.lake)
     days = list(sources.days(job.window)) if job.every_day else [job.last_day]
     served = job.every_day or _served_before(job)
-    return [_planned(log, day if job.every_day else job.window.start, day, served) for day in days]
-
-
-def _planned(log: list[Row], since: date, day: date, served: bool) -> Day:
-    """Everybody is scored where another model served before `since` (or none), or no user had a list."""
-    model, earlier = models.serving_on(log, day), models.serving_on(log, since - timedelta(days=1))
-    changed = Window(since, day + timedelta(days=1))
-    return Day(day, model, changed if served and model == earlier else None)
+    return [models.planned(log, day if job.every_day else job.window.start, day, served) for day in days]
 
 
 def _served_before(job: Job) -> bool:
@@ -63,7 +46,7 @@ def _served_before(job: Job) -> bool:
     return lists.where(F.col("user_id") != ranking.EVERYONE).limit(1).count() > 0
 
 
-def _lists(job: Job, day: Day, events: DataFrame, sequences: DataFrame, items: DataFrame) -> DataFrame:
+def _lists(job: Job, day: models.Day, events: DataFrame, sequences: DataFrame, items: DataFrame) -> DataFrame:
     settings, weights, k = job.config.candidates, job.config.event_types, job.config.policy.k
     popular = candidates.popular(events, day.day, settings.popular_days, weights)
     stock = candidates.catalogue(events, items, day.day)
@@ -90,7 +73,7 @@ def _scored(job: Job, model: models.Promotion, slates: DataFrame) -> DataFrame:
     return spread.mapInPandas(slate_scorer(path, task_threads(job.spark)), SCORED)
 
 
-def _write(job: Job, day: Day, *inputs: DataFrame) -> dict[str, Any]:
+def _write(job: Job, day: models.Day, *inputs: DataFrame) -> dict[str, Any]:
     """Score one day and replace it; NotEnoughDataError where there is nothing to recommend."""
     rows = _lists(job, day, *inputs).persist()
     try:

@@ -65,7 +65,8 @@ def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SparkSession]:
     file = tmp_path_factory.mktemp("session") / "config.yaml"
     extra = {"spark": {"driver_memory": "2g", "properties": {"spark.sql.shuffle.partitions": "2"}}}
     file.write_text(yaml.safe_dump(SETTINGS | extra))
-    session = build_session(load_config(file), "tests")
+    # For many days: the suite runs for minutes, so the JVM's full compiler pays.
+    session = build_session(load_config(file), "tests", days=100)
     yield session
     session.stop()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from datetime import date
+from datetime import date, timedelta
 from pathlib import Path
 
 from pyspark.sql import Row
@@ -12,7 +12,7 @@ from pyspark.sql import functions as F
 
 from lakerec.config import Config
 from lakerec.errors import NotEnoughDataError
-from lakerec.lake import Lake
+from lakerec.lake import Lake, Window
 
 FOLDER = "_models"
 
@@ -23,6 +23,15 @@ class Promotion:
 
     version: str
     path: str
+
+
+@dataclass(frozen=True)
+class Day:
+    """One day to be scored: its model, and the days on which a sequence asks for a new list (None: everybody's)."""
+
+    day: date
+    model: Promotion | None
+    active: Window | None
 
 
 def snapshot_of(lake: Lake, as_of: date) -> str:
@@ -59,6 +68,13 @@ def serving_on(log: list[Row], day: date) -> Promotion | None:
 def serving(lake: Lake, day: date) -> Promotion | None:
     """What ml.promotions names for a day; None before any promotion."""
     return serving_on(promotions(lake), day)
+
+
+def planned(log: list[Row], since: date, day: date, served: bool) -> Day:
+    """Everybody is scored where another model (or none) served before `since`, or where no user had a list yet."""
+    model, earlier = serving_on(log, day), serving_on(log, since - timedelta(days=1))
+    changed = Window(since, day + timedelta(days=1))
+    return Day(day, model, changed if served and model == earlier else None)
 
 
 def promote(lake: Lake, version: str, day: date, reason: str) -> None:

@@ -9,8 +9,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
+import pandas as pd
 import yaml
-from pyspark.sql import Column, DataFrame
+from pyspark.sql import Column, DataFrame, Row
 from pyspark.sql import functions as F
 
 from lakerec.errors import ContractError, DataQualityError
@@ -55,6 +56,14 @@ class Outcome:
     def of_batch(cls, result: dict[str, Any], day: date | None = None) -> Outcome:
         """What Great Expectations found, of the whole batch or of one ingest day."""
         return cls(result["rule"], "batch", "batch", result["success"], result["observed"], result["rows"], day)
+
+    def told(self, days: pd.DataFrame) -> str:
+        """A failure for people: the ingest day with its counts, and the rule."""
+        if self.day is None:
+            return f"{self.rule}: observed {self.observed}"
+        row = days[days["ingest_date"] == self.day].iloc[0]
+        share = f"{row['bad']} of {row['read']} rows are bad ({row['bad_share']:.1%})"
+        return f"ingest day {self.day}: {self.rule}: {share}"
 
     def row(self, run_id: str, table_name: str) -> dict[str, Any]:
         """The outcome as a row of ops.dq_results."""
@@ -144,6 +153,24 @@ def _result(result: Any) -> dict[str, Any]:
         "unexpected": list(found.get("unexpected_index_list") or ()),
         "rows": found.get("element_count"),
     }
+
+
+def row_outcomes(severities: dict[str, str], broken: list[Row], days: pd.DataFrame) -> list[Outcome]:
+    """What each row rule found on each ingest day; a rule that no row broke is one outcome of the whole window.
+
+    `broken` has ingest_date, rule and broken; `days` a row per ingest day with `read`.
+    """
+    reads = {day: int(n) for day, n in zip(days["ingest_date"], days["read"], strict=True)}
+    found = [(row["rule"], row["ingest_date"], row["broken"]) for row in broken]
+    failed = [Outcome(r, "row", severities[r], False, float(n), reads[day], day) for r, day, n in found]
+    clean = [(r, severity) for r, severity in severities.items() if r not in {rule for rule, _, _ in found}]
+    return failed + [Outcome(r, "row", severity, True, 0.0, sum(reads.values())) for r, severity in clean]
+
+
+def day_outcomes(result: dict[str, Any], days: pd.DataFrame) -> list[Outcome]:
+    """An expectation over the ingest days: an outcome for each failing day, or one for all."""
+    failing = [days["ingest_date"].iloc[place] for place in result["unexpected"]]
+    return [Outcome.of_batch(result, day) for day in failing or [None]]
 
 
 def refuse(table_name: str, failures: list[str], version: int | None) -> None:

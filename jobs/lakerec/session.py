@@ -31,7 +31,7 @@ BASE = {
     "spark.ui.showConsoleProgress": "false",
     "spark.sql.adaptive.coalescePartitions.parallelismFirst": "false",
     "spark.sql.adaptive.advisoryPartitionSizeInBytes": "16m",
-    "spark.databricks.delta.snapshotPartitions": "2",
+    "spark.databricks.delta.snapshotPartitions": "1",
     "spark.databricks.delta.properties.defaults.minReaderVersion": "1",
     "spark.databricks.delta.properties.defaults.minWriterVersion": "2",
     "spark.databricks.delta.properties.defaults.enableDeletionVectors": "false",
@@ -90,7 +90,7 @@ def delta_jars() -> list[Path]:
 
 
 def build_session(config: Config, name: str, days: int = 1) -> SparkSession:
-    """A session for a job over so many days: the only one in the process; raises ConfigError without Java 17 or JARs."""
+    """The process's only session, for a job over so many days; raises ConfigError without Java 17 or JARs."""
     check_java()
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
     os.environ.setdefault("PYSPARK_DRIVER_PYTHON", sys.executable)

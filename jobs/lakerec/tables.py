@@ -47,7 +47,12 @@ class Table:
 
     def schema(self) -> StructType:
         """The Spark schema with comments; needs a running session to parse the types."""
-        return StructType([_field(column) for column in self.columns])
+        return _schema(self)
+
+
+@cache
+def _schema(spec: Table) -> StructType:
+    return StructType([_field(column) for column in spec.columns])
 
 
 def _field(column: Column) -> StructField:
