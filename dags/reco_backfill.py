@@ -38,9 +38,7 @@ CHUNK = {**LAKE, "max_active_tis_per_dagrun": 1}
 def plan_chunks(params: dict[str, Any]) -> list[dict[str, str]]:
     """The chunks, oldest first; wrong dates fail at once."""
     try:
-        return [
-            {"start": a, "end": b} for a, b in chunks(params["start"], params["end"], params["chunk_days"])
-        ]
+        return [{"start": a, "end": b} for a, b in chunks(params["start"], params["end"], params["chunk_days"])]
     except ValueError as error:
         raise AirflowFailException(f"{error}. Trigger the DAG again with other dates.") from error
 

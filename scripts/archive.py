@@ -9,6 +9,7 @@ import os
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from lakerec.config import Config
 from lakerec.session import ARCHIVE, build_session
@@ -31,7 +32,7 @@ def main() -> int:
         for _ in range(2):
             rows.write.format("delta").mode("overwrite").partitionBy("a").option("replaceWhere", "a >= '0'").save(table)
         spark.read.format("delta").load(table).groupBy("a").count().collect()
-    gateway = spark.sparkContext._gateway
+    gateway: Any = spark.sparkContext._gateway
     spark.stop()
     # The JVM ends when its standard input does, and writes the archive before it is gone.
     gateway.proc.stdin.close()

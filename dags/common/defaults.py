@@ -42,9 +42,7 @@ def settings(doc: str | None, cron: str | None) -> dict[str, Any]:
     return {
         "doc_md": doc,
         "schedule": CronDataIntervalTimetable(cron, timezone=TIMEZONE) if cron and SCHEDULED else None,
-        "start_date": aware(
-            2000, 1, 1
-        ),  # older than any data, so that `airflow backfill create` takes any day
+        "start_date": aware(2000, 1, 1),  # older than any data, so that `airflow backfill create` takes any day
         "catchup": False,
         "user_defined_macros": {"window": partial(window, timezone=TIMEZONE)},
         "render_template_as_native_obj": False,

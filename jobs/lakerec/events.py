@@ -5,19 +5,13 @@ from __future__ import annotations
 from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 
-from lakerec.config import EVENT_COLUMNS, Config, EventSource, Source
+from lakerec.config import EVENT_COLUMNS, Config, EventSource
 from lakerec.lake import Window as Days
 from lakerec.quality import Rule, failed_rules, severity
 from lakerec.sources import BEGINNING, CORRUPT
 
 ORIGIN = ("ingest_date", "source_file", "row_number")
 TYPES = {"event_time": "timestamp", "value": "double", "position": "int"}
-
-
-def columns_of_source(rows: DataFrame, source: Source, keep: tuple[str, ...] = ()) -> DataFrame:
-    """The payload's entries that the mapping reads as columns of their own, beside `keep`."""
-    entries = [F.col("payload")[F.lit(name)].alias(name) for name in source.source_columns()]
-    return rows.select(*[F.col(name).alias(f"_{name}") for name in keep], *entries)
 
 
 def dated_by_event(rows: DataFrame, source: EventSource) -> DataFrame:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date
 from functools import cache
@@ -155,7 +156,7 @@ def _result(result: Any) -> dict[str, Any]:
     }
 
 
-def row_outcomes(severities: dict[str, str], broken: list[Row], days: pd.DataFrame) -> list[Outcome]:
+def row_outcomes(severities: Mapping[str, str], broken: list[Row], days: pd.DataFrame) -> list[Outcome]:
     """What each row rule found on each ingest day; a rule that no row broke is one outcome of the whole window.
 
     `broken` has ingest_date, rule and broken; `days` a row per ingest day with `read`.

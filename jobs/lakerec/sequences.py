@@ -10,6 +10,9 @@ from pyspark.sql import functions as F
 from lakerec.config import Config
 from lakerec.prompts import history_text
 
+# What an event with neither item nor search is told of: its day and type still count.
+UNNAMED = "something"
+
 
 def sequences(events: DataFrame, items: DataFrame, config: Config, since: date) -> DataFrame:
     """Rows of ml.sequences with as_of_date >= `since`, from silver.events and silver.items.
@@ -52,7 +55,7 @@ def titled(events: DataFrame, items: DataFrame) -> DataFrame:
         F.col("valid_to").isNull() | (F.col("valid_to") > F.col("ingest_date"))
     )
     joined = events.join(names, on=(F.col("item_id") == F.col("of")) & holds, how="left")
-    return joined.select(*events.columns, F.coalesce("name", "query", "item_id").alias("title"))
+    return joined.select(*events.columns, F.coalesce("name", "query", "item_id", F.lit(UNNAMED)).alias("title"))
 
 
 def _by_arrival(events: DataFrame, length: int) -> DataFrame:

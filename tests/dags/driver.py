@@ -71,9 +71,7 @@ def command_of(task: Any, dag: Any) -> list[str]:
     """The spark-submit command of the fixed run; a chunk's argument shows as <name>."""
     from airflow.sdk.execution_time import macros
 
-    task.application_args = [
-        one if isinstance(one, str) else f"<{one._key}>" for one in task.application_args
-    ]
+    task.application_args = [one if isinstance(one, str) else f"<{one._key}>" for one in task.application_args]
     value = SimpleNamespace(lakerec_config="/etc/lakerec/shop.yaml")
     context = {
         "dag_run": RUN,

@@ -57,9 +57,7 @@ def drive(home: Path, *arguments: Any, **environment: str) -> Any:
     }
     name, *rest = arguments
     command = [str(PYTHON), str(Path(__file__).with_name("driver.py")), name, *map(json.dumps, rest)]
-    done = subprocess.run(
-        command, env=clean | settings | environment, capture_output=True, text=True, timeout=120
-    )
+    done = subprocess.run(command, env=clean | settings | environment, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stdout + done.stderr
     return json.loads(done.stdout.rsplit("ANSWER ", 1)[1])
 
@@ -93,9 +91,7 @@ def test_commands_and_settings_are_those_of_the_golden_file(bag, dag_id) -> None
     path = GOLDEN / f"{dag_id}.json"
     if os.environ.get("LAKEREC_GOLDEN") == "write":
         path.write_text(text)
-    assert text == path.read_text(), (
-        f"{path.name} differs: look, then write it anew with LAKEREC_GOLDEN=write"
-    )
+    assert text == path.read_text(), f"{path.name} differs: look, then write it anew with LAKEREC_GOLDEN=write"
 
 
 def test_without_lakerec_home_the_project_is_where_the_dags_are(home) -> None:

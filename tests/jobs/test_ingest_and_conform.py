@@ -221,6 +221,7 @@ def test_json_lines_are_a_source_too(shop: Shop):
 
 def test_a_file_without_a_day_lands_on_its_events_days(shop: Shop):
     shop.settings["sources"]["events"]["path"] = "all.csv.gz"
+    shop.settings["gate"] = {"max_bad": 0.5}
     shop.write("all.csv.gz", HEADER, [event(n, day=DAY + timedelta(days=n % 3)) for n in range(9)] + ["torn"])
     counts = shop.run(*INGEST, days=3)
     assert (counts["read"], counts["written"], counts["quarantined"]) == (10, 9, 1)

@@ -105,15 +105,11 @@ def test_a_longer_simulation_begins_with_the_same_files(tmp_path_factory, seed, 
     simulate(second, START, short + more, users, items, seed)
     longer = contents(second)
     beyond = {str(START + timedelta(days=short + n)) for n in range(more)}
-    assert contents(first) == {
-        name: data for name, data in longer.items() if Path(name).name[:10] not in beyond
-    }
+    assert contents(first) == {name: data for name, data in longer.items() if Path(name).name[:10] not in beyond}
 
 
 @settings(max_examples=12, deadline=None)
-@given(
-    seed=st.integers(0, 2**40), users=st.integers(1, 120), items=st.integers(20, 80), days=st.integers(1, 9)
-)
+@given(seed=st.integers(0, 2**40), users=st.integers(1, 120), items=st.integers(20, 80), days=st.integers(1, 9))
 def test_counts_match_the_files(tmp_path_factory, seed, users, items, days):
     summary = simulate(tmp_path_factory.mktemp("any"), START, days, users, items, seed)
     assert summary.days == counted(summary)
@@ -259,9 +255,7 @@ def test_users_appear_before_their_events_and_profiles_follow_the_drift(summary,
     assert len(first) == USERS
     assert all(first[r["user_id"]] <= r["event_time"][:10] for r in good)
     drifts = {
-        u: t["drift_date"]
-        for u, t in truth["users"].items()
-        if t["drift_date"] and t["drift_date"] < "2025-01-16"
+        u: t["drift_date"] for u, t in truth["users"].items() if t["drift_date"] and t["drift_date"] < "2025-01-16"
     }
     assert drifts and all(profiles[user][day] != profiles[user][first[user]] for user, day in drifts.items())
 

@@ -105,9 +105,7 @@ def test_an_encoder_that_ignores_the_mask_is_refused(scorer, monkeypatch):
     model, packer = scorer
     check_blocks(model, packer, "tiny")
     forward = model.encoder.forward
-    monkeypatch.setattr(
-        model.encoder, "forward", lambda **given: forward(**{**given, "attention_mask": None})
-    )
+    monkeypatch.setattr(model.encoder, "forward", lambda **given: forward(**{**given, "attention_mask": None}))
     with pytest.raises(ModelError, match="block mask"):
         check_blocks(model, packer, "tiny")
 

@@ -141,9 +141,7 @@ def test_a_prior_survives_broken_features(tiny, tmp_path):
     slates = make_slates(20, 1)
     slates[0].features[:] = np.nan
     slates[1].features[:] = np.inf
-    training.train(
-        slates, make_slates(5, 2), settings_of(tiny, epochs=1), ["f"], tmp_path / "v", lambda _: None
-    )
+    training.train(slates, make_slates(5, 2), settings_of(tiny, epochs=1), ["f"], tmp_path / "v", lambda _: None)
     slates[2].features[:] = 1e30
     assert all(np.isfinite(s).all() for s in Predictor.load(tmp_path / "v", 1).score(slates))
 
@@ -199,7 +197,5 @@ def test_the_manifest_says_how_the_model_was_made(trained):
     _, _, manifest = load(trained[-1])
     assert manifest.version == "v1" and manifest.feature_names == ["noise"]
     assert manifest.settings["training"]["freeze"] == "full"
-    assert manifest.mean[0] == pytest.approx(
-        np.mean(np.concatenate([s.features for s in make_slates(60, 1, WORST)]))
-    )
+    assert manifest.mean[0] == pytest.approx(np.mean(np.concatenate([s.features for s in make_slates(60, 1, WORST)])))
     assert torch.float32 == next(load(trained[-1])[0].parameters()).dtype

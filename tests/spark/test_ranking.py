@@ -54,9 +54,7 @@ def test_recommendations_have_the_columns_of_the_table(spark):
     wanted = spark.createDataFrame([], schema("gold.recommendations"))
     assert [(f.name, f.dataType) for f in made.schema] == [(f.name, f.dataType) for f in wanted.schema]
     reason = "chosen by people after items you chose"
-    assert [tuple(row) for row in made.collect()] == [
-        (DAY, "u", 1, "a", 0.25, "covisit", 1.0, reason, "m1", "run1")
-    ]
+    assert [tuple(row) for row in made.collect()] == [(DAY, "u", 1, "a", 0.25, "covisit", 1.0, reason, "m1", "run1")]
 
 
 def test_every_source_has_a_reason(spark):
