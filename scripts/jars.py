@@ -5,6 +5,7 @@ A half-filled local Maven repository (a POM without its JAR) makes Spark's resol
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -13,6 +14,8 @@ from pathlib import Path
 import pyspark
 
 PACKAGE = "io.delta:delta-spark_4.2_2.13:4.4.0"
+# What Spark does not bring itself: a second copy of Hadoop, Jackson or Parquet only slows the class path down.
+OURS = ("io.delta_", "io.unitycatalog_")
 JARS = Path(__file__).resolve().parent.parent / ".jars"
 STAMP = JARS / f".{PACKAGE.replace(':', '_')}"
 IVY_SETTINGS = """<ivysettings><settings defaultResolver="central"/>
@@ -30,16 +33,10 @@ def resolve() -> int:
     command = [str(home / "bin" / "spark-submit"), "--master", "local[1]", "--packages", PACKAGE]
     command += ["--conf", f"spark.jars.ivy={JARS / 'ivy'}", "--conf", "spark.ui.enabled=false"]
     command += ["--conf", f"spark.jars.ivySettings={settings}", str(empty)]
-    env = {"PYSPARK_PYTHON": sys.executable, "SPARK_HOME": str(home)}
+    env = os.environ | {"PYSPARK_PYTHON": sys.executable, "SPARK_HOME": str(home)}
     with (JARS / "log").open("w") as log:
-        code = subprocess.run(command, stdout=log, stderr=log, env={**_environment(), **env}).returncode
+        code = subprocess.run(command, stdout=log, stderr=log, env=env).returncode
     return code
-
-
-def _environment() -> dict[str, str]:
-    import os
-
-    return dict(os.environ)
 
 
 def main() -> int:
@@ -52,7 +49,8 @@ def main() -> int:
         print("\n".join((JARS / "log").read_text().splitlines()[-8:]), file=sys.stderr)
         return 1
     for jar in (JARS / "ivy" / "jars").glob("*.jar"):
-        jar.rename(JARS / jar.name)
+        if jar.name.startswith(OURS):
+            jar.rename(JARS / jar.name)
     shutil.rmtree(JARS / "ivy")
     STAMP.touch()
     return 0
