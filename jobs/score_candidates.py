@@ -19,6 +19,8 @@ TABLE = "gold.recommendations"
 SCORED = "user_id string, item_id string, score float, source string"
 # Partitions per core: small enough to see progress, large enough to fill token budgets.
 WAVES = 4
+# A worker takes some ten seconds to load the model: fewer users than this are done sooner by one.
+USERS_PER_PARTITION = 100
 
 
 def run(job: Job) -> dict[str, Any]:
@@ -60,16 +62,17 @@ def _lists(job: Job, day: models.Day, events: DataFrame, sequences: DataFrame, i
         known = known.join(changed, on="user_id", how="left_semi")
     taken = policy.excluded(events, day.day, job.config.policy.filter_types)
     slates = candidates.slates(events, known, items, day.day, settings, weights, taken)
-    scored = _scored(job, day.model, slates)
+    scored = _scored(job, day.model, slates, known.select("user_id").distinct().count())
     ranked = ranking.top_k(scored, k)
     mine = ranking.recommendations(ranked, day.day, day.model.version, job.run.run_id, settings.popular_days)
     return told.unionByName(mine)
 
 
-def _scored(job: Job, model: models.Promotion, slates: DataFrame) -> DataFrame:
-    cores = job.spark.sparkContext.defaultParallelism
+def _scored(job: Job, model: models.Promotion, slates: DataFrame, users: int) -> DataFrame:
+    most = job.spark.sparkContext.defaultParallelism * WAVES
+    partitions = max(1, min(most, users // USERS_PER_PARTITION))
     path = str(job.lake.local_folder(model.path))
-    spread = slates.select("user_id", "history", "candidates").repartition(cores * WAVES, "user_id")
+    spread = slates.select("user_id", "history", "candidates").repartition(partitions, "user_id")
     return spread.mapInPandas(slate_scorer(path, task_threads(job.spark)), SCORED)
 
 
