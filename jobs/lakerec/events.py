@@ -6,6 +6,7 @@ from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 
 from lakerec.config import EVENT_COLUMNS, Config, EventSource
+from lakerec.items import source_columns
 from lakerec.lake import Window as Days
 from lakerec.quality import Rule, failed_rules, severity
 from lakerec.sources import BEGINNING, CORRUPT
@@ -16,7 +17,7 @@ TYPES = {"event_time": "timestamp", "value": "double", "position": "int"}
 
 def dated_by_event(rows: DataFrame, source: EventSource) -> DataFrame:
     """Give rows of a file without a day their event's day; a row without a time gets its file's first day."""
-    entries = [F.col("payload")[F.lit(name)].alias(name) for name in source.source_columns()]
+    entries = source_columns(source)
     time = F.expr(source.columns["event_time"]).cast("timestamp")
     kept = [F.col(name).alias(f"_{name}") for name in (*ORIGIN, "payload")]
     dated = rows.select(*kept, *entries).select(*[f"_{n}" for n in (*ORIGIN, "payload")], F.to_date(time).alias("day"))
@@ -35,7 +36,7 @@ def mapped(rows: DataFrame, config: Config) -> DataFrame:
     Times without a zone are read in the session's zone, which is the configuration's.
     """
     source = config.sources.events
-    entries = [F.col("payload")[F.lit(name)].alias(name) for name in source.source_columns()]
+    entries = source_columns(source)
     origin = [F.col(name).alias(f"_{name}") for name in (*ORIGIN, "payload")]
     wide = rows.select(*origin, *entries)
     ruled = [F.coalesce(F.expr(rule.when), F.lit(False)).alias(f"_rule_{name}") for name, rule in source.rules.items()]
@@ -127,7 +128,7 @@ def pseudonym(column: Column, key: str) -> Column:
 
 def daily_counts(rows: DataFrame, window: Days) -> DataFrame:
     """One row per ingest day of the window: read = written + duplicate + quarantined, and what is bad of them."""
-    mine = rows.where(F.col("ingest_date") >= F.lit(window.start)).where(F.col("ingest_date") < F.lit(window.end))
+    mine = rows.where(window.where("ingest_date"))
     fates = [F.count_if(F.col("fate") == fate).alias(fate) for fate in ("written", "duplicate", "quarantined")]
     bad = F.count_if(F.col("severity") == "bad")
     good = F.when(F.col("fate") == "written", F.col("user_id"))

@@ -10,12 +10,17 @@ from lakerec.config import Source
 ITEM_ENTITY = "item_entity"
 
 
+def source_columns(source: Source) -> list[Column]:
+    """The payload's entries that a mapping reads, each as the column its expressions name."""
+    return [F.col("payload")[F.lit(name)].alias(name) for name in source.source_columns()]
+
+
 def observations(rows: DataFrame, source: Source, key: str) -> DataFrame:
     """What each day's files say of each key: the last row of the day that names it and has a text.
 
     Columns: the key, day, title (users: their text's), text, attributes (every other mapped column).
     """
-    entries = [F.col("payload")[F.lit(name)].alias(name) for name in source.source_columns()]
+    entries = source_columns(source)
     origin = [F.col(name).alias(f"_{name}") for name in ("ingest_date", "source_file", "row_number")]
     mapped = {name: F.expr(expression).cast("string") for name, expression in source.columns.items()}
     others = [name for name in mapped if name not in (key, "title", "text")]
@@ -92,7 +97,7 @@ def user_history(observed: DataFrame, snapshots: DataFrame | None) -> DataFrame:
 
 def graph(triples: DataFrame, source: Source, relation: str | None = None) -> DataFrame:
     """Landed triples (or links from items to entities, under the given relation) as rows of silver.kg."""
-    entries = [F.col("payload")[F.lit(name)].alias(name) for name in source.source_columns()]
+    entries = source_columns(source)
     wide = triples.select(F.col("ingest_date").alias("_day"), *entries)
     names = ("item_id", "entity") if relation else ("head", "tail")
     head, tail = (F.expr(source.columns[name]).cast("string") for name in names)

@@ -6,7 +6,6 @@ import fcntl
 import json
 import os
 import re
-import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -320,11 +319,3 @@ def _postgres_lease(uri: str, lake: str, wait_seconds: int) -> Iterator[None]:
         except psycopg.errors.LockNotAvailable:
             raise LakeBusyError(f"the lake {lake} is held by another run; waited {wait_seconds} s") from None
         yield
-
-
-def publish_folder(source: Path, target: Path) -> None:
-    """Move a finished folder into place in one step; what stood there goes."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    if target.exists():
-        shutil.rmtree(target)
-    source.rename(target)
