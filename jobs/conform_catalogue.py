@@ -74,4 +74,4 @@ def _graph(job: Job) -> DataFrame:
 
 
 if __name__ == "__main__":
-    main(run)
+    main(run, ahead="great_expectations")

@@ -96,4 +96,4 @@ def _ledger(job: Job, days: pd.DataFrame, status: str) -> list[dict[str, Any]]:
 
 
 if __name__ == "__main__":
-    main(run)
+    main(run, ahead="great_expectations")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from lakerec.job import Job, main
-from lakerec.scorer.language_model import model_id
+from lakerec.scorer.base_model import model_id
 from lakerec.scoring import text_embedder
 from lakerec.session import task_threads
 

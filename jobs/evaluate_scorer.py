@@ -10,7 +10,6 @@ import numpy as np
 from lakerec import metrics, models
 from lakerec.candidates import FEATURES, SOURCES
 from lakerec.job import Job, main
-from lakerec.scorer.prediction import Predictor
 from lakerec.scorer.slates import Slate
 from lakerec.scoring import slates_from_frame
 from train_scorer import slates
@@ -43,6 +42,8 @@ def _baselines(test: Sequence[Slate]) -> dict[str, list[Any]]:
 
 def _models(job: Job, version: str, test: Sequence[Slate]) -> dict[str, list[Any]]:
     """The challenger, its features without the language model, and the champion where it is another one."""
+    from lakerec.scorer.prediction import Predictor
+
     champion = models.serving(job.lake, job.last_day)
     names = [version] + ([champion.version] if champion and champion.version != version else [])
     threads = job.spark.sparkContext.defaultParallelism
@@ -87,4 +88,4 @@ def table(rows: list[dict[str, Any]], shown: tuple[str, ...] = ("hr@10", "ndcg@1
 
 
 if __name__ == "__main__":
-    main(run)
+    main(run, ahead="lakerec.scorer.prediction")

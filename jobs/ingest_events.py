@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import date
 from typing import Any
 
 from lakerec import events, sources
@@ -17,13 +18,11 @@ def run(job: Job) -> dict[str, Any]:
         rows = sources.read(job.spark, job.config, source, landing)
         if not source.dated:
             rows = events.dated_by_event(rows, source).where(job.window.where("ingest_date"))
-        job.lake.replace("bronze.events", rows, job.window)
-        return _record(job, landing)
+        version = job.lake.replace("bronze.events", rows, job.window)
+        return _record(job, landing, job.lake.rows_added("bronze.events", version))
 
 
-def _record(job: Job, landing: sources.Landing) -> dict[str, Any]:
-    landed = job.lake.read("bronze.events").where(job.window.where("ingest_date"))
-    days = {row["ingest_date"]: row["count"] for row in landed.groupBy("ingest_date").count().collect()}
+def _record(job: Job, landing: sources.Landing, days: dict[date, int]) -> dict[str, Any]:
     details = {"files": len(landing.files), "new_columns": ",".join(landing.new_columns)}
     days |= {day: 0 for day in landing.empty_days if day not in days}
     rows = [job.run.row("ok", {"read": n, "written": n, **details}, day) for day, n in sorted(days.items())]

@@ -45,4 +45,4 @@ def _figures(job: Job, snapshot: str) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    main(run)
+    main(run, ahead="mlflow")

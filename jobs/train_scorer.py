@@ -9,9 +9,7 @@ import pandas as pd
 from lakerec import models
 from lakerec.candidates import FEATURES
 from lakerec.job import Job, main
-from lakerec.scorer.artefact import load_manifest
 from lakerec.scorer.registry import log_training
-from lakerec.scorer.training import train
 from lakerec.scoring import slates_from_frame
 
 
@@ -22,6 +20,9 @@ def run(job: Job) -> dict[str, Any]:
     out = models.folder(job.lake, version)
     if (out / "manifest.json").exists():
         return {"version": version, "already": "trained"}
+    from lakerec.scorer.artefact import load_manifest
+    from lakerec.scorer.training import train
+
     frame = slates(job, snapshot, ("train", "valid"))
     parts = [slates_from_frame(frame[frame["split"] == split]) for split in ("train", "valid")]
     report = train(parts[0], parts[1], job.config.scorer, FEATURES, out, job.say)
@@ -41,4 +42,4 @@ def slates(job: Job, snapshot: str, splits: tuple[str, ...]) -> pd.DataFrame:
 
 
 if __name__ == "__main__":
-    main(run)
+    main(run, ahead="lakerec.scorer.training")

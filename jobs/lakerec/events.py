@@ -66,10 +66,10 @@ def with_judgement(rows: DataFrame, rules: tuple[Rule, ...], config: Config, tom
         known.alias("known_type"),
         F.coalesce("gone", F.lit(False)).alias("tombstone"),
     )
-    judged = wide.withColumn("failed_rules", failed_rules(every))
-    return judged.select(
-        *ORIGIN, "payload", "event_date", *EVENT_COLUMNS, "failed_rules", severity(every).alias("severity")
-    )
+    judged = wide.withColumn("failed_rules", failed_rules(every)).withColumn("severity", severity(every))
+    # Only quarantine keeps the row as landed: what passed need not carry it through the shuffles.
+    payload = F.when(F.col("severity").isNotNull(), F.col("payload")).alias("payload")
+    return judged.select(*ORIGIN, payload, "event_date", *EVENT_COLUMNS, "failed_rules", "severity")
 
 
 def resolved(judged: DataFrame, window: Days, late_days: int, inactivity_minutes: int) -> DataFrame:
@@ -85,8 +85,7 @@ def resolved(judged: DataFrame, window: Days, late_days: int, inactivity_minutes
     identity = Window.partitionBy("event_date", bad, F.coalesce(alone, "event_id")).orderBy(*ORIGIN)
     place = F.row_number().over(identity)
     fate = F.when(bad, "quarantined").when(F.col("place") == 1, "written").otherwise("duplicate")
-    payload = F.when(bad, F.col("payload")).alias("payload")
-    ranked = mine.select(*[payload if name == "payload" else name for name in mine.columns], place.alias("place"))
+    ranked = mine.withColumn("place", place)
     return with_sessions(ranked.withColumn("fate", fate).drop("place"), inactivity_minutes)
 
 

@@ -6,6 +6,7 @@ import argparse
 import importlib
 import os
 import sys
+import threading
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -100,20 +101,30 @@ def check_expressions(config: Config, spark: SparkSession) -> None:
                 ) from None
 
 
-def main(run: Body) -> None:
-    """Run a job from its command line; a known error is one message and its exit code, not a stack trace."""
+def import_ahead(module: str) -> None:
+    """Import a heavy module in a thread of its own: its seconds pass while Spark starts or works."""
+    threading.Thread(target=importlib.import_module, args=(module,), daemon=True).start()
+
+
+def main(run: Body, ahead: str = "") -> None:
+    """Run a job from its command line; a known error is one message and its exit code, not a stack trace.
+
+    `ahead` is the heavy module that the job needs once its session is there.
+    """
     name = Path(sys.argv[0]).stem
     parser = arguments(argparse.ArgumentParser(prog=name, description=sys.modules["__main__"].__doc__))
     parser.add_argument("--run-id", default=os.environ.get("LAKEREC_RUN_ID", ""), help="name of this run")
     given = parser.parse_args()
-    sys.exit(guarded(lambda: _run(name, run, given)))
+    sys.exit(guarded(lambda: _run(name, run, given, ahead)))
 
 
-def _run(name: str, run: Body, given: argparse.Namespace) -> None:
+def _run(name: str, run: Body, given: argparse.Namespace, ahead: str) -> None:
     from lakerec.session import build_session
 
     config = load_config(given.config, given.lake)
     window = parse_window(given.start, given.end)
+    if ahead:
+        import_ahead(ahead)
     spark = build_session(config, name, window.days)
     check_expressions(config, spark)
     job = start(config, spark, name, window, given.run_id, given.every_day)

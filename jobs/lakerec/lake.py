@@ -132,14 +132,29 @@ class Lake:
         return [int(found.group(1)) for found in map(COMMIT.match, names) if found]
 
     def _commit_info(self, name: str, version: int) -> dict[str, Any]:
+        first = json.loads(next(self._commit_lines(name, version), "{}"))
+        return _run_metadata(first.get("commitInfo", {}).get("userMetadata"))
+
+    def _commit_lines(self, name: str, version: int) -> Iterator[str]:
+        """The actions of a commit, a line of JSON each."""
         path = self._jvm.org.apache.hadoop.fs.Path(f"{self.path(name)}/_delta_log/{version:020d}.json")
         fs = path.getFileSystem(self.spark._jsc.hadoopConfiguration())  # type: ignore[attr-defined]
         lines = self._jvm.java.io.BufferedReader(self._jvm.java.io.InputStreamReader(fs.open(path), "UTF-8"))
         try:
-            first = json.loads(lines.readLine() or "{}")
+            while line := lines.readLine():
+                yield line
         finally:
             lines.close()
-        return _run_metadata(first.get("commitInfo", {}).get("userMetadata"))
+
+    def rows_added(self, name: str, version: int) -> dict[date, int]:
+        """How many rows a commit added to each day of a table partitioned by day, by the log's own counts."""
+        column = table(name).partition[0]
+        found: dict[date, int] = {}
+        for line in self._commit_lines(name, version):
+            if added := json.loads(line).get("add"):
+                day = date.fromisoformat(added["partitionValues"][column])
+                found[day] = found.get(day, 0) + int(json.loads(added["stats"])["numRecords"])
+        return found
 
     @property
     def _jvm(self) -> Any:

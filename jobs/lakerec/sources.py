@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date, timedelta
+from functools import cache
 from typing import Any
 
 from py4j.protocol import Py4JJavaError
@@ -150,14 +151,21 @@ def _json_keys(line: str) -> tuple[str, ...]:
     return tuple(found) if isinstance(found, dict) else (CORRUPT,)
 
 
+@cache
+def _codecs(spark: SparkSession) -> Any:
+    """Hadoop's table of codecs by file name, made once a session: it reads the whole configuration."""
+    jvm: Any = spark._jvm
+    return jvm.org.apache.hadoop.io.compress.CompressionCodecFactory(
+        spark._jsc.hadoopConfiguration()  # type: ignore[attr-defined]
+    )
+
+
 def _first_line(spark: SparkSession, fs: Any, status: Any, encoding: str) -> str | None:
     """The first line of a file, decompressed by what its name says."""
     jvm: Any = spark._jvm
     stream = fs.open(status.getPath())
     try:
-        codec = jvm.org.apache.hadoop.io.compress.CompressionCodecFactory(
-            spark._jsc.hadoopConfiguration()  # type: ignore[attr-defined]
-        ).getCodec(status.getPath())
+        codec = _codecs(spark).getCodec(status.getPath())
         if codec is not None and status.getLen() > 0:
             stream = codec.createInputStream(stream)
         return jvm.java.io.BufferedReader(jvm.java.io.InputStreamReader(stream, encoding)).readLine()

@@ -35,7 +35,8 @@ def tiny(tmp_path_factory):
     import torch
     from transformers import BertConfig, BertModel
 
-    from lakerec.scorer.language_model import folder, load_encoder
+    from lakerec.scorer.base_model import folder
+    from lakerec.scorer.language_model import load_encoder
 
     place = tmp_path_factory.mktemp("tiny")
     torch.manual_seed(0)

@@ -12,7 +12,8 @@ from lakerec.config import Scorer, Training
 from lakerec.errors import ModelError
 from lakerec.scorer import registry
 from lakerec.scorer.artefact import load_manifest
-from lakerec.scorer.language_model import TextEncoder, model_id
+from lakerec.scorer.base_model import model_id
+from lakerec.scorer.language_model import TextEncoder
 from lakerec.scorer.prediction import Predictor
 from lakerec.scorer.training import train
 from lakerec.scoring import slate_scorer, slates_from_frame, text_embedder

@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lakerec.errors import ModelError
-from lakerec.scorer.language_model import folder, load_encoder
+from lakerec.scorer.base_model import folder
+from lakerec.scorer.language_model import load_encoder
 from lakerec.scorer.model import SlateScorer, check_blocks, check_length
 from lakerec.scorer.slates import PACK_TOKENS, Packer, Slate, batches
 

@@ -21,7 +21,8 @@ from torch.nn.functional import binary_cross_entropy_with_logits as cross_entrop
 
 from lakerec.config import Scorer, Training
 from lakerec.scorer.artefact import Manifest, build, save
-from lakerec.scorer.language_model import folder, load_encoder, model_id
+from lakerec.scorer.base_model import folder, model_id
+from lakerec.scorer.language_model import load_encoder
 from lakerec.scorer.model import SlateScorer, check_blocks, check_length
 from lakerec.scorer.reading import CachedReading, Examples, Reading
 from lakerec.scorer.slates import Packer, Slate
