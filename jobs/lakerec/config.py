@@ -87,10 +87,18 @@ class Source(Model):
         """Whether the path names a day, so that each day has files of its own."""
         return self.path is not None and "{date}" in self.path
 
+    def expressions(self) -> dict[tuple[str, ...], str]:
+        """Every expression over the files' columns, by its keys below the source."""
+        return {("columns", name): expression for name, expression in self.columns.items()}
+
     def source_columns(self) -> list[str]:
-        """Every column of the files that the mapping reads."""
-        found = (name for expression in self.columns.values() for name in referenced_columns(expression))
+        """Every column of the files that an expression reads."""
+        found = (name for expression in self.expressions().values() for name in referenced_columns(expression))
         return list(dict.fromkeys(found))
+
+    def readers(self, column: str) -> list[tuple[str, ...]]:
+        """The keys whose expressions read a column of the files."""
+        return [keys for keys, expression in self.expressions().items() if column in referenced_columns(expression)]
 
     def required_columns(self) -> list[str]:
         """The columns whose absence is a SourceError."""
@@ -131,10 +139,9 @@ class EventSource(Source):
             raise ValueError("events need a path")
         return self
 
-    def source_columns(self) -> list[str]:
-        """The mapping's columns and those of the row rules."""
-        ruled = (name for rule in self.rules.values() for name in referenced_columns(rule.when))
-        return list(dict.fromkeys([*super().source_columns(), *ruled]))
+    def expressions(self) -> dict[tuple[str, ...], str]:
+        """Those of the mapping and those of the row rules."""
+        return super().expressions() | {("rules", name, "when"): rule.when for name, rule in self.rules.items()}
 
 
 class Sources(Model):
@@ -284,6 +291,7 @@ class Config(Model):
     lease: Lease = Field(default_factory=Lease)
 
     _file: Path = PrivateAttr(default=Path("config.yaml"))
+    _node: yaml.Node | None = PrivateAttr(default=None)
 
     @field_validator("timezone")
     @classmethod
@@ -303,6 +311,10 @@ class Config(Model):
     def file(self) -> Path:
         """The YAML this configuration was read from."""
         return self._file
+
+    def where(self, *keys: str) -> str:
+        """A key of the YAML for people: file, line and the key with its sections."""
+        return f"{self._file}, line {_line(self._node, list(keys))}: {'.'.join(keys)}"
 
     @property
     def zone(self) -> ZoneInfo:
@@ -330,11 +342,9 @@ def load_config(file: Path, lake: str | None = None) -> Config:
         config = Config.model_validate(raw)
     except ValidationError as error:
         raise ConfigError(_describe(file, node, error)) from None
-    config._file = file.resolve()
+    config._file, config._node = file.resolve(), node
     place = str(Path(lake).resolve()) if lake and "://" not in lake else lake or config.resolve(config.lake)
-    config = config.model_copy(update={"lake": place})
-    config._file = file.resolve()
-    return config
+    return config.model_copy(update={"lake": place})
 
 
 def _read(file: Path) -> tuple[yaml.Node | None, Any]:

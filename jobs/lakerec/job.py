@@ -14,7 +14,9 @@ from datetime import date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from pyspark.errors import PySparkException
 from pyspark.sql import SparkSession
+from pyspark.sql import functions as F
 
 from lakerec.config import Config, load_config
 from lakerec.errors import ConfigError, LakerecError, UsageError
@@ -88,17 +90,20 @@ def body(name: str) -> Body:
 
 
 def check_expressions(config: Config, spark: SparkSession) -> None:
-    """Let Spark itself parse every SQL expression of the configuration; raises ConfigError before any job starts."""
-    parser = spark._jsparkSession.sessionState().sqlParser()  # type: ignore[attr-defined]
+    """Let Spark resolve every SQL expression of the configuration on a row of texts; raises ConfigError with its place.
+
+    So a function that does not exist is found before any job starts, and not behind the landing of a year.
+    """
     for name, source in config.sources:
-        for column, expression in (source.columns if source else {}).items():
+        columns = [F.lit(None).cast("string").alias(column) for column in source.source_columns()] if source else []
+        rows = spark.range(0).select(*columns)
+        for keys, expression in (source.expressions() if source else {}).items():
             try:
-                parser.parseExpression(expression)
-            except Exception as error:
+                rows.select(F.expr(expression))
+            except PySparkException as error:
                 cause = next((line for line in str(error).splitlines() if line.strip()), "")
-                raise ConfigError(
-                    f"{config.file}: sources.{name}.columns.{column}: Spark cannot parse {expression!r}: {cause[:200]}"
-                ) from None
+                place = config.where("sources", name, *keys)
+                raise ConfigError(f"{place}: Spark cannot resolve {expression!r}: {cause[:200]}") from None
 
 
 def import_ahead(module: str) -> None:

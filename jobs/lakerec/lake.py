@@ -24,6 +24,7 @@ from pyspark.sql.pandas.types import to_arrow_schema
 from lakerec import __version__
 from lakerec.config import Config
 from lakerec.errors import ConfigError, ContractError, LakeBusyError, StaleRunError
+from lakerec.files import files
 from lakerec.tables import Table, table
 
 RUNS = "ops.runs"
@@ -124,41 +125,28 @@ class Lake:
         return [{"version": version, **self._commit_info(name, version)} for version in newest]
 
     def _versions(self, name: str) -> list[int]:
-        log = self._jvm.org.apache.hadoop.fs.Path(f"{self.path(name)}/_delta_log")
-        fs = log.getFileSystem(self.spark._jsc.hadoopConfiguration())  # type: ignore[attr-defined]
-        if not fs.exists(log):
-            return []
-        names = (status.getPath().getName() for status in fs.listStatus(log))
-        return [int(found.group(1)) for found in map(COMMIT.match, names) if found]
+        return [int(found.group(1)) for found in map(COMMIT.match, files(self.spark).names(self._log(name))) if found]
 
     def _commit_info(self, name: str, version: int) -> dict[str, Any]:
-        first = json.loads(next(self._commit_lines(name, version), "{}"))
+        first = json.loads(next(iter(self._commit(name, version)), "{}"))
         return _run_metadata(first.get("commitInfo", {}).get("userMetadata"))
 
-    def _commit_lines(self, name: str, version: int) -> Iterator[str]:
+    def _commit(self, name: str, version: int) -> list[str]:
         """The actions of a commit, a line of JSON each."""
-        path = self._jvm.org.apache.hadoop.fs.Path(f"{self.path(name)}/_delta_log/{version:020d}.json")
-        fs = path.getFileSystem(self.spark._jsc.hadoopConfiguration())  # type: ignore[attr-defined]
-        lines = self._jvm.java.io.BufferedReader(self._jvm.java.io.InputStreamReader(fs.open(path), "UTF-8"))
-        try:
-            while line := lines.readLine():
-                yield line
-        finally:
-            lines.close()
+        return files(self.spark).text(f"{self._log(name)}/{version:020d}.json").splitlines()
+
+    def _log(self, name: str) -> str:
+        return f"{self.path(name)}/_delta_log"
 
     def rows_added(self, name: str, version: int) -> dict[date, int]:
         """How many rows a commit added to each day of a table partitioned by day, by the log's own counts."""
         column = table(name).partition[0]
         found: dict[date, int] = {}
-        for line in self._commit_lines(name, version):
+        for line in self._commit(name, version):
             if added := json.loads(line).get("add"):
                 day = date.fromisoformat(added["partitionValues"][column])
                 found[day] = found.get(day, 0) + int(json.loads(added["stats"])["numRecords"])
         return found
-
-    @property
-    def _jvm(self) -> Any:
-        return self.spark._jvm
 
     def read(self, name: str, version: int | None = None) -> DataFrame:
         """A table at the version this run first saw (or at the one given); empty where it does not exist."""

@@ -10,8 +10,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date, timedelta
-from functools import cache
-from typing import Any
 
 from py4j.protocol import Py4JJavaError
 from pyspark.errors import PySparkException
@@ -20,6 +18,7 @@ from pyspark.sql import functions as F
 
 from lakerec.config import Config, Source
 from lakerec.errors import SourceError
+from lakerec.files import files
 from lakerec.lake import Window as Days
 
 # The day of a catalogue file without one in its path: known from the beginning.
@@ -57,19 +56,19 @@ def find(spark: SparkSession, config: Config, source: Source, name: str, window:
     """List the files of a window and check their headers; raises SourceError for a missing file or column."""
     assert source.path is not None
     pattern = config.resolve(source.path)
-    files: list[SourceFile] = []
+    found: list[SourceFile] = []
     empty: list[date] = []
     for day in days(window) if source.dated else [None]:
-        found = [f for f in _list(spark, pattern, day, source) if f.columns]
-        if not found and day is not None:
+        mine = [f for f in _list(spark, pattern, day, source) if f.columns]
+        if not mine and day is not None:
             empty.append(day)
-        files += found
+        found += mine
     if empty and source.missing == "error":
         raise SourceError(_no_file(pattern, name, empty))
-    if not files and not source.dated:
+    if not found and not source.dated:
         raise SourceError(f"sources.{name}: {pattern} has no file or only empty ones; correct sources.{name}.path")
-    new = _check_columns(files, source, name)
-    return Landing(tuple(files), tuple(empty), new)
+    new = _check_columns(found, config, source, name)
+    return Landing(tuple(found), tuple(empty), new)
 
 
 def _no_file(pattern: str, name: str, empty: list[date]) -> str:
@@ -79,32 +78,25 @@ def _no_file(pattern: str, name: str, empty: list[date]) -> str:
     )
 
 
-def _check_columns(files: list[SourceFile], source: Source, name: str) -> tuple[str, ...]:
+def _check_columns(found: list[SourceFile], config: Config, source: Source, name: str) -> tuple[str, ...]:
     required, new = source.required_columns(), set()
-    for file in files:
+    for file in found:
         missing = [column for column in required if column not in file.columns]
         if missing:
+            reader = config.where("sources", name, *source.readers(missing[0])[0])
             raise SourceError(
                 f"{file.path}: required column {', '.join(missing)} is missing; the file has "
-                f"{', '.join(file.columns)}. Correct the file, or sources.{name}.columns"
+                f"{', '.join(file.columns)}. Correct the file, or {reader}"
             )
         new |= set(file.columns) - set(source.source_columns())
     return tuple(sorted(new))
 
 
 def _list(spark: SparkSession, pattern: str, day: date | None, source: Source) -> list[SourceFile]:
-    concrete = pattern.replace("{date}", str(day))
-    jvm: Any = spark._jvm
-    path = jvm.org.apache.hadoop.fs.Path(concrete)
-    fs = path.getFileSystem(spark._jsc.hadoopConfiguration())  # type: ignore[attr-defined]
-    statuses = fs.globStatus(path) or []
     prefix = fixed_folder(pattern)
-    found = []
-    for status in sorted(statuses, key=lambda s: s.getPath().toString()):
-        place = status.getPath().toString()
-        name = _plain(place)[len(prefix) :].lstrip("/")
-        found.append(SourceFile(place, name, _columns(spark, fs, status, source)))
-    return found
+    places = files(spark).glob(pattern.replace("{date}", str(day)))
+    named = ((place, _plain(place)[len(prefix) :].lstrip("/")) for place in places)
+    return [SourceFile(place, name, _columns(spark, place, source)) for place, name in named]
 
 
 def fixed_folder(pattern: str) -> str:
@@ -118,28 +110,28 @@ def _plain(path: str) -> str:
     return re.sub(r"^file:/+", "/", path)
 
 
-def _columns(spark: SparkSession, fs: Any, status: Any, source: Source) -> tuple[str, ...]:
+def _columns(spark: SparkSession, place: str, source: Source) -> tuple[str, ...]:
     if source.format in ("parquet", "delta"):
-        return tuple(spark.read.format(source.format).load(status.getPath().toString()).columns)
+        return tuple(spark.read.format(source.format).load(place).columns)
     try:
-        line = _first_line(spark, fs, status, source.options.get("encoding", "UTF-8"))
+        line = files(spark).first_line(place, source.options.get("encoding", "UTF-8"))
     except Py4JJavaError as error:
-        raise SourceError(f"{status.getPath()}: cannot be read: {_cause(error)}. Deliver it again") from None
+        raise SourceError(f"{place}: cannot be read: {_cause(error)}. Deliver it again") from None
     if not line:
         return ()
-    return _json_keys(line) if source.format == "json" else _header(status, line, source)
+    return _json_keys(line) if source.format == "json" else _header(place, line, source)
 
 
-def _header(status: Any, line: str, source: Source) -> tuple[str, ...]:
+def _header(place: str, line: str, source: Source) -> tuple[str, ...]:
     """The column names of a header line."""
     if "\ufffd" in line:
-        raise SourceError(f"{status.getPath()}: the header is not in this encoding; set options.encoding")
+        raise SourceError(f"{place}: the header is not in this encoding; set options.encoding")
     sep, quote = source.options.get("sep", ","), source.options.get("quote", '"')
     cells = next(csv.reader([line.lstrip("\ufeff")], delimiter=sep.replace("\\t", "\t"), quotechar=quote))
     names = tuple(cell or f"_c{place}" for place, cell in enumerate(cells))
     twice = sorted({n for n in names if names.count(n) > 1})
     if twice:
-        raise SourceError(f"{status.getPath()}: the header names {', '.join(twice)} twice; rename one of them")
+        raise SourceError(f"{place}: the header names {', '.join(twice)} twice; rename one of them")
     return names
 
 
@@ -149,28 +141,6 @@ def _json_keys(line: str) -> tuple[str, ...]:
     except json.JSONDecodeError:
         return (CORRUPT,)
     return tuple(found) if isinstance(found, dict) else (CORRUPT,)
-
-
-@cache
-def _codecs(spark: SparkSession) -> Any:
-    """Hadoop's table of codecs by file name, made once a session: it reads the whole configuration."""
-    jvm: Any = spark._jvm
-    return jvm.org.apache.hadoop.io.compress.CompressionCodecFactory(
-        spark._jsc.hadoopConfiguration()  # type: ignore[attr-defined]
-    )
-
-
-def _first_line(spark: SparkSession, fs: Any, status: Any, encoding: str) -> str | None:
-    """The first line of a file, decompressed by what its name says."""
-    jvm: Any = spark._jvm
-    stream = fs.open(status.getPath())
-    try:
-        codec = _codecs(spark).getCodec(status.getPath())
-        if codec is not None and status.getLen() > 0:
-            stream = codec.createInputStream(stream)
-        return jvm.java.io.BufferedReader(jvm.java.io.InputStreamReader(stream, encoding)).readLine()
-    finally:
-        stream.close()
 
 
 def read(spark: SparkSession, config: Config, source: Source, landing: Landing) -> DataFrame:

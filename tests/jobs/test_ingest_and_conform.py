@@ -7,9 +7,11 @@ from collections import Counter
 from datetime import timedelta
 
 import pytest
+from pyspark.sql import SparkSession
 from tests.conftest import DAY, HEADER, Shop, day_after, event
 
-from lakerec.errors import DataQualityError, SourceError
+from lakerec import job as jobs
+from lakerec.errors import ConfigError, DataQualityError, SourceError
 
 INGEST = ("ingest_events", "conform_events")
 
@@ -91,9 +93,18 @@ def test_columns_in_another_order_are_read_by_name(shop: Shop):
 
 def test_a_missing_required_column_is_named_and_nothing_is_written(shop: Shop):
     file = shop.deliver(DAY, ["x,u,i,view,2026-03-02"], header="event_id,customer,item_id,event_type,event_time")
-    with pytest.raises(SourceError, match=rf"{file.name}: required column user_id, price is missing"):
+    place = r"config.yaml, line \d+: sources.events.columns.user_id"
+    told = rf"{file.name}: required column user_id, price is missing.*{place}"
+    with pytest.raises(SourceError, match=told):
         shop.run("ingest_events")
     assert shop.version("bronze.events") == -1
+
+
+@pytest.mark.parametrize("wrong", ["to_timstamp(event_time)", "event_time -> 1", "date_add(event_time)"])
+def test_an_expression_that_spark_cannot_resolve_is_named_with_its_line(shop: Shop, spark: SparkSession, wrong: str):
+    shop.settings["sources"]["events"]["columns"]["event_time"] = wrong
+    with pytest.raises(ConfigError, match=r"config.yaml, line \d+: sources.events.columns.event_time: .*"):
+        jobs.check_expressions(shop.config, spark)
 
 
 @pytest.mark.parametrize("damage", ["truncated", "no gzip"])
