@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib.util
 import re
 import statistics
 import tomllib
@@ -52,7 +53,10 @@ def test_an_entry_point_is_short_tells_what_it_does_and_runs(file):
     assert len(file.read_text().splitlines()) < 100
     (run,) = [node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == "run"]
     assert [argument.arg for argument in run.args.args] == ["job"]
-    assert ast.unparse(tree.body[-1]) == "if __name__ == '__main__':\n    main(run)"
+    body = r"if __name__ == '__main__':\n    main\(run(, ahead='(.+)')?\)"
+    last = re.fullmatch(body, ast.unparse(tree.body[-1]))
+    assert last
+    assert not last[2] or importlib.util.find_spec(last[2]), f"{file.name} imports {last[2]} ahead: no such module"
 
 
 def test_the_package_holds_every_entry_point():

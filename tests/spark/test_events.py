@@ -136,10 +136,15 @@ def test_broken_rules_are_told_in_order_and_one_bad_rule_makes_the_row_bad(judge
     ]
 
 
-def test_a_mapping_casts_to_the_types_of_the_table_and_keeps_the_row(judge):
+def test_a_mapping_casts_to_the_types_of_the_table(judge):
     (row,) = judge([GOOD | {"price": "2.5"}]).collect()
     assert (row["value"], row["event_date"], row["position"]) == (2.5, DAY, None)
-    assert row["payload"] == GOOD | {"price": "2.5"}
+
+
+def test_a_row_that_broke_a_rule_is_kept_as_it_landed(judge):
+    broken = GOOD | {"price": "2.5", "user": ""}
+    good, bad = judge([GOOD, broken]).orderBy("row_number").collect()
+    assert (good["payload"], bad["payload"]) == (None, broken)
 
 
 def test_without_rules_every_row_is_good(spark):
