@@ -19,6 +19,8 @@ def run(job: Job) -> dict[str, Any]:
     with job.lake.lease():
         tables = {name: rows.persist() for name, rows in _tables(job)}
         try:
+            # Before anything of a kind has landed there is no table to judge.
+            tables = {name: rows for name, rows in tables.items() if job.lake.exists(name) or not rows.isEmpty()}
             written = {name: rows.count() for name, rows in tables.items()}
             if written:
                 quality.gate(job.lake, tables)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from lakerec.lake import Window
 from lakerec.privacy import user_key
 
 TABLE = "silver.events"
+COUNTS = ("read", "written", "duplicate", "quarantined", "bad")
 DAYS_PER_CORE = 10
 
 
@@ -40,10 +41,21 @@ def _resolved(job: Job) -> DataFrame:
         mapped = mapped.withColumn("user_id", events.pseudonym(F.col("user_id"), user_key(job.config)))
     rules = quality.load_suite(TABLE).rows
     judged = events.with_judgement(mapped, rules, job.config, job.lake.read("ops.tombstones"))
+    judged = judged.where(~F.col("ingest_date").isin(_refused(job, judged)))
     if _many_days(job):
         judged = judged.repartition("event_date")
-    minutes = job.config.sessions.inactivity_minutes
-    return events.resolved(judged, job.window, job.config.late_days, minutes)
+    return events.resolved(judged, job.window, job.config.late_days, job.config.sessions.inactivity_minutes)
+
+
+def _refused(job: Job, judged: DataFrame) -> list[date]:
+    """The neighbouring days that the gate refuses: their late rows wait until the day is delivered anew."""
+    if not job.config.late_days:
+        return []
+    refused = events.refused_days(judged, job.window, job.config.gate.max_bad).orderBy("ingest_date")
+    found = [row["ingest_date"] for row in refused.collect()]
+    for day in found:
+        job.say(f"ingest day {day} is left out: more than gate.max_bad of its rows are bad")
+    return found
 
 
 def _many_days(job: Job) -> bool:
@@ -54,27 +66,22 @@ def _many_days(job: Job) -> bool:
 def _commit(job: Job, rows: DataFrame) -> dict[str, Any]:
     days = events.daily_counts(rows, job.window).orderBy("ingest_date").toPandas()
     written = rows.where(F.col("fate") == "written")
-    outcomes = _row_rules(job, rows, days) + _expectations(job, written, days)
+    broken = events.broken_rules(rows, job.window).collect()
+    outcomes = quality.row_outcomes(events.severities(job.config), broken, days) + _expectations(job, written, days)
     job.lake.append_rows("ops.dq_results", [o.row(job.run.run_id, TABLE) for o in outcomes])
     bad = rows.where(F.col("fate") == "quarantined")
     bad = bad.select("ingest_date", "source_file", "row_number", "payload", "failed_rules", "severity")
     job.lake.replace("quarantine.events", bad, job.window)
     failures = [o.told(days) for o in outcomes if o.severity == "batch" and not o.success]
+    job.run.owed = quality.by_day(days, COUNTS)
     if failures:
-        job.lake.record(_ledger(job, days, "rejected"))
+        job.lake.record(job.run.rows("rejected", job.run.owed))
         quality.refuse(TABLE, failures, job.lake.version(TABLE))
     touched = Window(job.window.start - timedelta(days=job.config.late_days), job.window.end)
-    columns = ("event_date", *events.EVENT_COLUMNS, "session_id", "ingest_date")
-    kept = written.select(*columns)
+    kept = written.select("event_date", *events.EVENT_COLUMNS, "session_id", "ingest_date")
     job.lake.replace(TABLE, kept if _many_days(job) else kept.hint("rebalance", "event_date"), touched)
-    job.lake.record(_ledger(job, days, "ok"))
-    return {name: int(days[name].sum()) for name in ("read", "written", "duplicate", "quarantined", "bad")}
-
-
-def _row_rules(job: Job, rows: DataFrame, days: pd.DataFrame) -> list[quality.Outcome]:
-    own = {name: rule.severity for name, rule in job.config.sources.events.rules.items()}
-    severities = {rule.name: rule.severity for rule in quality.load_suite(TABLE).rows} | own
-    return quality.row_outcomes(severities, events.broken_rules(rows, job.window).collect(), days)
+    job.lake.record(job.run.rows("ok", job.run.owed))
+    return {name: int(days[name].sum()) for name in COUNTS}
 
 
 def _expectations(job: Job, written: DataFrame, days: pd.DataFrame) -> list[quality.Outcome]:
@@ -83,16 +90,9 @@ def _expectations(job: Job, written: DataFrame, days: pd.DataFrame) -> list[qual
     docs = quality.DataDocs(job.lake.local_folder("_dq"))
     gate = {"expect": "ExpectColumnValuesToBeBetween", "column": "bad_share", "max_value": job.config.gate.max_bad}
     by_day = docs.validate(f"{TABLE} days", days, (*suite.days, gate))
-    mine = written.where(job.window.where("ingest_date"))
-    by_batch = docs.validate(f"{TABLE} batch", mine, suite.batch)
+    by_batch = docs.validate(f"{TABLE} batch", written.where(job.window.where("ingest_date")), suite.batch)
     job.say(f"Data Docs: {Path(docs.build())}")
     return [o for r in by_day for o in quality.day_outcomes(r, days)] + [quality.Outcome.of_batch(r) for r in by_batch]
-
-
-def _ledger(job: Job, days: pd.DataFrame, status: str) -> list[dict[str, Any]]:
-    names = ("read", "written", "duplicate", "quarantined", "bad")
-    rows = [(row["ingest_date"], {n: int(row[n]) for n in names}) for _, row in days.iterrows()]
-    return [job.run.row(status, counts, day) for day, counts in rows] or [job.run.row(status, {"read": 0})]
 
 
 if __name__ == "__main__":

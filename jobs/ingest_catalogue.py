@@ -17,26 +17,27 @@ TABLES = {"items": "bronze.items", "users": "bronze.users", "kg": "bronze.kg", "
 
 def run(job: Job) -> dict[str, Any]:
     """Replace each catalogue's rows of the window; files without a day in their path are known from the beginning."""
-    configured = {name: getattr(job.config.sources, name) for name in TABLES}
+    found = sources.catalogues(job.config)
     with job.lake.lease():
-        found = {name: s for name, s in configured.items() if s is not None and s.path}
-        files = {name: _land(job, name, source) for name, source in found.items()}
+        # Every header before the first commit.
+        landings = {name: sources.find(job.spark, job.config, s, name, job.window) for name, s in found.items()}
+        for name, landing in landings.items():
+            _land(job, name, found[name], landing)
+        files = {f"files_{name}": len(landing.files) for name, landing in landings.items()}
         if files:
-            job.lake.record([job.run.row("ok", {f"files_{name}": n for name, n in files.items()})])
-    return {f"files_{name}": n for name, n in files.items()} or {"files": 0}
+            job.lake.record([job.run.row("ok", files)])
+    return files or {"files": 0}
 
 
-def _land(job: Job, name: str, source: Source) -> int:
+def _land(job: Job, name: str, source: Source, landing: sources.Landing) -> None:
     days = job.window if source.dated else Window(sources.BEGINNING, sources.BEGINNING + timedelta(days=1))
     with sources.reading(name):
-        landing = sources.find(job.spark, job.config, source, name, job.window)
         rows = sources.read(job.spark, job.config, source, landing)
         placed = rows.withColumn("ingest_date", F.coalesce("ingest_date", F.lit(sources.BEGINNING)))
         # The graph's triples and its links share a table: each replaces its own files' rows.
         named = placed.withColumn("source_file", F.concat(F.lit(f"{name}/"), "source_file"))
         mine = f"{days.where('ingest_date')} AND startswith(source_file, '{name}/')"
         job.lake.replace(TABLES[name], named, where=mine)
-    return len(landing.files)
 
 
 if __name__ == "__main__":

@@ -25,8 +25,7 @@ def run(job: Job) -> dict[str, Any]:
 def _record(job: Job, landing: sources.Landing, days: dict[date, int]) -> dict[str, Any]:
     details = {"files": len(landing.files), "new_columns": ",".join(landing.new_columns)}
     days |= {day: 0 for day in landing.empty_days if day not in days}
-    rows = [job.run.row("ok", {"read": n, "written": n, **details}, day) for day, n in sorted(days.items())]
-    job.lake.record(rows or [job.run.row("ok", {"read": 0, "written": 0, **details})])
+    job.lake.record(job.run.rows("ok", {day: {"read": n, "written": n, **details} for day, n in days.items()}))
     told = {"columns_not_mapped": ",".join(landing.new_columns)} if landing.new_columns else {}
     return {"read": sum(days.values()), "files": len(landing.files), "empty_days": len(landing.empty_days), **told}
 

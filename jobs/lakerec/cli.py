@@ -97,10 +97,13 @@ def run_chain(given: argparse.Namespace) -> None:
     window = parse_window(given.start, given.end)
     if given.until and given.until not in STEPS:
         raise UsageError(f"--until {given.until}: no such step; steps are {', '.join(STEPS)}")
+    from lakerec.sources import check_headers
+
     began = time.monotonic()
     import_ahead("great_expectations")
     with _session(config, "lakerec run", window.days) as spark:
         check_expressions(config, spark)
+        check_headers(spark, config, window)
         seconds = {"spark_start": time.monotonic() - began}
         for step in STEPS:
             job = start(config, spark, step, window, every_day=given.every_day)
@@ -172,6 +175,7 @@ def roll_back(given: argparse.Namespace) -> None:
     """Append an earlier version to ml.promotions: it serves from the given day on."""
     from lakerec import models
     from lakerec.errors import ModelError
+    from lakerec.scorer.registry import set_champion
 
     config = load_config(given.config, given.lake)
     try:
@@ -185,6 +189,8 @@ def roll_back(given: argparse.Namespace) -> None:
             raise ModelError(f"{models.folder(job.lake, given.version)} holds no model; see ml.promotions for versions")
         with job.lake.lease():
             models.promote(job.lake, given.version, day, f"rolled back by {os.environ.get('USER', 'an operator')}")
+            job.lake.record([job.run.row("ok", {"version": given.version})])
+        set_champion(models.tracking_uri(job.lake), given.version)
     print(f"{given.version} serves from {day} on; score and publish that day to show its lists")
 
 

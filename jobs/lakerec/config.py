@@ -155,6 +155,9 @@ class Sources(Model):
 
     @model_validator(mode="after")
     def _complete(self) -> Sources:
+        for name in ("users", "kg", "kg_links"):
+            if (source := getattr(self, name)) is not None and source.from_:
+                raise ValueError(f"{name}.from: only items can be read off the events; name a path")
         _need(self.items, ("item_id", "title", "text"), "items")
         _need(self.users, ("user_id", "text"), "users")
         _need(self.kg, ("head", "relation", "tail"), "kg")

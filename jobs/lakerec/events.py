@@ -8,7 +8,7 @@ from pyspark.sql import functions as F
 from lakerec.config import EVENT_COLUMNS, Config, EventSource
 from lakerec.items import source_columns
 from lakerec.lake import Window as Days
-from lakerec.quality import Rule, failed_rules, severity
+from lakerec.quality import Rule, failed_rules, load_suite, severity
 from lakerec.sources import BEGINNING, CORRUPT
 
 ORIGIN = ("ingest_date", "source_file", "row_number")
@@ -70,6 +70,22 @@ def with_judgement(rows: DataFrame, rules: tuple[Rule, ...], config: Config, tom
     # Only quarantine keeps the row as landed: what passed need not carry it through the shuffles.
     payload = F.when(F.col("severity").isNotNull(), F.col("payload")).alias("payload")
     return judged.select(*ORIGIN, payload, "event_date", *EVENT_COLUMNS, "failed_rules", "severity")
+
+
+def severities(config: Config) -> dict[str, str]:
+    """The severity of every row rule of silver.events, the deployment's own included."""
+    own: dict[str, str] = {name: rule.severity for name, rule in config.sources.events.rules.items()}
+    return {rule.name: rule.severity for rule in load_suite("silver.events").rows} | own
+
+
+def refused_days(judged: DataFrame, window: Days, max_bad: float) -> DataFrame:
+    """ingest_date of the days outside the window whose share of bad rows is above the gate.
+
+    A function of what has landed and of nothing else, so that it does not matter which day was run first.
+    """
+    others = judged.where(f"NOT ({window.where('ingest_date')})").groupBy("ingest_date")
+    shares = others.agg((F.count_if(F.col("severity") == "bad") / F.count(F.lit(1))).alias("bad_share"))
+    return shares.where(F.col("bad_share") > max_bad).select("ingest_date")
 
 
 def resolved(judged: DataFrame, window: Days, late_days: int, inactivity_minutes: int) -> DataFrame:

@@ -44,13 +44,16 @@ class Files:
             stream.close()
 
     def first_line(self, file: str, encoding: str) -> str | None:
-        """The first line of a file, decompressed by what its name says; None of an empty one."""
+        """The first line of a file that is not blank, decompressed by what its name says; None where there is none."""
         path, system = self._at(file)
         stream, codec = system.open(path), self._codecs.getCodec(path)
         try:
             if codec is not None and system.getFileStatus(path).getLen() > 0:
                 stream = codec.createInputStream(stream)
-            line: str | None = self._lines_of(self._characters_of(stream, encoding)).readLine()
+            lines = self._lines_of(self._characters_of(stream, encoding))
+            line: str | None = lines.readLine()
+            while line is not None and not line.strip():
+                line = lines.readLine()
             return line
         finally:
             stream.close()

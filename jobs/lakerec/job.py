@@ -96,10 +96,11 @@ def check_expressions(config: Config, spark: SparkSession) -> None:
     """
     for name, source in config.sources:
         columns = [F.lit(None).cast("string").alias(column) for column in source.source_columns()] if source else []
-        rows = spark.range(0).select(*columns)
+        rows = spark.range(0).select(F.col("id").alias("_row"), *columns)
         for keys, expression in (source.expressions() if source else {}).items():
             try:
-                rows.select(F.expr(expression))
+                # Beside a plain column an aggregate is refused; a rule has to be a condition.
+                rows.where(expression) if keys[0] == "rules" else rows.select("_row", F.expr(expression))
             except PySparkException as error:
                 cause = next((line for line in str(error).splitlines() if line.strip()), "")
                 place = config.where("sources", name, *keys)

@@ -7,7 +7,7 @@ import json
 import os
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
@@ -29,7 +29,7 @@ from lakerec.tables import Table, table
 
 RUNS = "ops.runs"
 # How far back in a table's history a slow run looks for a newer one.
-LOOK_BACK = 20
+LOOK_BACK = 60
 # Any number that is the lake's own: the key of the advisory lock in PostgreSQL.
 LOCK_SPACE = 0x1A6E
 COMMIT = re.compile(r"^(\d{20})\.json$")
@@ -67,12 +67,17 @@ class Run:
     started_at: datetime = field(default_factory=lambda: datetime.now(UTC))
     inputs: dict[str, int] = field(default_factory=dict)
     outputs: dict[str, int] = field(default_factory=dict)
+    # Counts per ingest day that go to ops.runs once the table is committed: a commit carries them, so that the
+    # next run can write them where this one dies in between.
+    owed: dict[date, dict[str, int]] = field(default_factory=dict)
 
-    def metadata(self) -> str:
-        """What each commit carries in `userMetadata`: the run, its window and the versions it read."""
+    def metadata(self, replaced: Window | None = None) -> str:
+        """What each commit carries in `userMetadata`: the run, its window, the versions it read, the days replaced."""
         window = {"start": str(self.window.start), "end": str(self.window.end)}
         fields = {"run_id": self.run_id, "job": self.job, "config_hash": self.config_hash, "inputs": self.inputs}
-        return json.dumps(fields | window, sort_keys=True)
+        days = {"replaced": [str(replaced.start), str(replaced.end)]} if replaced else {}
+        owed = {"owed": {str(day): counts for day, counts in self.owed.items()}} if self.owed else {}
+        return json.dumps(fields | window | days | owed, sort_keys=True)
 
     def row(self, status: str, counts: dict[str, Any], day: date | None = None) -> dict[str, Any]:
         """The run as a row of ops.runs (of one ingest day, where the counts are by day)."""
@@ -94,6 +99,12 @@ class Run:
             "started_at": self.started_at,
             "seconds": (datetime.now(UTC) - self.started_at).total_seconds(),
         }
+
+    def rows(self, status: str, counts: Mapping[date, Mapping[str, Any]]) -> list[dict[str, Any]]:
+        """The run as a row of ops.runs for each ingest day; one without a day where there is none."""
+        return [self.row(status, dict(found), day) for day, found in sorted(counts.items())] or [
+            self.row(status, {"read": 0})
+        ]
 
 
 class Lake:
@@ -128,12 +139,15 @@ class Lake:
         return [int(found.group(1)) for found in map(COMMIT.match, files(self.spark).names(self._log(name))) if found]
 
     def _commit_info(self, name: str, version: int) -> dict[str, Any]:
-        first = json.loads(next(iter(self._commit(name, version)), "{}"))
+        first = json.loads(files(self.spark).first_line(self._commit_file(name, version), "UTF-8") or "{}")
         return _run_metadata(first.get("commitInfo", {}).get("userMetadata"))
 
     def _commit(self, name: str, version: int) -> list[str]:
         """The actions of a commit, a line of JSON each."""
-        return files(self.spark).text(f"{self._log(name)}/{version:020d}.json").splitlines()
+        return files(self.spark).text(self._commit_file(name, version)).splitlines()
+
+    def _commit_file(self, name: str, version: int) -> str:
+        return f"{self._log(name)}/{version:020d}.json"
 
     def _log(self, name: str) -> str:
         return f"{self.path(name)}/_delta_log"
@@ -169,7 +183,7 @@ class Lake:
         writer = _conformed(rows, spec).write.format("delta").mode("overwrite")
         if condition:
             writer = writer.option("replaceWhere", condition)
-        return self._save(writer, spec)
+        return self._save(writer, spec, days)
 
     def append(self, name: str, rows: DataFrame) -> int:
         """Append rows in one commit; the table's new version."""
@@ -199,10 +213,10 @@ class Lake:
         found.vacuum()
         return int(compacted["numFilesRemoved"]) if compacted else 0
 
-    def _save(self, writer: Any, spec: Table) -> int:
+    def _save(self, writer: Any, spec: Table, days: Window | None = None) -> int:
         if spec.partition:
             writer = writer.partitionBy(*spec.partition)
-        writer.option("userMetadata", self.run.metadata()).save(self.path(spec.name))
+        writer.option("userMetadata", self.run.metadata(days)).save(self.path(spec.name))
         version = self.version(spec.name)
         assert version is not None
         self.run.outputs[spec.name] = version
@@ -235,7 +249,9 @@ class Lake:
         window = Window(date.fromisoformat(last["start"]), date.fromisoformat(last["end"]))
         dead = Run(last["run_id"], last["job"], window, last["config_hash"], inputs=last["inputs"])
         dead.outputs[name] = last["version"]
-        self.append_rows(RUNS, [dead.row("ok", {"completed_by": self.run.run_id})])
+        told = {"completed_by": self.run.run_id}
+        owed = {date.fromisoformat(day): counts | told for day, counts in last.get("owed", {}).items()}
+        self.append_rows(RUNS, dead.rows("ok", owed) if owed else [dead.row("ok", told)])
 
     @contextmanager
     def lease(self) -> Iterator[None]:
@@ -266,9 +282,11 @@ def _run_metadata(text: str | None) -> dict[str, Any]:
 
 
 def _touches(commit: dict[str, Any], days: Window | None) -> bool:
-    if days is None or "start" not in commit:
+    """Whether a commit replaced one of these days (a commit that does not say which may have)."""
+    if days is None or "replaced" not in commit:
         return True
-    return days.overlaps(Window(date.fromisoformat(commit["start"]), date.fromisoformat(commit["end"])))
+    start, end = map(date.fromisoformat, commit["replaced"])
+    return days.overlaps(Window(start, end))
 
 
 def _conformed(rows: DataFrame, spec: Table) -> DataFrame:

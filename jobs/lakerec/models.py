@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from datetime import date, timedelta
+from datetime import date
 from pathlib import Path
 
 from pyspark.sql import Row
@@ -12,7 +12,7 @@ from pyspark.sql import functions as F
 
 from lakerec.config import Config
 from lakerec.errors import NotEnoughDataError
-from lakerec.lake import Lake, Window
+from lakerec.lake import Lake
 
 FOLDER = "_models"
 
@@ -23,15 +23,6 @@ class Promotion:
 
     version: str
     path: str
-
-
-@dataclass(frozen=True)
-class Day:
-    """One day to be scored: its model, and the days on which a sequence asks for a new list (None: everybody's)."""
-
-    day: date
-    model: Promotion | None
-    active: Window | None
 
 
 def snapshot_of(lake: Lake, as_of: date) -> str:
@@ -70,19 +61,13 @@ def serving(lake: Lake, day: date) -> Promotion | None:
     return serving_on(promotions(lake), day)
 
 
-def planned(log: list[Row], since: date, day: date, served: bool) -> Day:
-    """Everybody is scored where another model (or none) served before `since`, or where no user had a list yet."""
-    model, earlier = serving_on(log, day), serving_on(log, since - timedelta(days=1))
-    changed = Window(since, day + timedelta(days=1))
-    return Day(day, model, changed if served and model == earlier else None)
-
-
 def promote(lake: Lake, version: str, day: date, reason: str) -> None:
     """Append a version to ml.promotions from a day on; the caller holds the lease."""
     path = f"{FOLDER}/{version}"
-    entry = lake.read("ml.promotions").agg(F.coalesce(F.max("entry"), F.lit(0)).alias("last")).first()
-    assert entry is not None
-    line = {"effective_from": day, "version": version, "entry": entry["last"] + 1, "path": path, "reason": reason}
+    # The newest log, not the one this run has read: somebody may have rolled back since.
+    log = lake.read("ml.promotions", lake.version("ml.promotions")).select("entry").collect()
+    entry = 1 + max((row["entry"] for row in log), default=0)
+    line = {"effective_from": day, "version": version, "entry": entry, "path": path, "reason": reason}
     lake.append_rows("ml.promotions", [line])
 
 

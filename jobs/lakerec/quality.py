@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from functools import cache
@@ -167,6 +167,11 @@ def row_outcomes(severities: Mapping[str, str], broken: list[Row], days: pd.Data
     failed = [Outcome(r, "row", severities[r], False, float(n), reads[day], day) for r, day, n in found]
     clean = [(r, severity) for r, severity in severities.items() if r not in {rule for rule, _, _ in found}]
     return failed + [Outcome(r, "row", severity, True, 0.0, sum(reads.values())) for r, severity in clean]
+
+
+def by_day(days: pd.DataFrame, names: Sequence[str]) -> dict[date, dict[str, int]]:
+    """The named counts of each ingest day."""
+    return {row["ingest_date"]: {name: int(row[name]) for name in names} for _, row in days.iterrows()}
 
 
 def day_outcomes(result: dict[str, Any], days: pd.DataFrame) -> list[Outcome]:

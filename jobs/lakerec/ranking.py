@@ -7,21 +7,24 @@ from datetime import date
 from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 
-from lakerec.candidates import FEATURES, FILL
+from lakerec.candidates import FILL
 
 EVERYONE = "*"
 
 
-def explode_slates(slates: DataFrame) -> DataFrame:
-    """One row per user and candidate: user_id and the fields of the candidate."""
-    exploded = slates.select("user_id", F.explode("candidates").alias("candidate"))
-    return exploded.select("user_id", "candidate.*")
+def due_users(sequences: DataFrame, lists: DataFrame, as_of: date, model_version: str) -> DataFrame:
+    """user_id of those whose newest list before `as_of` is missing, of another model, or older than their sequence.
 
-
-def baseline_scores(slates: DataFrame, source: str) -> DataFrame:
-    """user_id, item_id, score: the candidates of slates or examples as one source alone would score them."""
-    feature = F.col("features")[FEATURES.index(f"{source}_score")]
-    return explode_slates(slates).select("user_id", "item_id", feature.alias("score"))
+    `sequences` are those known by `as_of`, `lists` the rows of gold.recommendations. What `as_of` itself holds
+    does not count, so that a day scored twice is the same.
+    """
+    before = lists.where((F.col("as_of_date") < F.lit(as_of)) & (F.col("rank") == 1))
+    newest = before.groupBy("user_id").agg(
+        F.max_by("model_version", "as_of_date").alias("by"), F.max("as_of_date").alias("made")
+    )
+    active = sequences.groupBy("user_id").agg(F.max("as_of_date").alias("active"))
+    fresh = (F.col("by") == model_version) & (F.col("made") >= F.col("active"))
+    return active.join(newest, on="user_id", how="left").where(~F.coalesce(fresh, F.lit(False))).select("user_id")
 
 
 def top_k(scored: DataFrame, k: int) -> DataFrame:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date, timedelta
+from functools import reduce
 
 from py4j.protocol import Py4JJavaError
 from pyspark.errors import PySparkException
@@ -44,6 +45,17 @@ class Landing:
     files: tuple[SourceFile, ...]
     empty_days: tuple[date, ...]
     new_columns: tuple[str, ...]
+
+
+def catalogues(config: Config) -> dict[str, Source]:
+    """The configured catalogues that have files of their own."""
+    return {name: s for name, s in config.sources if name != "events" and s is not None and s.path}
+
+
+def check_headers(spark: SparkSession, config: Config, window: Days) -> None:
+    """Read the header of every file of a window: a missing file or column is a SourceError before anything lands."""
+    for name, source in {"events": config.sources.events, **catalogues(config)}.items():
+        find(spark, config, source, name, window)
 
 
 def days(window: Days) -> Iterator[date]:
@@ -111,11 +123,11 @@ def _plain(path: str) -> str:
 
 
 def _columns(spark: SparkSession, place: str, source: Source) -> tuple[str, ...]:
-    if source.format in ("parquet", "delta"):
-        return tuple(spark.read.format(source.format).load(place).columns)
     try:
+        if source.format in ("parquet", "delta"):
+            return tuple(spark.read.format(source.format).load(place).columns)
         line = files(spark).first_line(place, source.options.get("encoding", "UTF-8"))
-    except Py4JJavaError as error:
+    except (Py4JJavaError, PySparkException) as error:
         raise SourceError(f"{place}: cannot be read: {_cause(error)}. Deliver it again") from None
     if not line:
         return ()
@@ -156,10 +168,7 @@ def read(spark: SparkSession, config: Config, source: Source, landing: Landing) 
         return spark.createDataFrame(
             [], "ingest_date date, source_file string, row_number bigint, payload map<string,string>"
         )
-    rows = parts[0]
-    for part in parts[1:]:
-        rows = rows.unionByName(part)
-    return _placed(rows, config.resolve(source.path or ""))
+    return _placed(reduce(DataFrame.unionByName, parts), config.resolve(source.path or ""))
 
 
 def _payload(spark: SparkSession, source: Source, columns: tuple[str, ...], paths: list[str]) -> DataFrame:
@@ -175,8 +184,11 @@ def _payload(spark: SparkSession, source: Source, columns: tuple[str, ...], path
         parsed = F.from_json("value", "map<string,string>")
         corrupt = F.create_map(F.lit(CORRUPT), F.col("value"))
         return rows.select(*tag, F.coalesce(parsed, corrupt).alias("payload"))
-    rows = spark.read.format(source.format).options(**source.options).load(paths if len(paths) > 1 else paths[0])
-    return rows.select(*tag, _map(columns, corrupt=False).alias("payload"))
+    reader = spark.read.format(source.format).options(**source.options)
+    # Delta's reader takes one table at a time.
+    parts = [reader.load(path) for path in paths] if source.format == "delta" else [reader.load(paths)]
+    whole = _map(columns, corrupt=False).alias("payload")
+    return reduce(DataFrame.unionByName, (part.select(*tag, whole) for part in parts))
 
 
 def _map(columns: tuple[str, ...], corrupt: bool = True) -> Column:
@@ -211,7 +223,9 @@ def _day(pattern: str) -> Column:
     below = _plain(pattern)[len(fixed_folder(pattern)) :]
     regex = re.escape(below).replace(r"\{date\}", f"({DATE})", 1).replace(r"\{date\}", DATE)
     regex = regex.replace(r"\*", "[^/]*").replace(r"\?", "[^/]")
-    return F.regexp_extract("source_file", f"^{regex}$", 1)
+    regex = re.sub(r"\\\{(.*?)\\\}", lambda found: f"(?:{found[1].replace(',', '|')})", regex)
+    # A day's folder of Parquet or Delta has its files below it.
+    return F.regexp_extract("source_file", f"^{regex}(?:/.*)?$", 1)
 
 
 def _checked_encoding() -> Column:

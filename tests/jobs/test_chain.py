@@ -150,6 +150,12 @@ def test_a_rollback_is_one_entry_and_the_day_follows_it(trained: Shop):
     assert found is not None and found.version == first["version"]
 
 
+def test_a_champion_that_was_not_evaluated_is_not_beaten(trained: Shop):
+    models.promote(trained.job("rollback").lake, "unknown", day_after(DAYS - 1), "test")
+    with pytest.raises(NotEnoughDataError, match="unknown was not evaluated on this snapshot: run evaluate_scorer"):
+        trained.run("promote_scorer", days=DAYS)
+
+
 def test_too_few_days_say_what_is_missing(shop: Shop):
     shop.deliver(DAY, [event(1)])
     shop.run(*LAKE_STEPS)

@@ -6,9 +6,12 @@ import gzip
 from collections import Counter
 from datetime import timedelta
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+from deltalake import write_deltalake
 from pyspark.sql import SparkSession
-from tests.conftest import DAY, HEADER, Shop, day_after, event
+from tests.conftest import DAY, HEADER, LAKE_STEPS, Shop, day_after, event
 
 from lakerec import job as jobs
 from lakerec.errors import ConfigError, DataQualityError, SourceError
@@ -100,7 +103,7 @@ def test_a_missing_required_column_is_named_and_nothing_is_written(shop: Shop):
     assert shop.version("bronze.events") == -1
 
 
-@pytest.mark.parametrize("wrong", ["to_timstamp(event_time)", "cast(event_time as timstamp)", "date_add(event_time)"])
+@pytest.mark.parametrize("wrong", ["to_timstamp(event_time)", "cast(event_time as timstamp)", "max(event_time)"])
 def test_an_expression_that_spark_cannot_resolve_is_named_with_its_line(shop: Shop, spark: SparkSession, wrong: str):
     shop.settings["sources"]["events"]["columns"]["event_time"] = wrong
     with pytest.raises(ConfigError, match=r"config.yaml, line \d+: sources.events.columns.event_time: .*"):
@@ -167,6 +170,57 @@ def test_sixty_percent_bad_rows_fail_the_gate_and_the_table_stays(shop: Shop):
     assert {row["status"] for row in ledger(shop) if row["ingest_date"] > DAY} == {"rejected"}
     failed = [row for row in shop.rows("ops.dq_results") if not row["success"] and row["kind"] == "batch"]
     assert [row["ingest_date"] for row in failed] == [day_after(1)]
+
+
+def test_a_refused_day_stays_out_of_its_neighbours_until_it_is_delivered_anew(shop: Shop):
+    shop.deliver(DAY, [event(n) for n in range(10)])
+    good = [event(n, day=day_after(1)) for n in range(4)] + [event(50)]  # the last one is late, of DAY
+    shop.deliver(day_after(1), [*good, *["torn"] * 10])
+    shop.deliver(day_after(2), [event(n, day=day_after(2)) for n in range(4)])
+    shop.run(*INGEST)
+    with pytest.raises(DataQualityError):
+        shop.run(*INGEST, start=day_after(1))
+    shop.run(*INGEST, start=day_after(2))
+    shop.run(*INGEST)
+    assert Counter(row["ingest_date"] for row in shop.rows("silver.events")) == {DAY: 10, day_after(2): 4}
+    shop.deliver(day_after(1), good)
+    shop.run(*INGEST, start=day_after(1))
+    landed = Counter(row["ingest_date"] for row in shop.rows("silver.events"))
+    assert landed == {DAY: 10, day_after(1): 5, day_after(2): 4}
+
+
+def test_an_empty_lake_is_filled_from_its_first_day_with_rows(shop: Shop):
+    columns = dict.fromkeys(("item_id", "title", "text"), "item_id")
+    shop.settings["sources"]["items"] = {"from": "events", "columns": columns}
+    shop.run(*LAKE_STEPS)
+    assert shop.rows("silver.events") == [] and shop.version("silver.items") == -1
+    shop.deliver(day_after(1), [event(1, day=day_after(1))])
+    shop.run(*LAKE_STEPS, start=day_after(1))
+    assert len(shop.rows("silver.items")) == len(shop.rows("ml.sequences")) == 1
+
+
+def test_blank_lines_before_the_header_do_not_hide_a_days_rows(shop: Shop):
+    shop.write(f"events/{DAY}.csv.gz", "", ["", HEADER, event(1), event(2)])
+    assert shop.run(*INGEST)["written"] == 2
+
+
+@pytest.mark.parametrize("kind", ["parquet", "delta"])
+def test_a_folder_a_day_is_a_source_too(shop: Shop, kind: str):
+    shop.settings["sources"]["events"] |= {"format": kind, "path": "events/{date}"}
+    for day in (DAY, day_after(1)):
+        rows = [dict(zip(HEADER.split(","), event(n, day=day).split(","), strict=True)) for n in range(3)]
+        place = shop.folder / f"events/{day}"
+        if kind == "delta":
+            write_deltalake(place, pa.Table.from_pylist(rows))
+        else:
+            place.mkdir(parents=True)
+            pq.write_table(pa.Table.from_pylist(rows), place / "part-0.parquet")
+    assert shop.run(*INGEST, days=2)["written"] == 6
+    assert Counter(row["ingest_date"] for row in shop.rows("bronze.events")) == {DAY: 3, day_after(1): 3}
+    if kind == "parquet":
+        (place / "part-0.parquet").write_bytes(b"PAR1 and no more")
+        with pytest.raises(SourceError, match=f"{day_after(1)}.*Deliver it again"):
+            shop.run("ingest_events", days=2)
 
 
 def test_a_value_that_does_not_parse_is_quarantined_and_the_job_lives(shop: Shop):

@@ -15,7 +15,7 @@ from tests.conftest import DAY, LAKE_STEPS, ROOT, Shop, day_after, event
 
 from lakerec import models
 from lakerec.errors import LakeBusyError, StaleRunError
-from lakerec.lake import Run, Window, file_lease
+from lakerec.lake import Window, file_lease
 
 DAYS = 5
 CATALOGUE = ("ingest_catalogue", "conform_catalogue")
@@ -143,6 +143,54 @@ def test_a_run_that_died_before_its_record_is_recorded_by_the_next(shop: Shop):
     assert line["status"] == "ok" and "completed_by" in dict(line["details"])
 
 
+def test_a_slow_conform_is_refused_where_a_later_day_has_rewritten_its_days(shop: Shop):
+    shop.deliver(DAY, [event(1)])
+    shop.run("ingest_events", "conform_events")
+    slow = shop.job("conform_events")
+    rows = slow.lake.read("silver.events")
+    assert slow.lake.read("bronze.events").count() == 1
+    shop.deliver(day_after(2), [event(2)])  # two days late
+    shop.run("ingest_events", "conform_events", start=day_after(2))
+    with pytest.raises(StaleRunError, match=r"newer versions of .*bronze\.events"):
+        slow.lake.replace("silver.events", rows, Window(day_after(-2), day_after(1)))
+    assert len(shop.rows("silver.events")) == 2
+
+
+def test_what_a_dead_conform_counted_is_recorded_by_the_next(shop: Shop):
+    shop.deliver(DAY, [event(1), event(2, user="")])
+    shop.run("ingest_events", "conform_events")
+    job = shop.job("conform_events")
+    job.run.owed = {DAY: {"read": 2, "written": 1, "duplicate": 0, "quarantined": 1, "bad": 0}}
+    job.lake.replace("silver.events", job.lake.read("silver.events"), Window(day_after(-2), day_after(1)))
+    shop.run("conform_events")
+    (line,) = [row for row in shop.rows("ops.runs") if row["run_id"] == job.run.run_id]
+    counts = {name: line[f"rows_{name}"] for name in job.run.owed[DAY]}
+    assert (line["ingest_date"], counts) == (DAY, job.run.owed[DAY])
+
+
+def test_a_new_model_reaches_every_user_the_next_day_and_a_day_scored_again_is_the_same(shop: Shop, model: Path):
+    deliver(shop)
+    promoted(shop, model)
+    shop.run(*LAKE_STEPS, "score_candidates", days=DAYS)
+    everyone = {"u0", "u1", "u2", "u3", "u9"}
+
+    def listed(n: int) -> dict[str, str]:
+        rows = [row for row in shop.rows("gold.recommendations") if row["as_of_date"] == day_after(n)]
+        return {row["user_id"]: row["model_version"] for row in rows if row["user_id"] != "*"}
+
+    assert listed(DAYS - 1) == dict.fromkeys(everyone, model.name)
+    whole = gold(shop)
+    shop.run("score_candidates", start=day_after(DAYS - 1))
+    assert gold(shop) == whole
+    shop.run("score_candidates", start=day_after(DAYS))
+    assert listed(DAYS) == {}
+    # The night after day 4: its lists are out, and a new model passes the gate as of that day.
+    (shop.folder / "lake" / models.FOLDER / "second").symlink_to(model)
+    models.promote(shop.job("promote_scorer").lake, "second", day_after(DAYS - 1), "test")
+    shop.run("score_candidates", start=day_after(DAYS))
+    assert listed(DAYS) == dict.fromkeys(everyone, "second")
+
+
 @pytest.mark.parametrize(
     "mark", ["bronze/events/_delta_log", "quarantine/events/_delta_log"], ids=["ingest", "conform"]
 )
@@ -169,4 +217,4 @@ def test_a_run_is_known_by_its_commits(shop: Shop):
     shop.run("ingest_events", "conform_events")
     (commit,) = shop.job("audit").lake.history("silver.events")
     assert commit["job"] == "conform_events" and commit["inputs"]["bronze.events"] == 0
-    assert isinstance(Run("r", "j", Window(DAY, day_after(1)), "h").metadata(), str)
+    assert commit["replaced"] == [str(day_after(-2)), str(day_after(1))]

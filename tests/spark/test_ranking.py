@@ -1,24 +1,13 @@
-"""Ranking: total order, the columns of gold.recommendations, baselines on the same slates."""
+"""Ranking: who is due a list, total order, the columns of gold.recommendations."""
 
 from datetime import date
 
-import pytest
 from tests.spark.rows import schema
 
-from lakerec.candidates import FEATURES
-from lakerec.ranking import baseline_scores, explode_slates, for_everyone, recommendations, top_k
+from lakerec.ranking import due_users, for_everyone, recommendations, top_k
 
 DAY = date(2024, 3, 10)
 SCORED = "user_id string, item_id string, score double, source string"
-SLATES = (
-    "user_id string, history string, "
-    "candidates array<struct<item_id: string, text: string, source: string, features: array<float>>>"
-)
-
-
-def candidate(name, **features):
-    """A candidate with some features."""
-    return (name, f"text {name}", "popular", [float(features.get(feature, 0)) for feature in FEATURES])
 
 
 def test_top_k_ranks_by_stored_score_then_item(spark):
@@ -34,18 +23,26 @@ def test_top_k_ranks_by_stored_score_then_item(spark):
     ]
 
 
-def test_explode_gives_a_row_per_candidate(spark):
-    made = spark.createDataFrame([("u", "h", [candidate("a"), candidate("b")]), ("v", "h", [])], SLATES)
-    exploded = explode_slates(made)
-    assert exploded.columns == ["user_id", "item_id", "text", "source", "features"]
-    assert sorted((r["user_id"], r["item_id"]) for r in exploded.collect()) == [("u", "a"), ("u", "b")]
+# user, as_of_date of the newest sequence; day and model of earlier lists; whether the user is due on DAY by m2.
+DUE = {
+    "no list yet": (DAY, [], True),
+    "a list as new as the sequence": (DAY - DAY.resolution, [(1, "m2")], False),
+    "active since the list": (DAY, [(1, "m2")], True),
+    "active on days nobody scored": (DAY - 3 * DAY.resolution, [(9, "m2")], True),
+    "a list of another model": (DAY - 9 * DAY.resolution, [(1, "m1")], True),
+    "only the newest list counts": (DAY - 9 * DAY.resolution, [(5, "m1"), (1, "m2")], False),
+    "the day's own list does not count": (DAY, [(0, "m2")], True),
+    "a later list does not count": (DAY, [(-3, "m2")], True),
+}
 
 
-@pytest.mark.parametrize(("source", "best"), [("popular", "a"), ("covisit", "b"), ("personal", "c")])
-def test_a_baseline_ranks_the_slate_by_one_source(spark, source, best):
-    slate = [candidate("a", popular_score=2), candidate("b", covisit_score=3, popular_score=1)]
-    made = spark.createDataFrame([("u", "h", [*slate, candidate("c", personal_score=0.5)])], SLATES)
-    assert [row["item_id"] for row in top_k(baseline_scores(made, source), 1).collect()] == [best]
+def test_due_is_whose_newest_list_is_missing_of_another_model_or_older_than_the_sequence(spark):
+    known = spark.createDataFrame([(user, day) for user, (day, *_) in DUE.items()], "user_id string, as_of_date date")
+    before = [(user, DAY - days * DAY.resolution, model) for user, (_, ls, _) in DUE.items() for days, model in ls]
+    made = [(*row, rank) for row in before for rank in (1, 2)]
+    lists = spark.createDataFrame(made, "user_id string, as_of_date date, model_version string, rank int")
+    found = {row["user_id"] for row in due_users(known, lists, DAY, "m2").collect()}
+    assert found == {user for user, (*_, due) in DUE.items() if due}
 
 
 def test_recommendations_have_the_columns_of_the_table(spark):
