@@ -49,6 +49,7 @@ requirements: install  ## pin requirements/*.in anew
 	  --no-emit-index-url --no-emit-find-links requirements/$$f.in -o requirements/$$f.txt; done
 
 clean:           ## leave nothing behind
-	@scripts/down.sh >/dev/null 2>&1 || true
-	@rm -rf .venv .venv-airflow .make .jars .lakerec lake demo-data .pytest_cache .mypy_cache .ruff_cache .hypothesis \
+	@for state in .lakerec .lakerec/demo; do LAKEREC_STATE=$$state scripts/down.sh >/dev/null 2>&1 || true; done
+	@for place in lake/*/_serving; do .venv/bin/python -m lakerec.postgres stop $$place >/dev/null 2>&1 || true; done
+	@rm -rf .venv .venv-airflow .make .jars .lakerec lake demo-data .pytest_cache .mypy_cache .ruff_cache .hypothesis mlruns .import_linter_cache \
 	  spark-warehouse metastore_db derby.log *.egg-info jobs/*.egg-info && find . -name __pycache__ -prune -exec rm -rf {} +

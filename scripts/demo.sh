@@ -2,6 +2,8 @@
 # The main job through Airflow, on simulated days that end yesterday: 14 days as one backfill, a training, one more day.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+# Airflow and PostgreSQL of the demo's own, made anew each time: what `make up` runs is left alone.
+export LAKEREC_STATE=$PWD/.lakerec/demo
 source scripts/env.sh
 DAYS=15
 first=$(date -u -d "$DAYS days ago" +%F)
@@ -12,7 +14,7 @@ began=$SECONDS
 step() { printf '\n== %s (%s s)\n' "$*" "$((SECONDS - began))"; }
 
 scripts/down.sh >/dev/null 2>&1 || true
-rm -rf demo-data lake/demo .lakerec
+rm -rf demo-data lake/demo "$LAKEREC_STATE"
 step "simulating $DAYS days of a shop, $first to $last"
 .venv/bin/lakerec simulate --out demo-data --start "$first" --days "$DAYS" --users 300 --items 200 --seed 7
 
@@ -39,7 +41,8 @@ Where to look next
   data docs    lake/demo/_dq/gx/uncommitted/data_docs/local_site/index.html
   bad rows     lake/demo/quarantine/events, each with the rules it broke
   models       lake/demo/_models, their training in lake/demo/_mlflow/mlflow.db
-  Airflow      make up (then the URL, user and password it prints); make down ends it
+  Airflow      LAKEREC_STATE=.lakerec/demo LAKEREC_SCHEDULES=off make up shows these runs (it prints URL, user,
+               password); LAKEREC_STATE=.lakerec/demo make down ends it
   your data    docs/adding-a-source.md
   took         $((SECONDS - began)) s
 END

@@ -1,14 +1,16 @@
 # The environment of Airflow on one machine: sourced by up.sh, down.sh and trigger.sh.
 # LAKEREC_HOME   the project (default: the folder above this one)
 # LAKEREC_PORT   the port of the UI (default 8080); `make down` and `make up` again after changing it
-# LAKEREC_TIMEZONE   the same as the configuration's `timezone` (default UTC)
+# LAKEREC_STATE  where Airflow's and PostgreSQL's data lie (default .lakerec)
+# LAKEREC_TIMEZONE   the same as the configuration's `timezone` (default: what the last `make up` read there)
 LAKEREC_HOME=${LAKEREC_HOME:-$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)}
 LAKEREC_PORT=${LAKEREC_PORT:-8080}
-LAKEREC_TIMEZONE=${LAKEREC_TIMEZONE:-UTC}
-STATE=$LAKEREC_HOME/.lakerec
+STATE=$(realpath -m "${LAKEREC_STATE:-$LAKEREC_HOME/.lakerec}")
+LAKEREC_STATE=$STATE
+LAKEREC_TIMEZONE=${LAKEREC_TIMEZONE:-$(cat "$STATE/timezone" 2>/dev/null || echo UTC)}
 URL=http://127.0.0.1:$LAKEREC_PORT
 
-export LAKEREC_HOME LAKEREC_PORT LAKEREC_TIMEZONE
+export LAKEREC_HOME LAKEREC_STATE LAKEREC_PORT LAKEREC_TIMEZONE
 export PATH=$LAKEREC_HOME/.venv-airflow/bin:$PATH
 export AIRFLOW_HOME=$STATE/airflow
 export AIRFLOW__CORE__DAGS_FOLDER=$LAKEREC_HOME/dags

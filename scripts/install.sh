@@ -31,7 +31,7 @@ python311() {
     return 1
 }
 
-make_uv() { "$PYTHON" -m venv .make/env && .make/env/bin/python -m pip install --quiet uv && mkdir -p .make/bin && ln -sf ../env/bin/uv .make/bin/uv; }
+make_uv() { "$PYTHON" -m venv .make/env && .make/env/bin/python -m pip install --quiet uv==0.13.9 && mkdir -p .make/bin && ln -sf ../env/bin/uv .make/bin/uv; }
 make_jobs() {
     .make/bin/uv venv --quiet --clear --python "$PYTHON" .venv
     .make/bin/uv pip install --python .venv/bin/python ${TORCH:+--torch-backend "$TORCH"} -r requirements/dev.txt
@@ -61,6 +61,6 @@ find_java
 part uv scripts/install.sh -- make_uv
 part environment requirements/dev.txt pyproject.toml -- make_jobs
 part airflow-environment requirements/airflow.txt -- make_airflow
-[ -d .jars ] || rm -f .make/jars
+[ -d .jars ] || rm -f .make/jars .make/class-archive
 part jars scripts/jars.py -- .venv/bin/python scripts/jars.py
 part class-archive scripts/jars.py scripts/archive.py jobs/lakerec/session.py -- .venv/bin/python scripts/archive.py

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Start Airflow with its metadata in the embedded PostgreSQL: CONFIG=conf/demo.yaml scripts/up.sh
-# Run it again to start what has ended and to change the configuration. scripts/down.sh ends all of it.
+# Run it again to start what has ended, or with another CONFIG: what runs with other settings is restarted. scripts/down.sh ends all of it.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/env.sh"
 CONFIG=$(realpath "${CONFIG:-$LAKEREC_HOME/conf/demo.yaml}")
@@ -32,12 +32,24 @@ mkdir -p "$AIRFLOW_HOME"
 chmod 700 "$AIRFLOW_HOME"
 LAKEREC_TIMEZONE=$("$LAKEREC_HOME/.venv/bin/lakerec" spark-conf --config "$CONFIG" --timezone)
 export LAKEREC_TIMEZONE AIRFLOW__CORE__DEFAULT_TIMEZONE=$LAKEREC_TIMEZONE
+mkdir -p "$STATE"
+echo "$LAKEREC_TIMEZONE" >"$STATE/timezone"
 "$LAKEREC_HOME/.venv/bin/lakerec" spark-conf --config "$CONFIG" --out "$STATE/spark.conf"
 
 say "starting PostgreSQL ..."
 use_database
-LAKEREC_SERVING_URI=${LAKEREC_SERVING_URI:-$(postgres start "$STATE/postgres" serving)}
+# A database for each deployment: another deployment's lists are not this one's to replace.
+deployment=$(basename "$CONFIG" .yaml | tr '[:upper:]' '[:lower:]' | tr -c 'a-z0-9\n' _)
+LAKEREC_SERVING_URI=${LAKEREC_SERVING_URI:-$(postgres start "$STATE/postgres" "serving_$deployment")}
 export LAKEREC_SERVING_URI
+
+# Airflow's processes keep the environment that they were started with.
+settings=$(sha256sum <<<"$CONFIG $LAKEREC_TIMEZONE $LAKEREC_SERVING_URI ${LAKEREC_SCHEDULES:-on} ${LAKEREC_GPU_QUEUE:-}")
+if processes alive scheduler && [ "$(cat "$AIRFLOW_HOME/settings" 2>/dev/null)" != "$settings" ]; then
+    say "the settings have changed: restarting Airflow ..."
+    processes stop
+fi
+echo "$settings" >"$AIRFLOW_HOME/settings"
 
 say "preparing Airflow's database ..."
 airflow db migrate >"$AIRFLOW_HOME/setup.log" 2>&1 || fail "airflow db migrate failed: see $AIRFLOW_HOME/setup.log"

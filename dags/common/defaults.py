@@ -14,6 +14,7 @@ from airflow.sdk.timezone import datetime as aware
 from common.rules import window
 
 HOME = Path(os.environ.get("LAKEREC_HOME") or Path(__file__).resolve().parents[2])
+STATE = Path(os.environ.get("LAKEREC_STATE") or HOME / ".lakerec")  # where `make up` keeps what it writes
 TIMEZONE = os.environ.get("LAKEREC_TIMEZONE", "UTC")  # the same as the configuration's `timezone`
 
 # Templates, rendered when a task starts: the YAML's path and the run's days, the end excluded.

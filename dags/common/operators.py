@@ -9,7 +9,7 @@ import psutil
 from airflow.providers.apache.spark.operators.spark_submit import SparkSubmitOperator
 from airflow.sdk.exceptions import AirflowException, AirflowFailException
 
-from common.defaults import CONFIG, END, HOME, START
+from common.defaults import CONFIG, END, HOME, START, STATE
 from common.rules import can_retry
 
 MARK = "LAKEREC_ATTEMPT"  # environment variable that all processes of one attempt of a task inherit
@@ -27,7 +27,7 @@ class LakerecJob(SparkSubmitOperator):
             application=str(HOME / "jobs" / f"{task_id}.py"),
             application_args=["--config", CONFIG, "--start", start, "--end", end],
             spark_binary=str(HOME / ".venv" / "bin" / "spark-submit"),
-            properties_file=str(HOME / ".lakerec" / "spark.conf"),
+            properties_file=str(STATE / "spark.conf"),
             env_vars={"PYSPARK_PYTHON": python, "PYTHONPATH": str(HOME / "jobs"), MARK: "{{ ti.id }}"},
             **kwargs,
         )
