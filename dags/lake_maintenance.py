@@ -1,13 +1,11 @@
 """
 # Maintenance of the lake
 
-Every Sunday at 12:00 (the configuration's timezone): compacts small files, removes old versions and days
-past retention, and audits whole tables (unique keys, ids on two dates). It holds the lake's one slot, so
-reco_daily waits.
+Every Sunday at 12:00 (the configuration's timezone): compacts small files and removes the files
+of versions older than a week. It holds the lake's one slot, so reco_daily waits.
 
-**When it is red**, the log names the table. An audit that fails names the keys: look at them in the
-table, correct the source, rebuild those days with reco_backfill, clear the task. Red here never stops the
-lists; weeks of red make every job slower and the disk fuller.
+**When it is red**, the log names the table: look at memory and disk of the machine, then clear the task.
+Red here never stops the lists; weeks of red make every job slower and the disk fuller.
 
 **Run it now**: trigger it, or `scripts/trigger.sh lake_maintenance`.
 """

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import hmac
 import os
 
 from lakerec.config import Config
@@ -14,3 +16,10 @@ def user_key(config: Config) -> str:
     if not os.environ.get(name):
         raise ConfigError(f"{config.file}: privacy.pseudonymise needs a key in the environment variable {name}")
     return os.environ[name]
+
+
+def known_as(config: Config, user: str) -> str:
+    """The id that the tables have for a user of the source: HMAC-SHA256 in hex (RFC 2104) where pseudonymised."""
+    if not config.privacy.pseudonymise:
+        return user
+    return hmac.new(user_key(config).encode(), user.encode(), hashlib.sha256).hexdigest()

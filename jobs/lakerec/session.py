@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -107,9 +109,17 @@ def task_threads(spark: SparkSession) -> int:
 
 
 def check_java() -> None:
-    """Raise ConfigError with the way out where no Java is to be found."""
-    if not (os.environ.get("JAVA_HOME") or shutil.which("java")):
-        raise ConfigError("Spark needs Java 17 or later and none was found: run 'make install', or set JAVA_HOME")
+    """Raise ConfigError with the way out where Java 17 or later is not to be found."""
+    if "PYSPARK_GATEWAY_PORT" in os.environ:  # spark-submit: a JVM runs already
+        return
+    home = os.environ.get("JAVA_HOME")
+    java = str(Path(home) / "bin" / "java") if home else shutil.which("java")
+    known = java is not None and Path(java).exists()
+    told = subprocess.run([str(java), "-version"], capture_output=True, text=True).stderr if known else ""
+    found = re.search(r'version "(\d+)', told)
+    if not found or int(found[1]) < 17:
+        which = f"{java} is version {found[1]}" if found else "none was found"
+        raise ConfigError(f"Spark needs Java 17 or later and {which}: run 'make install', or set JAVA_HOME")
 
 
 def write_properties(config: Config, file: Path) -> None:

@@ -14,6 +14,7 @@ from lakerec.config import Config
 from lakerec.errors import NotEnoughDataError
 from lakerec.job import Job, start
 from lakerec.lake import Window
+from lakerec.privacy import known_as
 from lakerec.ranking import EVERYONE
 from lakerec.tables import sql_text
 
@@ -28,7 +29,7 @@ def show_user(config: Config, spark: SparkSession, user: str | None) -> None:
     """Print both tables; without a user, one whose list was scored lately and who has many events."""
     job = start(config, spark, "recommend", Window(ALWAYS - timedelta(days=1), ALWAYS))
     lists = job.lake.read("gold.recommendations")
-    chosen = user or _example(job, lists)
+    chosen = known_as(config, user) if user else _example(job, lists)
     console = Console(width=120)
     console.print(_events(job, chosen))
     console.print(_list(job, lists, chosen))
@@ -37,10 +38,13 @@ def show_user(config: Config, spark: SparkSession, user: str | None) -> None:
 def show_metrics(config: Config, spark: SparkSession) -> None:
     """Print the metrics of the newest snapshot, with 95 % intervals over users."""
     job = start(config, spark, "metrics", Window(ALWAYS - timedelta(days=1), ALWAYS))
-    newest = job.lake.read("ml.snapshots").orderBy(F.desc("as_of_date")).first()
+    metrics = job.lake.read("gold.model_metrics")
+    evaluated = metrics.select(F.col("data").alias("snapshot_id")).distinct()
+    snapshots = job.lake.read("ml.snapshots").join(evaluated, on="snapshot_id", how="left_semi")
+    newest = snapshots.orderBy(F.desc("as_of_date")).first()
     if newest is None:
         raise NotEnoughDataError("no model was evaluated yet: run scorer_nightly, or 'lakerec run'")
-    rows = job.lake.read("gold.model_metrics").where(F.col("data") == newest["snapshot_id"]).collect()
+    rows = metrics.where(F.col("data") == newest["snapshot_id"]).collect()
     Console(width=120).print(_metrics(rows))
 
 
@@ -82,7 +86,7 @@ def _events(job: Job, user: str) -> Table:
     titles = _titles(job, known["item_ids"])
     events = list(zip(known["event_times"], known["event_types"], known["item_ids"], strict=True))
     for time, kind, item in events[-SHOWN_EVENTS:]:
-        table.add_row(f"{time:%Y-%m-%d %H:%M}", kind, item, titles.get(item, ""))
+        table.add_row(f"{time.astimezone(job.config.zone):%Y-%m-%d %H:%M}", kind, item, titles.get(item, ""))
     return table
 
 

@@ -15,6 +15,7 @@ from tests.conftest import DAY, HEADER, LAKE_STEPS, Shop, day_after, event
 
 from lakerec import job as jobs
 from lakerec.errors import ConfigError, DataQualityError, SourceError
+from lakerec.privacy import known_as
 
 INGEST = ("ingest_events", "conform_events")
 
@@ -268,7 +269,7 @@ def test_pseudonyms_are_keyed_hashes(shop: Shop, monkeypatch: pytest.MonkeyPatch
     shop.deliver(DAY, [event(1, user="anna"), event(2, user="")])
     counts = shop.run(*INGEST)
     expected = hmac.new(b"k" * 80, b"anna", hashlib.sha256).hexdigest()
-    assert [row["user_id"] for row in shop.rows("silver.events")] == [expected]
+    assert [row["user_id"] for row in shop.rows("silver.events")] == [expected] == [known_as(shop.config, "anna")]
     assert counts["quarantined"] == 1
 
 
