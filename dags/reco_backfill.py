@@ -70,9 +70,10 @@ with DAG(
     tags=["lakerec", "by hand"],
     max_active_runs=1,
 ):
+    days = {"start": "{{ params.start }}", "end": "{{ params.end }}"}
     last_day = {"start": "{{ macros.ds_add(params.end, -1) }}", "end": "{{ params.end }}"}
     (
         chunk.expand_kwargs(plan_chunks())
-        >> LakerecJob(task_id="score_candidates", **last_day, **LAKE)
+        >> LakerecJob(task_id="score_candidates", **days, **LAKE)
         >> LakerecJob(task_id="publish_recommendations", **last_day, **LAKE)
     )

@@ -11,7 +11,8 @@ is red, the site serves the lists of the last good day.
 - *ingest_events, ingest_catalogue*: is the day's file there, whole, with the required columns? Deliver
   it.
 - *conform_events, conform_catalogue*: which rule broke, in `quarantine.events` and `ops.dq_results` of
-  that day? Correct the source or the rule. Until then the table stays as it was.
+  that day? Correct the source or the rule. Until then the table stays as it was, and the days that follow
+  go on without this day's rows.
 - *build_sequences, embed_items*: memory and disk of the machine.
 - *score_candidates*: is a model promoted (`ml.promotions`)? Run scorer_nightly, or `lakerec rollback`.
 - *publish_recommendations*: does PostgreSQL answer? "Already served" means that the site has lists of a

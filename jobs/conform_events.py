@@ -39,8 +39,7 @@ def _resolved(job: Job) -> DataFrame:
     mapped = events.mapped(bronze, job.config)
     if job.config.privacy.pseudonymise:
         mapped = mapped.withColumn("user_id", events.pseudonym(F.col("user_id"), user_key(job.config)))
-    rules = quality.load_suite(TABLE).rows
-    judged = events.with_judgement(mapped, rules, job.config, job.lake.read("ops.tombstones"))
+    judged = events.with_judgement(mapped, quality.load_suite(TABLE).rows, job.config, job.lake.read("ops.tombstones"))
     judged = judged.where(~F.col("ingest_date").isin(_refused(job, judged)))
     if _many_days(job):
         judged = judged.repartition("event_date")
@@ -51,10 +50,11 @@ def _refused(job: Job, judged: DataFrame) -> list[date]:
     """The neighbouring days that the gate refuses: their late rows wait until the day is delivered anew."""
     if not job.config.late_days:
         return []
-    refused = events.refused_days(judged, job.window, job.config.gate.max_bad).orderBy("ingest_date")
-    found = [row["ingest_date"] for row in refused.collect()]
-    for day in found:
-        job.say(f"ingest day {day} is left out: more than gate.max_bad of its rows are bad")
+    refused = events.refused_days(judged, job.window, job.config.gate.max_bad)
+    found = sorted(row["ingest_date"] for row in refused.collect())
+    if found:
+        job.run.notes["days_left_out"] = ",".join(map(str, found))
+        job.say(f"left out, because more than gate.max_bad of their rows are bad: {job.run.notes['days_left_out']}")
     return found
 
 

@@ -23,9 +23,10 @@ def run(job: Job) -> dict[str, Any]:
 
 
 def _record(job: Job, landing: sources.Landing, days: dict[date, int]) -> dict[str, Any]:
-    details = {"files": len(landing.files), "new_columns": ",".join(landing.new_columns)}
+    details = {"files": str(len(landing.files)), "new_columns": ",".join(landing.new_columns)}
     days |= {day: 0 for day in landing.empty_days if day not in days}
-    job.lake.record(job.run.rows("ok", {day: {"read": n, "written": n, **details} for day, n in days.items()}))
+    job.run.notes |= details
+    job.lake.record(job.run.rows("ok", {day: {"read": n, "written": n} for day, n in days.items()}))
     told = {"columns_not_mapped": ",".join(landing.new_columns)} if landing.new_columns else {}
     return {"read": sum(days.values()), "files": len(landing.files), "empty_days": len(landing.empty_days), **told}
 

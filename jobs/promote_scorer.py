@@ -27,10 +27,10 @@ def run(job: Job) -> dict[str, Any]:
         if passed and not already:
             models.promote(job.lake, version, job.last_day, told)
         job.lake.record([job.run.row("ok" if passed else "rejected", {"version": version, "gate": told})])
-    # Behind the commit, and again where a run died in between: the registry mirrors the log.
+    # Behind the commit, and again where a run died in between. The alias mirrors the newest entry of the log.
     uri = models.tracking_uri(job.lake)
-    register(uri, version, models.folder(job.lake, version), {METRIC: figures[version]})
-    if passed:
+    register(uri, version, models.folder(job.lake, version), {METRIC: figures[version]} if version in figures else {})
+    if models.newest(job.lake) == version:
         set_champion(uri, version)
     return {"version": version, "promoted": passed, "gate": told}
 

@@ -28,20 +28,19 @@ def run(job: Job) -> dict[str, Any]:
     inputs = tuple(job.lake.read(name) for name in ("silver.events", "ml.sequences", "silver.items"))
     log = models.promotions(job.lake)
     days = list(sources.days(job.window)) if job.every_day else [job.last_day]
-    totals: dict[str, Any] = {"written": 0, "lists": 0}
+    totals, model = {"written": 0, "lists": 0}, {"model": ",".join(sorted({_version(log, day) for day in days}))}
     for day in days:
         rows = _lists(job, day, log, *inputs).persist()
         try:
-            counts = _counts(rows, day)
-            totals = {name: totals[name] + n for name, n in counts.items()} | {"model": _version(log, day)}
+            totals = {name: totals[name] + n for name, n in _counts(rows, day).items()}
             with job.lake.lease():
                 job.lake.complete(TABLE)
                 job.lake.replace(TABLE, rows.coalesce(1), Window(day, day + timedelta(days=1)))
-                if day == days[-1]:  # in the same lease: nobody takes this run for one that died before its record
-                    job.lake.record([job.run.row("ok", totals)])
+                if day == days[-1]:  # in the last commit's lease: nobody takes this run for one that died
+                    job.lake.record([job.run.row("ok", totals | model)])
         finally:
             rows.unpersist()
-    return totals
+    return totals | model
 
 
 def _version(log: list[Row], day: date) -> str:
@@ -70,8 +69,7 @@ def _lists(job: Job, day: date, log: list[Row], events: DataFrame, sequences: Da
     taken = policy.excluded(events, day, job.config.policy.filter_types)
     slates = candidates.slates(events, known, items, day, settings, weights, taken)
     scored = _scored(job, model, slates, known.select("user_id").distinct().count())
-    ranked = ranking.top_k(scored, k)
-    mine = ranking.recommendations(ranked, day, model.version, job.run.run_id, settings.popular_days)
+    mine = ranking.recommendations(ranking.top_k(scored, k), day, model.version, job.run.run_id, settings.popular_days)
     return told.unionByName(mine)
 
 
@@ -79,10 +77,12 @@ def _due(job: Job, day: date, log: list[Row], known: DataFrame) -> DataFrame:
     """user_id of those who get a list.
 
     With --every-day who was active on the day, or everybody where the model differs from the day before's: that
-    follows from sequences and promotions alone, in whatever order days are scored. Else who needs a new one.
+    follows from sequences and promotions alone, in whatever order days are scored. Else whose list is not of the
+    day's model and sequence, and who was active in the window: its days may have been delivered anew.
     """
     if not job.every_day:
-        return ranking.due_users(known, job.lake.read(TABLE), day, _version(log, day))
+        due = ranking.due_users(known, job.lake.read(TABLE), day, _version(log, day))
+        return due.union(known.where(job.window.where("as_of_date")).select("user_id")).distinct()
     same = _version(log, day) == _version(log, day - timedelta(days=1))
     return (known.where(F.col("as_of_date") == F.lit(day)) if same else known).select("user_id").distinct()
 

@@ -14,6 +14,9 @@ began=$SECONDS
 step() { printf '\n== %s (%s s)\n' "$*" "$((SECONDS - began))"; }
 
 scripts/down.sh >/dev/null 2>&1 || true
+if (exec 3<>"/dev/tcp/127.0.0.1/$LAKEREC_PORT") 2>/dev/null; then
+    fail "port $LAKEREC_PORT is in use (by make up? make down ends that): free it, or LAKEREC_PORT=8081 make demo"
+fi
 rm -rf demo-data lake/demo "$LAKEREC_STATE"
 step "simulating $DAYS days of a shop, $first to $last"
 .venv/bin/lakerec simulate --out demo-data --start "$first" --days "$DAYS" --users 300 --items 200 --seed 7

@@ -39,14 +39,14 @@ echo "$LAKEREC_TIMEZONE" >"$STATE/timezone"
 say "starting PostgreSQL ..."
 use_database
 # A database for each deployment: another deployment's lists are not this one's to replace.
-deployment=$(basename "$CONFIG" .yaml | tr '[:upper:]' '[:lower:]' | tr -c 'a-z0-9\n' _)
+deployment=$(basename "$CONFIG" .yaml | tr '[:upper:]' '[:lower:]' | tr -c 'a-z0-9\n' _)_$(sha256sum <<<"$CONFIG" | cut -c1-6)
 LAKEREC_SERVING_URI=${LAKEREC_SERVING_URI:-$(postgres start "$STATE/postgres" "serving_$deployment")}
 export LAKEREC_SERVING_URI
 
 # Airflow's processes keep the environment that they were started with.
-settings=$(sha256sum <<<"$CONFIG $LAKEREC_TIMEZONE $LAKEREC_SERVING_URI ${LAKEREC_SCHEDULES:-on} ${LAKEREC_GPU_QUEUE:-}")
-if processes alive scheduler && [ "$(cat "$AIRFLOW_HOME/settings" 2>/dev/null)" != "$settings" ]; then
-    say "the settings have changed: restarting Airflow ..."
+settings=$({ echo "$CONFIG"; env | grep -E '^(LAKEREC_|AIRFLOW_|JAVA_HOME=)' | sort; } | sha256sum)
+if [ -f "$AIRFLOW_HOME/settings" ] && [ "$(cat "$AIRFLOW_HOME/settings")" != "$settings" ]; then
+    say "the settings have changed: ending what runs with the old ones ..."
     processes stop
 fi
 echo "$settings" >"$AIRFLOW_HOME/settings"
@@ -76,4 +76,4 @@ password=$(python -c 'import json, sys; print(json.load(open(sys.argv[1]))["admi
     "$AIRFLOW_HOME/simple_auth_manager_passwords.json.generated")
 chmod 600 "$AIRFLOW_HOME/simple_auth_manager_passwords.json.generated"
 say "Airflow is up with $CONFIG"
-printf 'URL       %s\nuser      admin\npassword  %s\n' "$URL" "$password"
+printf 'URL       %s\nuser      admin\npassword  %s\nlists     %s\n' "$URL" "$password" "$LAKEREC_SERVING_URI"

@@ -79,7 +79,7 @@ def measure(side: str) -> None:
 
 def measured(side: str) -> tuple[int, float]:
     """Rows and seconds of one side in a process of its own."""
-    out = subprocess.run([sys.executable, __file__, side], capture_output=True, text=True, check=True).stdout
+    out = subprocess.run([sys.executable, __file__, side], stdout=subprocess.PIPE, text=True, check=True).stdout
     rows, seconds = out.strip().splitlines()[-1].split()
     return int(rows), float(seconds)
 

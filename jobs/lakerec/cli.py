@@ -175,7 +175,7 @@ def roll_back(given: argparse.Namespace) -> None:
     """Append an earlier version to ml.promotions: it serves from the given day on."""
     from lakerec import models
     from lakerec.errors import ModelError
-    from lakerec.scorer.registry import set_champion
+    from lakerec.scorer.registry import register, set_champion
 
     config = load_config(given.config, given.lake)
     try:
@@ -190,7 +190,9 @@ def roll_back(given: argparse.Namespace) -> None:
         with job.lake.lease():
             models.promote(job.lake, given.version, day, f"rolled back by {os.environ.get('USER', 'an operator')}")
             job.lake.record([job.run.row("ok", {"version": given.version})])
-        set_champion(models.tracking_uri(job.lake), given.version)
+        uri = models.tracking_uri(job.lake)
+        register(uri, given.version, models.folder(job.lake, given.version), {})
+        set_champion(uri, given.version)
     print(f"{given.version} serves from {day} on; score and publish that day to show its lists")
 
 

@@ -107,9 +107,14 @@ def check_expressions(config: Config, spark: SparkSession) -> None:
                 raise ConfigError(f"{place}: Spark cannot resolve {expression!r}: {cause[:200]}") from None
 
 
+_importing: list[threading.Thread] = []
+
+
 def import_ahead(module: str) -> None:
     """Import a heavy module in a thread of its own: its seconds pass while Spark starts or works."""
-    threading.Thread(target=importlib.import_module, args=(module,), daemon=True).start()
+    thread = threading.Thread(target=importlib.import_module, args=(module,), daemon=True)
+    thread.start()
+    _importing.append(thread)
 
 
 def main(run: Body, ahead: str = "") -> None:
@@ -144,5 +149,7 @@ def guarded(action: Callable[[], None]) -> int:
         action()
     except LakerecError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
+        for thread in _importing:  # an interpreter that ends inside a C extension's import may abort: another exit code
+            thread.join()
         return error.exit_code
     return 0

@@ -70,6 +70,8 @@ class Run:
     # Counts per ingest day that go to ops.runs once the table is committed: a commit carries them, so that the
     # next run can write them where this one dies in between.
     owed: dict[date, dict[str, int]] = field(default_factory=dict)
+    # What every row of ops.runs says beside the counts.
+    notes: dict[str, str] = field(default_factory=dict)
 
     def metadata(self, replaced: Window | None = None) -> str:
         """What each commit carries in `userMetadata`: the run, its window, the versions it read, the days replaced."""
@@ -82,7 +84,7 @@ class Run:
     def row(self, status: str, counts: dict[str, Any], day: date | None = None) -> dict[str, Any]:
         """The run as a row of ops.runs (of one ingest day, where the counts are by day)."""
         known = {name: counts.get(name) for name in ("read", "written", "duplicate", "quarantined", "bad")}
-        details = {k: str(v) for k, v in counts.items() if k not in known}
+        details = self.notes | {k: str(v) for k, v in counts.items() if k not in known}
         return {
             "run_id": self.run_id,
             "job": self.job,
@@ -102,9 +104,8 @@ class Run:
 
     def rows(self, status: str, counts: Mapping[date, Mapping[str, Any]]) -> list[dict[str, Any]]:
         """The run as a row of ops.runs for each ingest day; one without a day where there is none."""
-        return [self.row(status, dict(found), day) for day, found in sorted(counts.items())] or [
-            self.row(status, {"read": 0})
-        ]
+        by_day = [self.row(status, dict(found), day) for day, found in sorted(counts.items())]
+        return by_day or [self.row(status, {"read": 0, "written": 0})]
 
 
 class Lake:

@@ -64,11 +64,20 @@ def serving(lake: Lake, day: date) -> Promotion | None:
 def promote(lake: Lake, version: str, day: date, reason: str) -> None:
     """Append a version to ml.promotions from a day on; the caller holds the lease."""
     path = f"{FOLDER}/{version}"
-    # The newest log, not the one this run has read: somebody may have rolled back since.
-    log = lake.read("ml.promotions", lake.version("ml.promotions")).select("entry").collect()
-    entry = 1 + max((row["entry"] for row in log), default=0)
+    entry = 1 + max((row["entry"] for row in _log_now(lake)), default=0)
     line = {"effective_from": day, "version": version, "entry": entry, "path": path, "reason": reason}
     lake.append_rows("ml.promotions", [line])
+
+
+def newest(lake: Lake) -> str | None:
+    """The version of the newest entry of ml.promotions, whatever day it serves from."""
+    last = max(_log_now(lake), key=lambda row: row["entry"], default=None)
+    return last["version"] if last else None
+
+
+def _log_now(lake: Lake) -> list[Row]:
+    """ml.promotions as it is now, not as this run has read it: somebody may have rolled back since."""
+    return lake.read("ml.promotions", lake.version("ml.promotions")).collect()
 
 
 def tracking_uri(lake: Lake) -> str:

@@ -1,4 +1,4 @@
-"""From scored candidates to top-K lists, and the rankings of the baselines on the same slates."""
+"""From scored candidates to top-K lists, and who is due one."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ def show_user(config: Config, spark: SparkSession, user: str | None) -> None:
     """Print both tables; without a user, one whose list was scored lately and who has many events."""
     job = start(config, spark, "recommend", Window(ALWAYS - timedelta(days=1), ALWAYS))
     lists = job.lake.read("gold.recommendations")
-    chosen = known_as(config, user) if user else _example(job, lists)
+    chosen = _known(job, lists, user) if user else _example(job, lists)
     console = Console(width=120)
     console.print(_events(job, chosen))
     console.print(_list(job, lists, chosen))
@@ -73,6 +73,12 @@ def _example(job: Job, lists: DataFrame) -> str:
     known = latest_sequences(job.lake.read("ml.sequences"), ALWAYS)
     row = newest.join(known, on="user_id", how="inner").orderBy(F.desc("day"), F.desc("events"), "user_id").first()
     return str(row["user_id"]) if row else EVERYONE
+
+
+def _known(job: Job, lists: DataFrame, user: str) -> str:
+    """The id as the tables have it: given so, or the source's, which may have a pseudonym."""
+    given = lists.where(F.col("user_id") == user).limit(1).count()
+    return user if given else known_as(job.config, user)
 
 
 def _events(job: Job, user: str) -> Table:

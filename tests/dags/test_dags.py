@@ -120,8 +120,9 @@ def test_a_backfill_runs_window_jobs_by_chunk_and_publishes_once(bag) -> None:
     assert {name: tasks[name]["command"][-3:] for name in WINDOW_JOBS} == {
         name: ["<start>", "--end", "<end>"] for name in WINDOW_JOBS
     }
-    for name in ("score_candidates", "publish_recommendations"):
-        assert tasks[name]["command"][-3:] == ["2024-07-19", "--end", "2024-07-20"]
+    # The lists of the last day, for everybody who was active on one of the days.
+    assert tasks["score_candidates"]["command"][-3:] == ["2024-07-01", "--end", "2024-07-20"]
+    assert tasks["publish_recommendations"]["command"][-3:] == ["2024-07-19", "--end", "2024-07-20"]
 
 
 def test_an_exit_code_of_the_job_decides_between_fail_and_retry(home) -> None:

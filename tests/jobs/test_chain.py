@@ -152,6 +152,7 @@ def test_a_rollback_is_one_entry_and_the_day_follows_it(trained: Shop):
 
 def test_a_champion_that_was_not_evaluated_is_not_beaten(trained: Shop):
     models.promote(trained.job("rollback").lake, "unknown", day_after(DAYS - 1), "test")
+    assert models.newest(trained.job("audit").lake) == "unknown"
     with pytest.raises(NotEnoughDataError, match="unknown was not evaluated on this snapshot: run evaluate_scorer"):
         trained.run("promote_scorer", days=DAYS)
 

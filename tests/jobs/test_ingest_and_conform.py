@@ -188,6 +188,8 @@ def test_a_refused_day_stays_out_of_its_neighbours_until_it_is_delivered_anew(sh
     shop.run(*INGEST, start=day_after(1))
     landed = Counter(row["ingest_date"] for row in shop.rows("silver.events"))
     assert landed == {DAY: 10, day_after(1): 5, day_after(2): 4}
+    told = [dict(row["details"]).get("days_left_out") for row in ledger(shop) if row["ingest_date"] == day_after(2)]
+    assert told == [str(day_after(1))]
 
 
 def test_an_empty_lake_is_filled_from_its_first_day_with_rows(shop: Shop):

@@ -153,6 +153,8 @@ def test_a_slow_conform_is_refused_where_a_later_day_has_rewritten_its_days(shop
     shop.run("ingest_events", "conform_events", start=day_after(2))
     with pytest.raises(StaleRunError, match=r"newer versions of .*bronze\.events"):
         slow.lake.replace("silver.events", rows, Window(day_after(-2), day_after(1)))
+    # Days that nobody has touched since are its own to write.
+    slow.lake.replace("silver.events", rows.where("false"), Window(day_after(-5), day_after(-1)))
     assert len(shop.rows("silver.events")) == 2
 
 
@@ -184,6 +186,10 @@ def test_a_new_model_reaches_every_user_the_next_day_and_a_day_scored_again_is_t
     assert gold(shop) == whole
     shop.run("score_candidates", start=day_after(DAYS))
     assert listed(DAYS) == {}
+    # Days that are rebuilt: whoever was active on them gets a list of what they hold now.
+    shop.run("score_candidates", start=day_after(DAYS - 1), days=2)
+    active = {row["user_id"] for row in shop.rows("ml.sequences") if row["as_of_date"] == day_after(DAYS - 1)}
+    assert listed(DAYS) == dict.fromkeys(active, model.name)
     # The night after day 4: its lists are out, and a new model passes the gate as of that day.
     (shop.folder / "lake" / models.FOLDER / "second").symlink_to(model)
     models.promote(shop.job("promote_scorer").lake, "second", day_after(DAYS - 1), "test")
