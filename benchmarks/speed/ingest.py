@@ -3,8 +3,9 @@
 Each side runs in a process of its own, in turn, on the same files, three times: `plain` in a session with Spark's
 defaults and Delta, `plain_tuned` the same program in the project's session, `lakerec` ingest_events and
 conform_events. The plain job has no quarantine, gate, identity, visits or ledger. Wall seconds from the session
-that stands to the last commit, medians; Great Expectations is imported while the session starts, as lakerec run does,
-so the ratio of the whole processes, session starts and imports included, stands beside. Aim: at most 2.5 times the plain job's time.
+that stands to the last commit, medians. Great Expectations is imported while the session starts, as lakerec run
+does; so the ratio of the whole processes, session starts and imports included, stands beside.
+Aim: at most 2.5 times the plain job's time.
 """
 
 from __future__ import annotations
