@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Any
 
+from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from lakerec import sources
@@ -31,13 +32,15 @@ def run(job: Job) -> dict[str, Any]:
 
 def _land(job: Job, name: str, source: Source, landing: sources.Landing) -> None:
     days = job.window if source.dated else Window(sources.BEGINNING, sources.BEGINNING + timedelta(days=1))
-    with sources.reading(name):
-        rows = sources.read(job.spark, job.config, source, landing)
+    # The graph's triples and its links share a table: each replaces its own files' rows.
+    mine = f"{days.where('ingest_date')} AND startswith(source_file, '{name}/')"
+
+    def replace(rows: DataFrame) -> int:
         placed = rows.withColumn("ingest_date", F.coalesce("ingest_date", F.lit(sources.BEGINNING)))
-        # The graph's triples and its links share a table: each replaces its own files' rows.
         named = placed.withColumn("source_file", F.concat(F.lit(f"{name}/"), "source_file"))
-        mine = f"{days.where('ingest_date')} AND startswith(source_file, '{name}/')"
-        job.lake.replace(TABLES[name], named, where=mine)
+        return job.lake.replace(TABLES[name], named, where=mine)
+
+    sources.land(job.spark, job.config, source, name, landing, replace)
 
 
 if __name__ == "__main__":

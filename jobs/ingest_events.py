@@ -5,21 +5,29 @@ from __future__ import annotations
 from datetime import date
 from typing import Any
 
+from pyspark.sql import DataFrame
+
 from lakerec import events, sources
 from lakerec.job import Job, main
+
+TABLE = "bronze.events"
 
 
 def run(job: Job) -> dict[str, Any]:
     """Replace the window's ingest days; rows landed per day go to ops.runs."""
     source = job.config.sources.events
-    with job.lake.lease(), sources.reading("events"):
-        job.lake.complete("bronze.events")
+    with job.lake.lease():
+        job.lake.complete(TABLE)
         landing = sources.find(job.spark, job.config, source, "events", job.window)
-        rows = sources.read(job.spark, job.config, source, landing)
-        if not source.dated:
-            rows = events.dated_by_event(rows, source).where(job.window.where("ingest_date"))
-        version = job.lake.replace("bronze.events", rows, job.window)
-        return _record(job, landing, job.lake.rows_added("bronze.events", version))
+        version = sources.land(job.spark, job.config, source, "events", landing, lambda rows: _replace(job, rows))
+        return _record(job, landing, job.lake.rows_added(TABLE, version))
+
+
+def _replace(job: Job, rows: DataFrame) -> int:
+    source = job.config.sources.events
+    if not source.dated:
+        rows = events.dated_by_event(rows, source).where(job.window.where("ingest_date"))
+    return job.lake.replace(TABLE, rows, job.window)
 
 
 def _record(job: Job, landing: sources.Landing, days: dict[date, int]) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import re
 from functools import cache
 from typing import Any
 
+from py4j.protocol import Py4JJavaError
 from pyspark.sql import SparkSession
 
 
@@ -23,6 +24,9 @@ class Files:
         self._spark = jvm.org.apache.spark.deploy.SparkHadoopUtil.get()
         self._text_of = jvm.org.apache.commons.io.IOUtils.toString
         self._lines_of, self._characters_of = jvm.java.io.BufferedReader, jvm.java.io.InputStreamReader
+        self._charset = jvm.java.nio.charset.Charset
+        self._report = jvm.java.nio.charset.CodingErrorAction.REPORT
+        self._consume = jvm.org.apache.commons.io.IOUtils.consume
         self._codecs = jvm.org.apache.hadoop.io.compress.CompressionCodecFactory(self._settings)
 
     def glob(self, pattern: str) -> list[str]:
@@ -57,6 +61,22 @@ class Files:
             return line
         finally:
             stream.close()
+
+    def decodes(self, file: str, encoding: str) -> bool:
+        """Whether every byte of a file, decompressed by what its name says, is of the encoding."""
+        path, system = self._at(file)
+        stream, codec = system.open(path), self._codecs.getCodec(path)
+        strict = self._charset.forName(encoding).newDecoder().onMalformedInput(self._report)
+        try:
+            source = codec.createInputStream(stream) if codec is not None else stream
+            self._consume(self._characters_of(source, strict.onUnmappableCharacter(self._report)))
+        except Py4JJavaError as error:
+            if "CharacterCodingException" in str(error) or "MalformedInput" in str(error) or "Unmappable" in str(error):
+                return False
+            raise
+        finally:
+            stream.close()
+        return True
 
     def _at(self, place: str) -> tuple[Any, Any]:
         path = self._path(place)

@@ -6,11 +6,12 @@ import csv
 import json
 import re
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date, timedelta
 from functools import reduce
+from typing import TypeVar
 
 from py4j.protocol import Py4JJavaError
 from pyspark.errors import PySparkException
@@ -155,10 +156,36 @@ def _json_keys(line: str) -> tuple[str, ...]:
     return tuple(found) if isinstance(found, dict) else (CORRUPT,)
 
 
-def read(spark: SparkSession, config: Config, source: Source, landing: Landing) -> DataFrame:
+class _DoubtError(SourceError):
+    """A value holds U+FFFD: bytes of another encoding, or the sign itself, delivered so."""
+
+
+T = TypeVar("T")
+
+
+def land(
+    spark: SparkSession, config: Config, source: Source, name: str, landing: Landing, write: Callable[[DataFrame], T]
+) -> T:
+    """Let `write` have the rows of a landing; a damaged file, or one of another encoding, is a SourceError.
+
+    Looking for U+FFFD while Spark reads costs nothing. Only where there is one are the files themselves decoded, byte
+    by byte: if all are of the encoding, the sign was delivered, and the rows are written as they are.
+    """
+    try:
+        with reading(name):
+            return write(read(spark, config, source, landing))
+    except _DoubtError as doubt:
+        encoding = source.options.get("encoding", "UTF-8")
+        if not all(files(spark).decodes(file.path, encoding) for file in landing.files):
+            raise SourceError(str(doubt)) from None
+        with reading(name):
+            return write(read(spark, config, source, landing, checked=False))
+
+
+def read(spark: SparkSession, config: Config, source: Source, landing: Landing, checked: bool = True) -> DataFrame:
     """The rows of the files as landed: ingest_date (null without a day in the path), source_file, row_number, payload.
 
-    A row whose bytes are not of the source's encoding ends the read with a SourceError that names file and row.
+    A value with U+FFFD ends a checked read with an error that names file and row.
     """
     groups: dict[tuple[str, ...], list[str]] = defaultdict(list)
     for file in landing.files:
@@ -168,7 +195,8 @@ def read(spark: SparkSession, config: Config, source: Source, landing: Landing) 
         return spark.createDataFrame(
             [], "ingest_date date, source_file string, row_number bigint, payload map<string,string>"
         )
-    return _placed(reduce(DataFrame.unionByName, parts), config.resolve(source.path or ""))
+    text = source.format in ("csv", "json")
+    return _placed(reduce(DataFrame.unionByName, parts), config.resolve(source.path or ""), checked and text)
 
 
 def _payload(spark: SparkSession, source: Source, columns: tuple[str, ...], paths: list[str]) -> DataFrame:
@@ -202,7 +230,7 @@ def _map(columns: tuple[str, ...], corrupt: bool = True) -> Column:
     return F.when(F.col(CORRUPT).isNull(), whole).otherwise(broken)
 
 
-def _placed(rows: DataFrame, pattern: str) -> DataFrame:
+def _placed(rows: DataFrame, pattern: str, checked: bool) -> DataFrame:
     """Number the rows of each file from 1, and take the day from the path."""
     plain = F.regexp_replace(F.expr("url_decode(replace(file, '+', '%2B'))"), "^file:/+", "/")
     name = F.substring(plain, F.lit(len(fixed_folder(pattern)) + 1), F.lit(4096))
@@ -212,7 +240,7 @@ def _placed(rows: DataFrame, pattern: str) -> DataFrame:
     return numbered.select(
         F.to_date(_day(pattern)).alias("ingest_date"),
         "source_file",
-        _checked_encoding().alias("row_number"),
+        (_checked_encoding() if checked else F.col("row_number")).alias("row_number"),
         "payload",
     )
 
@@ -244,7 +272,7 @@ def reading(name: str) -> Iterator[None]:
         text = str(error)
         fault = re.search(rf"{ENCODING_FAULT}\|([^|]+)\|(\d+)", text)
         if fault:
-            raise SourceError(
+            raise _DoubtError(
                 f"{fault.group(1)}, row {fault.group(2)}: bytes that are not of the file's encoding; set "
                 f"sources.{name}.options.encoding (for example ISO-8859-1), or deliver the file as UTF-8"
             ) from None

@@ -137,6 +137,12 @@ def test_bytes_of_another_encoding_are_refused_with_file_and_row(shop: Shop):
     assert {row["item_id"] for row in shop.rows("silver.events")} == {"i1", "café"}
 
 
+def test_the_sign_of_damage_that_was_delivered_as_such_is_text_like_any_other(shop: Shop):
+    shop.deliver(DAY, [event(1), event(2, item="Mis\ufffdrables")])
+    assert shop.run(*INGEST)["written"] == 2
+    assert {row["item_id"] for row in shop.rows("silver.events")} == {"i1", "Mis\ufffdrables"}
+
+
 def test_a_day_without_rows_is_empty_or_an_error_as_configured(shop: Shop):
     shop.deliver(DAY, [event(1)])
     (shop.folder / f"events/{day_after(1)}.csv.gz").write_bytes(gzip.compress(b""))
