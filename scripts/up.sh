@@ -32,7 +32,6 @@ mkdir -p "$AIRFLOW_HOME"
 chmod 700 "$AIRFLOW_HOME"
 LAKEREC_TIMEZONE=$("$LAKEREC_HOME/.venv/bin/lakerec" spark-conf --config "$CONFIG" --timezone)
 export LAKEREC_TIMEZONE AIRFLOW__CORE__DEFAULT_TIMEZONE=$LAKEREC_TIMEZONE
-mkdir -p "$STATE"
 echo "$LAKEREC_TIMEZONE" >"$STATE/timezone"
 "$LAKEREC_HOME/.venv/bin/lakerec" spark-conf --config "$CONFIG" --out "$STATE/spark.conf"
 
