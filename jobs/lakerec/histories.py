@@ -88,11 +88,12 @@ class Histories:
         return self.keep(self.weights > 0)
 
     def without_last(self, count: int) -> Histories:
-        """Without each person's last `count` events; `at` becomes the time of the first one left out."""
-        cut = np.maximum(self.starts[1:] - count, self.starts[:-1])
-        behind = cut < self.starts[1:]
-        at = np.where(behind, self.times[np.minimum(cut, len(self.times) - 1)], self.at) if len(self.times) else self.at
-        return replace(self.keep(self.places >= count), at=at)
+        """Without each person's last `count` events, scored as of the last event that is left."""
+        left = self.keep(self.places >= count)
+        if not len(left.times):
+            return left
+        newest = left.times[np.maximum(left.starts[1:] - 1, 0)]
+        return replace(left, at=np.where(left.lengths > 0, newest, self.at))
 
     def last(self, count: int) -> Histories:
         """Each person's last `count` events."""
