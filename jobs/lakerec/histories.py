@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -19,7 +19,8 @@ class Histories:
 
     starts (users + 1,) int64; items (events,) int32, a place in a catalogue of n_items; times (events,) float64,
     days since 1970-01-01 UTC; weights (events,) float32, the event type's weight; types (events,) int16, a code of
-    the event type; at (users,) float64, the day as of which the person is scored (times are <= at).
+    the event type; at (users,) float64, the day as of which the person is scored (times are <= at); groups (users,)
+    int32, the person's behaviour pattern, -1 where none is known.
     """
 
     starts: NDArray[np.int64]
@@ -29,6 +30,7 @@ class Histories:
     types: NDArray[np.int16]
     at: NDArray[np.float64]
     n_items: int
+    groups: Ints | None = None
 
     @classmethod
     def of_events(
@@ -110,7 +112,20 @@ class Histories:
         starts = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
         source = np.repeat(self.starts[people] - starts[:-1], lengths) + np.arange(starts[-1])
         columns = {name: getattr(self, name)[source] for name in ("items", "times", "weights", "types")}
-        return replace(self, starts=starts, at=self.at[people], **columns)
+        groups = None if self.groups is None else self.groups[people]
+        return replace(self, starts=starts, at=self.at[people], groups=groups, **columns)
+
+    def stretches(self, size: int) -> Histories:
+        """Each run of at most `size` events as a person of its own: what was chosen at about the same time."""
+        inside = np.arange(len(self.items)) - np.repeat(self.starts[:-1], self.lengths)
+        begins = np.flatnonzero(inside % size == 0)
+        starts = np.append(begins, len(self.items)).astype(np.int64)
+        return replace(self, starts=starts, at=np.repeat(self.at, self.lengths)[begins], groups=None)
+
+    def blocks(self, size: int) -> Iterator[NDArray[np.int64]]:
+        """People in runs of `size`, as places."""
+        for first in range(0, len(self), size):
+            yield np.arange(first, min(first + size, len(self)))
 
     def matrix(self, values: NDArray[np.floating] | None = None) -> sparse.csr_matrix:
         """People x items, float32, the sum of `values` (events,) (without: 1 for each pair)."""

@@ -1,0 +1,187 @@
+"""From generators' scores to candidates and their features: what the final ranker reads."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lakerec.generators.base import Shelf, largest
+from lakerec.generators.popularity import ALWAYS, DailyCounts
+from lakerec.histories import Floats, Histories
+
+WINDOWS = (1.0, 7.0, 30.0, 90.0, 365.0, ALWAYS)  # days
+BLOCK = 512  # people scored at a time: 512 x items x generators floats are held
+
+
+@dataclass(frozen=True)
+class Stock:
+    """What is known of each item on the day of scoring, (items,) each; nan where unknown."""
+
+    daily: DailyCounts
+    first_seen: NDArray[np.float64]
+    price: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, histories: Histories, price: NDArray[np.floating] | None = None) -> Stock:
+        """Counts and first days of the events alone."""
+        daily = DailyCounts.of(histories)
+        unknown = np.full(histories.n_items, np.nan)
+        return cls(daily, daily.first_days(), unknown if price is None else np.asarray(price, dtype=np.float64))
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """Candidates of some people: person (n,) ascending, item (n,), features (n, f), source (n,) a generator's place."""
+
+    person: NDArray[np.int64]
+    item: NDArray[np.int64]
+    features: Floats
+    source: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        """Number of candidates."""
+        return len(self.item)
+
+
+def feature_names(generators: Sequence[str]) -> list[str]:
+    """The columns of Candidates.features, in order."""
+    said = [f"{name}_{kind}" for name in generators for kind in ("score", "z", "rank")]
+    popular = [f"chosen_{_told(days)}" for days in WINDOWS] + [f"share_{_told(days)}" for days in WINDOWS[:-1]]
+    item = ["growth", "item_age", "price", "text_last", "text_near"]
+    own = ["own_count", "own_days_since", "own_gap"]
+    person = ["events", "items", "days_since_last", "active_days", "price_gap"]
+    return [*said, "generators", *popular, *item, *own, *person]
+
+
+def _told(days: float) -> str:
+    return "always" if days >= ALWAYS else f"{days:.0f}d"
+
+
+def nominate(scores: Mapping[str, Floats], allowed: NDArray[np.bool_], depth: int) -> tuple[NDArray, NDArray, NDArray]:
+    """person, item, ranks (n, generators): everything that a generator has among its `depth` best.
+
+    `scores` are (users, items), `allowed` what may be recommended; a rank is from 0, `depth` where beyond or silent.
+    """
+    users, items = allowed.shape
+    depth = min(depth, items)
+    ranks = np.full((len(scores), users, items), depth, dtype=np.int16)
+    for place, score in enumerate(scores.values()):
+        best, filled = _best(np.where(allowed, score, -np.inf), depth)
+        row = np.repeat(np.arange(users), depth).reshape(users, depth)
+        ranks[place, row[filled], best[filled]] = np.broadcast_to(np.arange(depth), (users, depth))[filled]
+    person, item = np.nonzero((ranks < depth).any(axis=0))
+    return person, item, ranks[:, person, item].T
+
+
+def _best(scores: Floats, depth: int) -> tuple[NDArray, NDArray]:
+    """The `depth` best items of each row, best first (ties by item), and which of them are above the row's least."""
+    part = np.sort(np.argpartition(-scores, depth - 1, axis=1)[:, :depth], axis=1)
+    order = np.argsort(-np.take_along_axis(scores, part, axis=1), axis=1, kind="stable")
+    best = np.take_along_axis(part, order, axis=1)
+    value = np.take_along_axis(scores, best, axis=1)
+    finite = np.isfinite(value)
+    floor = np.where(np.isfinite(scores), scores, np.inf).min(axis=1, keepdims=True)
+    return best, finite & (value > floor)
+
+
+def candidates(
+    scores: Mapping[str, Floats],
+    histories: Histories,
+    allowed: NDArray[np.bool_],
+    shelf: Shelf,
+    stock: Stock,
+    depth: int,
+) -> Candidates:
+    """Everything the generators nominate for these people, with the features of `feature_names`."""
+    person, item, ranks = nominate(scores, allowed, depth)
+    said = []
+    for place, score in enumerate(scores.values()):
+        value = score[person, item]
+        mean, std = score.mean(axis=1), score.std(axis=1)
+        said += [value, (value - mean[person]) / np.maximum(std[person], 1e-9), np.log1p(ranks[:, place])]
+    agree = (ranks < min(depth, allowed.shape[1])).sum(axis=1)
+    columns = [*said, agree, *_popularity(histories, item, person, stock)]
+    columns += _item(histories, person, item, shelf, stock)
+    columns += _own(histories, person, item) + _person(histories, person, item, stock)
+    table = np.stack([np.asarray(column, dtype=np.float32) for column in columns], axis=1)
+    return Candidates(person, item, table, ranks.argmin(axis=1))
+
+
+def _popularity(histories: Histories, item: NDArray, person: NDArray, stock: Stock) -> list[NDArray]:
+    """log1p of choices in each window, and the share of the next longer window that falls into it."""
+    found, which = np.unique(np.floor(histories.at), return_inverse=True)
+    table = np.stack([[stock.daily.within(at, days) for days in WINDOWS] for at in found])
+    counts = table[which[person], :, item]
+    shares = [counts[:, i] / np.maximum(counts[:, i + 1], 1) for i in range(len(WINDOWS) - 1)]
+    return [*np.log1p(counts).T, *shares]
+
+
+def _item(histories: Histories, person: NDArray, item: NDArray, shelf: Shelf, stock: Stock) -> list[NDArray]:
+    """Growth (30 days against 90 before), age in days, price, likeness to the last and the nearest of the last 10."""
+    at = histories.at[person]
+    found, which = np.unique(np.floor(histories.at), return_inverse=True)
+    month = np.stack([stock.daily.within(day, 30) for day in found])
+    earlier = np.stack([stock.daily.within(day, 120) for day in found]) - month
+    growth = np.log1p(month) - np.log1p(earlier / 3)
+    last, near = _likeness(histories, person, item, shelf.centred)
+    return [growth[which[person], item], at - stock.first_seen[item], stock.price[item], last, near]
+
+
+def _likeness(histories: Histories, person: NDArray, item: NDArray, vectors: Floats) -> tuple[NDArray, NDArray]:
+    """Cosine of each candidate with the person's last choice, and the largest with one of the last 10."""
+    recent = histories.chosen().last(10)
+    last, near = np.zeros(len(item), dtype=np.float32), np.zeros(len(item), dtype=np.float32)
+    bounds = np.searchsorted(person, np.arange(len(histories) + 1))
+    for row in range(len(histories)):
+        mine = recent.items[recent.starts[row] : recent.starts[row + 1]]
+        span = slice(bounds[row], bounds[row + 1])
+        if len(mine) and span.stop > span.start:
+            cosine = vectors[item[span]] @ vectors[mine].T
+            last[span], near[span] = cosine[:, -1], cosine.max(axis=1)
+    return last, near
+
+
+def _own(histories: Histories, person: NDArray, item: NDArray) -> list[NDArray]:
+    """How often the person chose the item, days since the last time, and the mean days between times."""
+    chosen = histories.chosen()
+    age = np.repeat(chosen.at, chosen.lengths) - chosen.times
+    counts = chosen.matrix(np.ones(len(age)))
+    newest = largest(chosen, -age)
+    oldest = largest(chosen, age)
+    count = np.asarray(counts[person, item]).ravel()
+    last = -np.asarray(newest[person, item]).ravel()
+    first = np.asarray(oldest[person, item]).ravel()
+    never = count == 0
+    gap = np.where(count > 1, (first - last) / np.maximum(count - 1, 1), np.nan)
+    return [count, np.where(never, np.nan, last), gap]
+
+
+def _person(histories: Histories, person: NDArray, item: NDArray, stock: Stock) -> list[NDArray]:
+    """Events, different items, days since the last event, active days, and the price against what the person pays."""
+    kinds = np.asarray((histories.matrix() != 0).sum(axis=1)).ravel()
+    days = np.unique(np.stack([histories.users, np.floor(histories.times)]), axis=1)[0].astype(int)
+    active = np.bincount(days, minlength=len(histories))
+    gap = np.log1p(stock.price[item]) - _paid(histories, stock)[person]
+    counts = [np.log1p(count)[person] for count in (histories.lengths, kinds, active)]
+    return [counts[0], counts[1], _days_since(histories)[person], counts[2], gap]
+
+
+def _days_since(histories: Histories) -> NDArray[np.float64]:
+    """(users,) days since the last event, nan without any."""
+    since = np.full(len(histories), np.nan)
+    some = histories.lengths > 0
+    since[some] = histories.at[some] - histories.times[histories.starts[1:][some] - 1]
+    return since
+
+
+def _paid(histories: Histories, stock: Stock) -> NDArray[np.float64]:
+    """(users,) mean log1p price of the person's events, nan without any."""
+    price = np.log1p(stock.price[histories.items])
+    known = np.isfinite(price)
+    users = histories.users[known]
+    count = np.bincount(users, minlength=len(histories))
+    total = np.bincount(users, weights=price[known], minlength=len(histories))
+    return np.where(count > 0, total / np.maximum(count, 1), np.nan)

@@ -1,0 +1,112 @@
+"""What every candidate generator shares: it is fitted on histories, scores a catalogue, and is a dict of arrays."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import sparse
+
+from lakerec.histories import Floats, Histories
+
+State = dict[str, NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class Shelf:
+    """What is known of the catalogue's items beside the events.
+
+    text (items, d) float32, language-model vectors of length 1, zeros where an item has no text; graph
+    (items, nodes) float32, which (relation, entity) nodes of the knowledge graph an item touches, None without one.
+    """
+
+    text: Floats
+    graph: sparse.csr_matrix | None = None
+
+    @cached_property
+    def centred(self) -> Floats:
+        """(items, d) of length 1 without the mean of those that have a text; zeros stay zeros."""
+        told = np.linalg.norm(self.text, axis=1) > 0
+        mean = self.text[told].mean(axis=0) if told.any() else 0.0
+        moved = np.where(told[:, None], self.text - mean, 0.0)
+        return (moved / np.maximum(np.linalg.norm(moved, axis=1, keepdims=True), 1e-9)).astype(np.float32)
+
+    def __len__(self) -> int:
+        """Number of items."""
+        return len(self.text)
+
+
+class Generator(ABC):
+    """A candidate source: scores of the whole catalogue for each person, 0 where it has nothing to say."""
+
+    name: ClassVar[str]
+
+    @classmethod
+    @abstractmethod
+    def fit(cls, histories: Histories, shelf: Shelf, **settings: Any) -> Generator:
+        """Learn from histories (weights above 0 count as a choice)."""
+
+    @abstractmethod
+    def score(self, histories: Histories) -> Floats:
+        """(users, items) float32, the greater the better; needs nothing but the person's own events."""
+
+    @abstractmethod
+    def state(self) -> State:
+        """Arrays from which `restore` makes the same generator."""
+
+    @classmethod
+    @abstractmethod
+    def restore(cls, state: State) -> Generator:
+        """The generator of a state."""
+
+
+def pack(name: str, matrix: sparse.csr_matrix) -> State:
+    """A sparse matrix as arrays."""
+    parts = {"data": matrix.data, "indices": matrix.indices, "indptr": matrix.indptr}
+    return {f"{name}.{part}": array for part, array in parts.items()} | {f"{name}.shape": np.array(matrix.shape)}
+
+
+def unpack(name: str, state: State) -> sparse.csr_matrix:
+    """The sparse matrix that `pack` took apart."""
+    parts = tuple(state[f"{name}.{part}"] for part in ("data", "indices", "indptr"))
+    return sparse.csr_matrix(parts, shape=tuple(int(n) for n in state[f"{name}.shape"]))
+
+
+def faded(histories: Histories, keep: float, length: int | None = None) -> sparse.csr_matrix:
+    """People x items: each item's latest choice weighs keep ** (choices behind it); at most the last `length`."""
+    chosen = histories.chosen()
+    if length is not None:
+        chosen = chosen.last(length)
+    # A repeated item keeps its latest choice: the largest weight of the pair.
+    return largest(chosen, np.power(keep, chosen.places))
+
+
+def largest(histories: Histories, values: NDArray[np.floating]) -> sparse.csr_matrix:
+    """People x items, the largest value of each pair."""
+    key = histories.users.astype(np.int64) * histories.n_items + histories.items
+    order = np.lexsort((values, key))
+    last = np.concatenate([key[order][1:] != key[order][:-1], [True]]) if len(key) else np.zeros(0, dtype=bool)
+    picked = order[last]
+    where = (histories.users[picked], histories.items[picked])
+    shape = (len(histories), histories.n_items)
+    return sparse.csr_matrix((values[picked].astype(np.float32), where), shape=shape)
+
+
+def strongest(matrix: sparse.csr_matrix, count: int) -> sparse.csr_matrix:
+    """Each row's `count` largest entries; ties by column."""
+    matrix = matrix.tocsr()
+    rows = np.repeat(np.arange(matrix.shape[0]), np.diff(matrix.indptr))
+    order = np.lexsort((matrix.indices, -matrix.data, rows))
+    place = np.arange(len(order)) - np.repeat(matrix.indptr[:-1], np.diff(matrix.indptr))
+    kept = order[place < count]
+    return sparse.csr_matrix((matrix.data[kept], (rows[kept], matrix.indices[kept])), shape=matrix.shape)
+
+
+def dense(matrix: sparse.spmatrix | NDArray[np.floating]) -> Floats:
+    """As a float32 array."""
+    array = matrix.toarray() if sparse.issparse(matrix) else matrix
+    return np.asarray(array, dtype=np.float32)

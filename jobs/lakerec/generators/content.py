@@ -1,0 +1,77 @@
+"""What an item is: likeness of texts, and neighbours in the knowledge graph; both know items nobody has chosen."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+from scipy import sparse
+
+from lakerec.generators.base import Generator, Shelf, State, dense, faded, pack, unpack
+from lakerec.histories import Floats, Histories
+
+
+@dataclass(frozen=True)
+class Text(Generator):
+    """Cosine of an item's text vector with the faded mean of the person's, the catalogue's mean taken off."""
+
+    name: ClassVar[str] = "text"
+    vectors: Floats
+    length: int
+    keep: float
+
+    @classmethod
+    def fit(cls, histories: Histories, shelf: Shelf, length: int = 50, keep: float = 0.9) -> Text:  # type: ignore[override]
+        """The shelf's vectors, centred: what all items share says nothing of one."""
+        return cls(shelf.centred, length, keep)
+
+    def score(self, histories: Histories) -> Floats:
+        """(users, items)."""
+        people = faded(histories, self.keep, self.length) @ self.vectors
+        people /= np.maximum(np.linalg.norm(people, axis=1, keepdims=True), 1e-9)
+        return dense(people @ self.vectors.T)
+
+    def state(self) -> State:
+        """The vectors."""
+        return {"vectors": self.vectors, "numbers": np.array([self.length, self.keep])}
+
+    @classmethod
+    def restore(cls, state: State) -> Text:
+        """From `state`."""
+        length, keep = state["numbers"]
+        return cls(state["vectors"], int(length), float(keep))
+
+
+@dataclass(frozen=True)
+class Graph(Generator):
+    """Items that share nodes of the knowledge graph: cosine of memberships, rare nodes count more (idf)."""
+
+    name: ClassVar[str] = "graph"
+    members: sparse.csr_matrix
+    length: int
+    keep: float
+
+    @classmethod
+    def fit(cls, histories: Histories, shelf: Shelf, length: int = 50, keep: float = 0.95) -> Graph:  # type: ignore[override]
+        """Weigh each node by log(items / items at the node); rows of length 1."""
+        members = shelf.graph if shelf.graph is not None else sparse.csr_matrix((len(shelf), 1), dtype=np.float32)
+        at_node = np.maximum(np.asarray((members != 0).sum(axis=0)).ravel(), 1)
+        told = (members @ sparse.diags(np.log(len(shelf) / at_node))).tocsr()
+        norm = np.sqrt(np.asarray(told.multiply(told).sum(axis=1)).ravel())
+        return cls((sparse.diags(1 / np.maximum(norm, 1e-9)) @ told).tocsr().astype(np.float32), length, keep)
+
+    def score(self, histories: Histories) -> Floats:
+        """(users, items)."""
+        people = faded(histories, self.keep, self.length) @ self.members
+        return dense(people @ self.members.T)
+
+    def state(self) -> State:
+        """The weighted memberships."""
+        return pack("members", self.members) | {"numbers": np.array([self.length, self.keep])}
+
+    @classmethod
+    def restore(cls, state: State) -> Graph:
+        """From `state`."""
+        length, keep = state["numbers"]
+        return cls(unpack("members", state), int(length), float(keep))

@@ -1,0 +1,148 @@
+"""What everybody chooses, over windows of days, and what a person chooses again."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import sparse
+
+from lakerec.generators.base import Generator, Shelf, State, dense, pack, unpack
+from lakerec.histories import Floats, Histories
+
+ALWAYS = 1e9  # days: a window over everything
+
+
+@dataclass(frozen=True)
+class DailyCounts:
+    """Choices of each item on each day: counts (days, items), first the day of row 0."""
+
+    counts: sparse.csr_matrix
+    first: int
+
+    @classmethod
+    def of(cls, histories: Histories) -> DailyCounts:
+        """Count the events of a positive weight by their day (UTC)."""
+        chosen = histories.chosen()
+        days = np.floor(chosen.times).astype(np.int64)
+        first = int(days.min()) if len(days) else 0
+        rows = int(days.max()) - first + 1 if len(days) else 1
+        ones = np.ones(len(days), dtype=np.float32)
+        return cls(sparse.csr_matrix((ones, (days - first, chosen.items)), shape=(rows, histories.n_items)), first)
+
+    def within(self, at: float, days: float) -> NDArray[np.float64]:
+        """(items,) choices in the `days` days up to and with the day of `at`."""
+        stop = int(np.clip(np.floor(at) + 1 - self.first, 0, self.counts.shape[0]))
+        start = int(np.clip(np.floor(at) + 1 - self.first - min(days, 1e6), 0, stop))
+        span = slice(self.counts.indptr[start], self.counts.indptr[stop])
+        size = self.counts.shape[1]
+        return np.bincount(self.counts.indices[span], weights=self.counts.data[span], minlength=size)
+
+    def first_days(self) -> NDArray[np.float64]:
+        """(items,) the first day each item was chosen on; nan for one that never was."""
+        entries = self.counts.tocoo()
+        found = np.full(self.counts.shape[1], np.inf)
+        np.minimum.at(found, entries.col, entries.row + float(self.first))
+        return np.where(np.isfinite(found), found, np.nan)
+
+
+@dataclass(frozen=True)
+class Popular(Generator):
+    """Share of all choices in the last `days` days before a person is scored; older ones count a millionth."""
+
+    name: ClassVar[str] = "popular"
+    daily: DailyCounts
+    days: float
+
+    @classmethod
+    def fit(cls, histories: Histories, shelf: Shelf, days: float = ALWAYS) -> Popular:  # type: ignore[override]
+        """Count by day."""
+        return cls(DailyCounts.of(histories), days)
+
+    def score(self, histories: Histories) -> Floats:
+        """(users, items): one row for all who are scored on the same day."""
+        found, which = np.unique(np.floor(histories.at), return_inverse=True)
+        return np.stack([self._row(at) for at in found])[which] if len(found) else _nothing(histories)
+
+    def _row(self, at: float) -> Floats:
+        counted = self.daily.within(at, self.days) + 1e-6 * self.daily.within(at, ALWAYS)
+        return (counted / max(counted.sum(), 1e-9)).astype(np.float32)
+
+    def state(self) -> State:
+        """The counts by day."""
+        return pack("counts", self.daily.counts) | {"numbers": np.array([self.daily.first, self.days])}
+
+    @classmethod
+    def restore(cls, state: State) -> Popular:
+        """From `state`."""
+        first, days = state["numbers"]
+        return cls(DailyCounts(unpack("counts", state), int(first)), float(days))
+
+
+@dataclass(frozen=True)
+class Personal(Generator):
+    """What a person chose before: the sum of 1 / 2 ** (age / half_life), ages in days; plain with an endless one."""
+
+    name: ClassVar[str] = "personal"
+    half_life: float
+
+    @classmethod
+    def fit(cls, histories: Histories, shelf: Shelf, half_life: float = 90.0) -> Personal:  # type: ignore[override]
+        """Nothing to learn."""
+        return cls(half_life)
+
+    def score(self, histories: Histories) -> Floats:
+        """(users, items): the person's own faded choices."""
+        chosen = histories.chosen()
+        age = np.repeat(chosen.at, chosen.lengths) - chosen.times
+        return dense(chosen.matrix(np.power(0.5, np.maximum(age, 0) / self.half_life)))
+
+    def state(self) -> State:
+        """The half-life."""
+        return {"half_life": np.array(self.half_life)}
+
+    @classmethod
+    def restore(cls, state: State) -> Personal:
+        """From `state`."""
+        return cls(float(state["half_life"]))
+
+
+@dataclass(frozen=True)
+class PatternPopular(Generator):
+    """Share of an item in the choices of a person's behaviour pattern over the last `days` days of the fit."""
+
+    name: ClassVar[str] = "pattern"
+    shares: Floats
+
+    @classmethod
+    def fit(cls, histories: Histories, shelf: Shelf, days: float = 90.0) -> PatternPopular:  # type: ignore[override]
+        """shares (patterns, items); no pattern known, no rows."""
+        groups = histories.groups if histories.groups is not None else np.full(len(histories), -1)
+        recent = histories.keep((histories.weights > 0) & (histories.times >= histories.at.max(initial=0) - days))
+        shares = np.zeros((int(groups.max(initial=-1)) + 1, histories.n_items), dtype=np.float32)
+        of_event = np.repeat(groups, recent.lengths)
+        np.add.at(shares, (of_event[of_event >= 0], recent.items[of_event >= 0]), 1.0)
+        return cls(shares / np.maximum(shares.sum(axis=1, keepdims=True), 1.0))
+
+    def score(self, histories: Histories) -> Floats:
+        """(users, items): 0 for people without a pattern."""
+        found = _nothing(histories)
+        if histories.groups is not None and len(self.shares):
+            known = (histories.groups >= 0) & (histories.groups < len(self.shares))
+            found[known] = self.shares[histories.groups[known]]
+        return found
+
+    def state(self) -> State:
+        """The shares."""
+        return {"shares": self.shares}
+
+    @classmethod
+    def restore(cls, state: State) -> PatternPopular:
+        """From `state`."""
+        return cls(state["shares"])
+
+
+def _nothing(histories: Histories) -> Floats:
+    return np.zeros((len(histories), histories.n_items), dtype=np.float32)

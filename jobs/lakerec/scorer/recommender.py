@@ -1,0 +1,208 @@
+"""Generators, retriever and final ranker as one model: from a person's events to a ranked list of candidates."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lakerec import generators, metrics
+from lakerec.config import Ranker as Settings
+from lakerec.features import Candidates, Stock, candidates, feature_names
+from lakerec.generators.base import Generator, Shelf
+from lakerec.histories import Floats, Histories
+from lakerec.protocols import Part
+from lakerec.scorer.ranker import Lessons, Ranker
+
+RETRIEVER = "retriever"
+SCORES = 2**22  # scores of one generator held at a time: 16 MiB in float32
+
+
+class Scores(Protocol):
+    """What a recommender asks of a retriever."""
+
+    def score(self, histories: Histories) -> Floats:
+        """(users, items) float32, the greater the better."""
+        ...
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """One training cut: generators know `ground` (everyone's events), and `parts` are targets behind it."""
+
+    ground: Histories
+    parts: Sequence[Part]
+    retriever: Scores | None = None
+    stock: Stock | None = None
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """Candidates with the ranker's score (n,) float32."""
+
+    found: Candidates
+    score: Floats
+
+    def lists(self, people: int, k: int) -> NDArray[np.int64]:
+        """(people, k) items, best first, ties by item; -1 where there are no more."""
+        order = np.lexsort((self.found.item, -self.score, self.found.person))
+        person = self.found.person[order]
+        place = np.arange(len(order)) - np.searchsorted(person, np.arange(people))[person]
+        lists = np.full((people, k), -1, dtype=np.int64)
+        kept = place < k
+        lists[person[kept], place[kept]] = self.found.item[order][kept]
+        return lists
+
+    def ranks(self, part: Part) -> NDArray[np.float64]:
+        """(t,) the mean rank of each target among its person's candidates; infinite where it is none."""
+        ranks = np.full(len(part.target_items), np.inf)
+        bounds = np.searchsorted(self.found.person, np.arange(len(part) + 1))
+        for place, (user, item) in enumerate(zip(part.target_users, part.target_items, strict=True)):
+            span = slice(bounds[user], bounds[user + 1])
+            where = np.flatnonzero(self.found.item[span] == item)
+            if len(where):
+                score = self.score[span]
+                mine = score[where[0]]
+                ranks[place] = 1 + (score > mine).sum() + ((score == mine).sum() - 1) / 2
+        return ranks
+
+
+@dataclass(frozen=True)
+class FirstStage:
+    """Fitted generators, the retriever, and what is known of the items: candidates and their features."""
+
+    members: Mapping[str, Generator]
+    retriever: Scores | None
+    shelf: Shelf
+    stock: Stock
+    depth: int
+    repeats: bool
+
+    @property
+    def names(self) -> list[str]:
+        """The sources, in the order of Candidates.source."""
+        return [*self.members, *([RETRIEVER] if self.retriever is not None else [])]
+
+    def scores(self, histories: Histories) -> dict[str, Floats]:
+        """Each source's (users, items)."""
+        found = {name: member.score(histories) for name, member in self.members.items()}
+        return found | ({RETRIEVER: self.retriever.score(histories)} if self.retriever is not None else {})
+
+    def allowed(self, histories: Histories) -> NDArray[np.bool_]:
+        """(users, items): everything, or without repeats what a person has not had."""
+        mask = np.ones((len(histories), histories.n_items), dtype=np.bool_)
+        if not self.repeats:
+            mask[histories.users, histories.items] = False
+        return mask
+
+    def blocks(self, histories: Histories) -> Iterator[tuple[NDArray[np.int64], Histories, dict[str, Floats]]]:
+        """People in blocks whose scores fit memory: their places, events and scores."""
+        for people in histories.blocks(max(1, SCORES // max(histories.n_items, 1))):
+            mine = histories.select(people)
+            yield people, mine, self.scores(mine)
+
+    def candidates(
+        self, histories: Histories, scores: Mapping[str, Floats], allowed: NDArray[np.bool_] | None = None
+    ) -> Candidates:
+        """What the sources nominate for these people, with features."""
+        mask = self.allowed(histories) if allowed is None else allowed
+        return candidates(scores, histories, mask, self.shelf, self.stock, self.depth)
+
+
+def first_stage(
+    ground: Histories,
+    shelf: Shelf,
+    settings: Mapping[str, generators.Settings],
+    retriever: Scores | None,
+    ranker: Settings,
+    repeats: bool,
+    stock: Stock | None = None,
+) -> FirstStage:
+    """Fit each generator that `settings` names on what is known at a cut."""
+    members = {name: generators.fit(name, ground, shelf, chosen) for name, chosen in settings.items()}
+    return FirstStage(members, retriever, shelf, stock or Stock.of(ground), ranker.depth, repeats)
+
+
+@dataclass(frozen=True)
+class Recommender:
+    """The first stage and the ranker that learned from it."""
+
+    stage: FirstStage
+    ranker: Ranker
+
+    def at(self, stage: FirstStage) -> Recommender:
+        """The same ranker over sources that were fitted on more."""
+        return replace(self, stage=stage)
+
+    def rank(self, histories: Histories, allowed: NDArray[np.bool_] | None = None) -> Ranked:
+        """Candidates of everyone with their scores."""
+        parts = []
+        for people, mine, scores in self.stage.blocks(histories):
+            mask = allowed[people] if allowed is not None else None
+            found = self.stage.candidates(mine, scores, mask)
+            parts.append((replace(found, person=people[found.person]), self.ranker.score(found.features)))
+        return _joined(parts)
+
+
+def _joined(parts: Sequence[tuple[Candidates, Floats]]) -> Ranked:
+    """Blocks as one; the features are left behind, they are the bulk."""
+    columns = ([getattr(found, name) for found, _ in parts] for name in ("person", "item", "source"))
+    person, item, source = (np.concatenate([np.zeros(0, dtype=np.int64), *column]) for column in columns)
+    score = np.concatenate([np.zeros(0, dtype=np.float32), *(score for _, score in parts)])
+    return Ranked(Candidates(person, item, np.zeros((0, 0), dtype=np.float32), source), score)
+
+
+def lessons(stage: FirstStage, part: Part, settings: Settings) -> Lessons:
+    """The candidates of a part's people, labelled, a sample of the negatives."""
+    found = []
+    for people, mine, scores in stage.blocks(part.histories):
+        made = stage.candidates(mine, scores)
+        positives = targeted(part, people[made.person], made.item, mine.n_items)
+        found.append(Lessons.of(made, positives, part.people[people], settings.negatives, settings.seed))
+    return Lessons.joined(found)
+
+
+def targeted(part: Part, person: NDArray, item: NDArray, n_items: int) -> NDArray[np.bool_]:
+    """(n,) whether an item is a target of the person (a place in the part)."""
+    return np.isin(person * n_items + item, part.target_users * n_items + part.target_items.astype(np.int64))
+
+
+def learn(
+    stages: Sequence[tuple[FirstStage, Sequence[Part]]],
+    settings: Settings,
+    threads: int,
+    say: Callable[[str], None] = print,
+) -> tuple[Ranker, Lessons]:
+    """The ranker from several cuts: each stage knows what was before its parts' targets."""
+    made = [lessons(stage, part, settings) for stage, parts in stages for part in parts]
+    joined = Lessons.joined(made)
+    say(f"final ranker: {joined.queries} queries, {len(joined.labels)} candidates, {joined.features.shape[1]} features")
+    names = feature_names(stages[0][0].names)
+    return Ranker.fit(joined, names, settings, threads), joined
+
+
+def tuned(
+    ground: Histories, shelf: Shelf, part: Part, names: Sequence[str], repeats: bool
+) -> dict[str, generators.Settings]:
+    """For each generator the settings with the best NDCG@20 over the whole catalogue on `part`."""
+
+    def judge(generator: Generator) -> float:
+        return float(np.nanmean(metrics.by_user(full_ranks(generator, part, repeats), part.target_starts)["ndcg@20"]))
+
+    return {name: generators.tune(name, ground, shelf, judge) for name in names}
+
+
+def full_ranks(source: Scores, part: Part, repeats: bool) -> NDArray[np.float64]:
+    """(t,) the rank of each target in the whole catalogue by one source's scores."""
+    ranks = np.empty(len(part.target_items))
+    for people in part.histories.blocks(max(1, SCORES // max(part.histories.n_items, 1))):
+        mine = part.histories.select(people)
+        scores = np.asarray(source.score(mine), dtype=np.float32)
+        if not repeats:
+            scores[mine.users, mine.items] = -np.inf
+        span = slice(part.target_starts[people[0]], part.target_starts[people[-1] + 1])
+        ranks[span] = metrics.mean_ranks(scores, part.target_users[span] - people[0], part.target_items[span])
+    return ranks
