@@ -4,7 +4,8 @@
 Every day at 06:00 (the configuration's timezone), after reco_daily: takes a training snapshot of what was
 known by the end of the day, fine-tunes the language-model scorer on the GPU, compares it with the model
 in service and promotes it if it passes the gate. A night without a promotion is a normal night: the old
-model serves on.
+model serves on. Why is in the log of promote_scorer, in `ops.runs` (status `rejected`) and in MLflow (tag
+`gate` of the version).
 
 **When it is red**
 
@@ -13,9 +14,11 @@ model serves on.
 - *train_scorer*: the memory of the GPU, and the run in MLflow. A smaller batch in the configuration
   helps.
 - *evaluate_scorer*: `gold.model_metrics` of the version, and the log.
-- *promote_scorer*: the log. A model that is worse than the old one is not an error.
+- *promote_scorer*: the log. A model that is worse than the old one, or broken, is refused and not an
+  error. Exit code 14: the model in service was not evaluated on this snapshot; clear evaluate_scorer.
 
-Then clear the red task. Red here never stops the lists. **Undo a promotion**: `lakerec rollback`.
+Then clear the red task. Red here never stops the lists. **Undo a promotion**: scorer_rollback, or
+`lakerec rollback`.
 
 **As of another day**: trigger with *Day to rebuild*, or `scripts/trigger.sh scorer_nightly --day
 2024-03-01`.
@@ -36,7 +39,8 @@ with DAG(
     max_active_runs=1,  # promotions go in the order of days
 ):
     (
-        LakerecJob(task_id="build_examples", **LAKE)
+        LakerecJob(task_id="build_patterns", **LAKE)
+        >> LakerecJob(task_id="build_examples", **LAKE)
         >> LakerecJob(task_id="train_scorer", **GPU)
         >> LakerecJob(task_id="evaluate_scorer", **GPU)
         >> LakerecJob(task_id="promote_scorer", **LAKE)

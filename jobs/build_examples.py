@@ -1,4 +1,4 @@
-"""A training snapshot as of the window's last day: slates at several cuts, split by global time."""
+"""A training snapshot as of the window's last day: what users chose behind several cuts, split by global time."""
 
 from __future__ import annotations
 
@@ -11,10 +11,9 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from lakerec import examples
+from lakerec.collect import INPUTS
 from lakerec.errors import NotEnoughDataError
 from lakerec.job import Job, main
-
-INPUTS = ("silver.events", "ml.sequences", "silver.items")
 
 
 def run(job: Job) -> dict[str, Any]:
@@ -22,7 +21,9 @@ def run(job: Job) -> dict[str, Any]:
     splits = examples.cuts(job.last_day, job.config.scorer.training)
     rows = _rows(job, splits).persist(StorageLevel.MEMORY_AND_DISK)
     try:
-        found = {row["split"]: row["count"] for row in rows.groupBy("split").count().collect()}
+        found = {
+            row["split"]: row["count"] for row in rows.groupBy("split").agg(F.count("history").alias("count")).collect()
+        }
         _check(job, found, splits)
         versions = {name: job.run.inputs.get(name, -1) for name in INPUTS}
         manifest = examples.manifest(job.last_day, versions, splits, found, job.config.hash())
@@ -32,18 +33,18 @@ def run(job: Job) -> dict[str, Any]:
 
 
 def _rows(job: Job, splits: list[Any]) -> DataFrame:
-    events, sequences, items = (job.lake.read(name) for name in INPUTS)
+    # Every input of a training is pinned here, also those that only the training reads.
+    events, sequences, *_ = (job.lake.read(name) for name in INPUTS)
     training = job.config.scorer.training
     made = [
-        examples.examples(events, sequences, items, cut, split, job.last_day, job.config, training.targets)
+        examples.examples(events, sequences, cut, split, job.last_day, job.config, training.targets)
         for cut, split in splits
     ]
     by_split = {
         name: reduce(DataFrame.unionByName, [m for m, (_, s) in zip(made, splits, strict=True) if s == name])
         for name in ("train", "valid", "test")
     }
-    limits = {"train": training.max_slates, "valid": training.valid_slates, "test": training.test_slates}
-    by_split["train"] = examples.with_positive(by_split["train"])
+    limits = {"train": training.max_examples, "valid": training.max_examples, "test": training.max_examples}
     parts = [examples.sample(by_split[name], limit, training.seed) for name, limit in limits.items()]
     return reduce(DataFrame.unionByName, parts)
 
@@ -53,7 +54,7 @@ def _check(job: Job, found: dict[str, int], splits: list[Any]) -> None:
     if missing:
         first, horizon = splits[0][0], job.config.scorer.training.horizon_days
         raise NotEnoughDataError(
-            f"no {', '.join(missing)} slates as of {job.last_day}: the cuts lie at "
+            f"no {', '.join(missing)} examples as of {job.last_day}: the cuts lie at "
             f"{', '.join(str(cut) for cut, _ in splits)}, {horizon} days apart, and users with events up to {first} "
             f"and choices behind it are needed. Load more days, or lower scorer.training.horizon_days or cuts"
         )

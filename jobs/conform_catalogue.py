@@ -9,7 +9,7 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from lakerec import events, items, quality
-from lakerec.config import Source
+from lakerec.config import ITEM_ENTITY, Source
 from lakerec.job import Job, main
 from lakerec.privacy import user_key
 
@@ -71,7 +71,7 @@ def _graph(job: Job) -> DataFrame:
         parts.append(items.graph(bronze.where("startswith(source_file, 'kg/')"), sources.kg))
     if sources.kg_links:
         links = bronze.where("startswith(source_file, 'kg_links/')")
-        parts.append(items.graph(links, sources.kg_links, items.ITEM_ENTITY))
+        parts.append(items.graph(links, sources.kg_links, ITEM_ENTITY))
     return parts[0] if len(parts) == 1 else parts[0].unionByName(parts[1])
 
 

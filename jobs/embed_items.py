@@ -1,9 +1,10 @@
-"""Text vectors of the items whose text is new: each text is encoded once per language model."""
+"""Text vectors of the items and profiles whose text is new: each text is encoded once per language model."""
 
 from __future__ import annotations
 
 from typing import Any
 
+from lakerec.collect import profile_columns
 from lakerec.job import Job, main
 from lakerec.scorer.base_model import model_id
 from lakerec.scoring import text_embedder
@@ -21,8 +22,9 @@ def run(job: Job) -> dict[str, Any]:
     with job.lake.lease():
         job.lake.complete(TABLE)
         known = job.lake.read(TABLE).where(f"model_id = '{model}'")
-        texts = job.lake.read("silver.items").select("text_hash", "text").distinct()
-        new = texts.join(known, on="text_hash", how="left_anti")
+        items = job.lake.read("silver.items").select("text_hash", "text")
+        profiles = profile_columns(job.lake.read("silver.users")).select("text_hash", "text")
+        new = items.unionByName(profiles).distinct().join(known, on="text_hash", how="left_anti")
         count = new.count()
         if count:
             encode = text_embedder(name, task_threads(job.spark))

@@ -1,32 +1,31 @@
-"""Compare challenger, champion and baselines on the test slates of the window's last day, on the same users."""
+"""Compare challenger, champion and every candidate source on the test cut of the last day, on the same users."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
+from pyspark.sql import functions as F
 
-from lakerec import metrics, models
-from lakerec.candidates import FEATURES, SOURCES
+from lakerec import models
+from lakerec.candidates import known_items
+from lakerec.collect import collect
+from lakerec.errors import ModelError
 from lakerec.job import Job, main
-from lakerec.scorer.slates import Slate
-from lakerec.scoring import slates_from_frame
-from train_scorer import slates
+from train_scorer import examples, inputs
 
-DEPTHS = (5, 10, 20)
+SHOWN = ("hr@10", "ndcg@10", "mrr@10", "recall@100", "coverage", "logloss")
 
 
 def run(job: Job) -> dict[str, Any]:
-    """Write HR, NDCG, MRR and recall at each depth, AUC, log-loss and calibration to gold.model_metrics."""
+    """Write every metric, slice and paired comparison to gold.model_metrics, with protocol and data version."""
     snapshot = models.snapshot_of(job.lake, job.last_day)
     version = models.version_of(snapshot, job.last_day, job.config)
-    frame = slates(job, snapshot, ("test",))
-    test = slates_from_frame(frame)
-    protocol = f"global_time cut={frame['cut_date'].iloc[0]} horizon={job.config.scorer.training.horizon_days}d"
-    scored = {**_baselines(test), **_models(job, version, test)}
-    rows = [row for name, scores in scored.items() for row in _rows(job, name, scores, test)]
-    named = [row | {"protocol": protocol, "data": snapshot} for row in rows]
+    rows = examples(job, snapshot)
+    test = rows[rows["split"] == "test"]
+    protocol = f"global_time cut={test['cut_date'].iloc[0]} horizon={job.config.scorer.training.horizon_days}d"
+    found = _rows(job, snapshot, version, test)
+    named = [row | {"protocol": protocol, "data": snapshot} for row in found]
     with job.lake.lease():
         job.lake.replace_rows("gold.model_metrics", named, f"data = '{snapshot}'")
         job.lake.record([job.run.row("ok", {"read": len(test), "written": len(named), "version": version})])
@@ -34,58 +33,66 @@ def run(job: Job) -> dict[str, Any]:
     return {"version": version, "users": len(test)}
 
 
-def _baselines(test: Sequence[Slate]) -> dict[str, list[Any]]:
-    """Each candidate source alone, on the same slates."""
-    places = {source: FEATURES.index(f"{source}_score") for source in SOURCES}
-    return {name: [slate.features[:, place] for slate in test] for name, place in places.items()}
+def _rows(job: Job, snapshot: str, version: str, test: Any) -> list[dict[str, Any]]:
+    from lakerec.scorer import evaluation
+
+    challenger = _judged(job, snapshot, version, test)
+    (cut, sheet), (mine, *rest), recommender = challenger
+    rivals = [*rest, *evaluation.sources(cut, recommender, recommender.stage.hidden)]
+    rows = [row for judged in (mine, *rivals) for row in sheet.rows(judged)] + sheet.union(mine)
+    rows += [row for rival in rivals for row in sheet.paired(mine, rival, slices=False)]
+    champion = models.serving(job.lake, job.last_day)
+    if champion is None or champion.version == version:
+        return rows
+    try:
+        _, (theirs, *_), _ = _judged(job, snapshot, champion.version, test)
+    except ModelError as error:
+        job.say(f"the champion {champion.version} cannot be read: {error}")
+        return [*rows, sheet.flat(champion.version, "unreadable", 1.0)]
+    return rows + sheet.rows(theirs) + sheet.paired(mine, theirs, slices=True)
 
 
-def _models(job: Job, version: str, test: Sequence[Slate]) -> dict[str, list[Any]]:
-    """The challenger, its features without the language model, and the champion where it is another one."""
+def _judged(job: Job, snapshot: str, version: str, test: Any) -> Any:
+    """A version on the test cut, in its own order of the catalogue."""
+    from lakerec.scorer import evaluation
+    from lakerec.scorer.bundle import Bundle
+    from lakerec.scorer.nightly import cuts_of
     from lakerec.scorer.prediction import Predictor
 
-    champion = models.serving(job.lake, job.last_day)
-    names = [version] + ([champion.version] if champion and champion.version != version else [])
-    threads = job.spark.sparkContext.defaultParallelism
-    found: dict[str, list[Any]] = {}
-    for name in names:
-        predictor = Predictor.load(models.folder(job.lake, name), threads)
-        found[name] = predictor.score(test)
-        if name == version:
-            found["features only"] = predictor.prior(test)
+    folder = models.folder(job.lake, version)
+    opened = Bundle.open(folder)
+    predictor = Predictor.load(folder, job.spark.sparkContext.defaultParallelism)
+    world = collect(job.lake, job.config, job.last_day, opened.items, opened.nodes, inputs(job, snapshot))
+    (cut,) = cuts_of(world, test)
+    recommender = evaluation.recommender_at(world, cut, opened)
+    settings = job.config
+    judged = evaluation.model(
+        world, cut, version, recommender, predictor, settings.candidates.per_user, settings.policy.k
+    )
+    seed = settings.scorer.training.seed
+    sheet = evaluation.Sheet(world, cut, recommender.stage.shelf, seed, _attributes(job, cut.day))
+    return (cut, sheet), judged, recommender
+
+
+def _attributes(job: Job, day: Any) -> dict[str, dict[str, str]]:
+    """The attributes of users that the configuration wants figures for: value by user."""
+    found = {}
+    for name in job.config.scorer.training.slices:
+        value = F.col("attributes")[F.lit(name)].alias("value")
+        rows = known_items(job.lake.read("silver.users"), day).select("user_id", value).collect()
+        found[name] = {row["user_id"]: row["value"] for row in rows}
     return found
 
 
-def _rows(job: Job, name: str, scores: list[Any], test: Sequence[Slate]) -> list[dict[str, Any]]:
-    """One row of gold.model_metrics per metric; baselines have no probabilities, so no log-loss."""
-    labels = [slate.labels for slate in test]
-    found = metrics.evaluate(scores, labels, [slate.targets for slate in test], DEPTHS)  # type: ignore[arg-type]
-    seed = job.config.scorer.training.seed
-    rows = []
-    for metric, values in found.items():
-        low, high = metrics.bootstrap_interval(values, seed)
-        rows.append(_row(name, metric, float(np.nanmean(values)), low, high, int((~np.isnan(values)).sum()), seed))
-    if name not in SOURCES:
-        flat = np.concatenate(scores)
-        truth: Any = np.concatenate([label for label in labels if label is not None])
-        loss, error = float(metrics.log_loss(flat, truth).mean()), metrics.calibration_error(flat, truth)
-        rows += [_row(name, m, v, v, v, len(test), seed) for m, v in (("logloss", loss), ("ece", error))]
-    return rows
-
-
-def _row(name: str, metric: str, value: float, low: float, high: float, users: int, seed: int) -> dict[str, Any]:
-    figures = {"value": value, "low": low, "high": high, "users": users, "seed": seed}
-    return {"version": name, "slice": "all", "metric": metric, **figures}
-
-
-def table(rows: list[dict[str, Any]], shown: tuple[str, ...] = ("hr@10", "ndcg@10", "mrr@10", "auc", "logloss")) -> str:
+def table(rows: Sequence[dict[str, Any]], shown: Sequence[str] = SHOWN) -> str:
     """The figures as a text table, a line per model."""
-    names = list(dict.fromkeys(row["version"] for row in rows))
-    cells = {(row["version"], row["metric"]): f"{row['value']:.4f}" for row in rows}
-    lines = [f"{'':34s}" + "".join(f"{metric:>10s}" for metric in shown)]
-    lines += [f"{name:34s}" + "".join(f"{cells.get((name, m), '-'):>10s}" for m in shown) for name in names]
+    mine = [row for row in rows if row["slice"] == "all"]
+    names = list(dict.fromkeys(row["version"] for row in mine))
+    cells = {(row["version"], row["metric"]): f"{row['value']:.4f}" for row in mine}
+    lines = [f"{'':44s}" + "".join(f"{metric:>11s}" for metric in shown)]
+    lines += [f"{name:44s}" + "".join(f"{cells.get((name, m), '-'):>11s}" for m in shown) for name in names]
     return "\n".join(lines)
 
 
 if __name__ == "__main__":
-    main(run, ahead="lakerec.scorer.prediction")
+    main(run, ahead="lakerec.scorer.evaluation")

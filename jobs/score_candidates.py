@@ -8,11 +8,13 @@ from typing import Any
 from pyspark.sql import DataFrame, Row
 from pyspark.sql import functions as F
 
-from lakerec import candidates, models, policy, ranking, sources
+from lakerec import candidates, models, ranking, sources
+from lakerec.collect import readings, shelf_of_day, strangers
 from lakerec.errors import NotEnoughDataError
 from lakerec.job import Job, main
 from lakerec.lake import Window
-from lakerec.scoring import slate_scorer
+from lakerec.scorer.bundle import Bundle
+from lakerec.scoring import list_scorer
 from lakerec.session import task_threads
 
 TABLE = "gold.recommendations"
@@ -58,23 +60,20 @@ def _counts(rows: DataFrame, day: date) -> dict[str, int]:
 def _lists(job: Job, day: date, log: list[Row], events: DataFrame, sequences: DataFrame, items: DataFrame) -> DataFrame:
     settings, weights, k = job.config.candidates, job.config.event_types, job.config.policy.k
     popular = candidates.popular(events, day, settings.popular_days, weights)
-    stock = candidates.catalogue(events, items, day)
-    rows = ranking.for_everyone(candidates.fallback(popular, stock, k))
+    rows = ranking.for_everyone(candidates.fallback(popular, candidates.catalogue(events, items, day), k))
     told = ranking.recommendations(rows, day, "popularity", job.run.run_id, settings.popular_days)
     model = models.serving_on(log, day)
     if model is None:
         return told
     known = sequences.where(F.col("as_of_date") <= F.lit(day))
-    known = known.join(_due(job, day, log, known), on="user_id", how="left_semi")
-    taken = policy.excluded(events, day, job.config.policy.filter_types)
-    slates = candidates.slates(events, known, items, day, settings, weights, taken)
-    scored = _scored(job, model, slates, known.select("user_id").distinct().count())
+    due = _due(job, day, log, known.select("user_id", "as_of_date").unionByName(strangers(job.lake, day, known)))
+    scored = _scored(job, model, day, readings(job.lake, job.config, day, due, events, known), due.count())
     mine = ranking.recommendations(ranking.top_k(scored, k), day, model.version, job.run.run_id, settings.popular_days)
     return told.unionByName(mine)
 
 
 def _due(job: Job, day: date, log: list[Row], known: DataFrame) -> DataFrame:
-    """user_id of those who get a list.
+    """user_id of those who get a list; `known` says who was active (or, without events, first seen) on which day.
 
     With --every-day who was active on the day, or everybody where the model differs from the day before's: that
     follows from sequences and promotions alone, in whatever order days are scored. Else whose list is not of the
@@ -87,12 +86,16 @@ def _due(job: Job, day: date, log: list[Row], known: DataFrame) -> DataFrame:
     return (known.where(F.col("as_of_date") == F.lit(day)) if same else known).select("user_id").distinct()
 
 
-def _scored(job: Job, model: models.Promotion, slates: DataFrame, users: int) -> DataFrame:
-    most = job.spark.sparkContext.defaultParallelism * WAVES
-    partitions = max(1, min(most, users // USERS_PER_PARTITION))
-    spread = slates.select("user_id", "history", "candidates").repartition(partitions, "user_id")
-    score = slate_scorer(str(job.lake.local_folder(model.path)), task_threads(job.spark))
-    return spread.mapInPandas(score, SCORED)
+def _scored(job: Job, model: models.Promotion, day: date, users: DataFrame, count: int) -> DataFrame:
+    """user_id, item_id, score, source of the users; the day's shelf goes to the workers as a file."""
+    artefact = job.lake.local_folder(model.path)
+    file = job.lake.local_folder(f"_scoring/{job.run.run_id}-{day}.npz")
+    opened = Bundle.open(artefact)
+    shelf_of_day(job.lake, job.config, day, opened.items, opened.nodes).save(file)
+    partitions = max(1, min(job.spark.sparkContext.defaultParallelism * WAVES, count // USERS_PER_PARTITION))
+    per_user = max(job.config.candidates.per_user, job.config.policy.k)
+    score = list_scorer(str(artefact), str(file), task_threads(job.spark), per_user)
+    return users.repartition(partitions, "user_id").mapInPandas(score, SCORED)
 
 
 if __name__ == "__main__":

@@ -1,16 +1,18 @@
-"""Fine-tune the language model on the snapshot of the window's last day."""
+"""Train generators, retriever, final ranker and the language model's correction on the last day's snapshot."""
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pandas as pd
+from pyspark.sql import functions as F
 
 from lakerec import models
-from lakerec.candidates import FEATURES
+from lakerec.collect import collect
+from lakerec.errors import ModelError
 from lakerec.job import Job, main
 from lakerec.scorer.registry import log_training
-from lakerec.scoring import slates_from_frame
 
 
 def run(job: Job) -> dict[str, Any]:
@@ -21,25 +23,50 @@ def run(job: Job) -> dict[str, Any]:
     if (out / "manifest.json").exists():
         return {"version": version, "already": "trained"}
     from lakerec.scorer.artefact import load_manifest
-    from lakerec.scorer.training import train
+    from lakerec.scorer.nightly import train
 
-    frame = slates(job, snapshot, ("train", "valid"))
-    parts = [slates_from_frame(frame[frame["split"] == split]) for split in ("train", "valid")]
-    report = train(parts[0], parts[1], job.config.scorer, FEATURES, out, job.say)
+    champion = _champion(job)
+    items, nodes = (champion.items, champion.nodes) if champion else ([], [])
+    world = collect(job.lake, job.config, job.last_day, items, nodes, inputs(job, snapshot))
+    job.say(
+        f"{len(world.events)} events of {len(world.users)} users, {len(world.items)} items, {len(world.nodes)} nodes"
+    )
+    threads = job.spark.sparkContext.defaultParallelism
+    report = train(world, examples(job, snapshot), job.last_day, job.config, out, threads, job.say, champion)
     log_training(models.tracking_uri(job.lake), "lakerec", report, load_manifest(out))
     figures = {"prior_loss": round(report.prior_loss, 5), "best_loss": round(report.best_loss, 5)}
-    counts = {"read": report.slates, "version": version, "epoch": report.best_epoch, **figures}
+    told = {"language_model": "on" if report.language_model else "off", **figures}
     with job.lake.lease():
-        job.lake.record([job.run.row("ok", counts)])
-    return {"version": version, "slates": report.slates, "seconds": round(report.seconds), **figures}
+        job.lake.record([job.run.row("ok", {"read": len(world.events), "version": version, **told})])
+    return {"version": version, "events": len(world.events), **told}
 
 
-def slates(job: Job, snapshot: str, splits: tuple[str, ...]) -> pd.DataFrame:
-    """The slates of a snapshot's splits, in the order of their ids."""
-    rows = job.lake.read("ml.examples").where(f"snapshot_id = '{snapshot}'")
-    kept = rows.where(rows["split"].isin(*splits)).orderBy("split", "example_id")
-    return kept.select("example_id", "split", "cut_date", "history", "targets", "candidates").toPandas()
+def _champion(job: Job) -> Any:
+    """The model that serves today, to go on from; None where there is none that can be read."""
+    from lakerec.scorer.bundle import Bundle
+
+    serving = models.serving(job.lake, job.last_day)
+    if serving is None:
+        return None
+    try:
+        return Bundle.open(models.folder(job.lake, serving.version))
+    except ModelError as error:
+        job.say(f"starting afresh: {error}")
+        return None
+
+
+def inputs(job: Job, snapshot: str) -> dict[str, int]:
+    """The versions of the tables that a snapshot was made of."""
+    row = job.lake.read("ml.snapshots").where(F.col("snapshot_id") == snapshot).first()
+    found: dict[str, int] = json.loads(row["manifest"])["inputs"] if row else {}
+    return {name: version for name, version in found.items() if version >= 0}
+
+
+def examples(job: Job, snapshot: str) -> pd.DataFrame:
+    """A snapshot's rows, in the order of their ids."""
+    rows = job.lake.read("ml.examples").where(f"snapshot_id = '{snapshot}'").orderBy("split", "example_id")
+    return rows.select("cut_date", "split", "user_id", "history", "targets").toPandas()
 
 
 if __name__ == "__main__":
-    main(run, ahead="lakerec.scorer.training")
+    main(run, ahead="lakerec.scorer.nightly")

@@ -10,13 +10,14 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import contextmanager, suppress
-from datetime import date
+from datetime import date, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lakerec.config import Config, load_config
 from lakerec.errors import UsageError
 from lakerec.job import arguments, body, check_expressions, guarded, import_ahead, parse_window, start
+from lakerec.lake import Window
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -31,7 +32,7 @@ LAKE_STEPS = (
     "build_sequences",
     "embed_items",
 )
-TRAINING_STEPS = ("build_examples", "train_scorer", "evaluate_scorer", "promote_scorer")
+TRAINING_STEPS = ("build_patterns", "build_examples", "train_scorer", "evaluate_scorer", "promote_scorer")
 SERVING_STEPS = ("score_candidates", "publish_recommendations")
 STEPS = (*LAKE_STEPS, *TRAINING_STEPS, *SERVING_STEPS)
 
@@ -56,11 +57,12 @@ def _parser() -> argparse.ArgumentParser:
     recommend = _command(commands, "recommend", recommend_user, "a user's recent events and list")
     _lake_options(recommend)
     recommend.add_argument("--user", help="the user; without it one with a long list of events")
+    recommend.add_argument("--query", help="a text instead of a user: the items that fit it, best first")
     _lake_options(_command(commands, "metrics", show_figures, "the last evaluation: models beside baselines"))
     rollback = _command(commands, "rollback", roll_back, "let an earlier model serve again")
     _lake_options(rollback)
-    rollback.add_argument("--version", required=True)
-    rollback.add_argument("--day", required=True, help="first day it serves again, YYYY-MM-DD")
+    rollback.add_argument("--to", "--version", required=True, dest="version", metavar="VERSION")
+    rollback.add_argument("--day", help="first day it serves again, YYYY-MM-DD; else that of the lists now served")
     conf = _command(commands, "spark-conf", write_spark_conf, "the properties file for spark-submit")
     _lake_options(conf)
     what = conf.add_mutually_exclusive_group(required=True)
@@ -154,12 +156,17 @@ def simulate_stream(given: argparse.Namespace) -> None:
 
 
 def recommend_user(given: argparse.Namespace) -> None:
-    """Print a user's recent events and the list they are served, with scores, sources and titles."""
-    from lakerec.show import show_user
+    """Print a user's recent events and the list they are served, or the items that fit a query."""
+    from lakerec.show import show_query, show_user
 
+    if given.user and given.query:
+        raise UsageError("--user and --query exclude each other: a list is for a user or for a text")
     config = load_config(given.config, given.lake)
     with _session(config, "lakerec recommend") as spark:
-        show_user(config, spark, given.user)
+        if given.query:
+            show_query(config, spark, given.query)
+        else:
+            show_user(config, spark, given.user)
 
 
 def show_figures(given: argparse.Namespace) -> None:
@@ -173,27 +180,32 @@ def show_figures(given: argparse.Namespace) -> None:
 
 def roll_back(given: argparse.Namespace) -> None:
     """Append an earlier version to ml.promotions: it serves from the given day on."""
-    from lakerec import models
-    from lakerec.errors import ModelError
-    from lakerec.scorer.registry import register, set_champion
-
     config = load_config(given.config, given.lake)
+    asked = _day(given.day) if given.day else None
+    os.environ["LAKEREC_ROLLBACK_TO"] = given.version
+    import_ahead("mlflow")
+    with _session(config, "lakerec rollback") as spark:
+        day = asked or _rollback_day(config, spark)
+        window = Window(day, day + timedelta(days=1))
+        body("rollback_scorer")(start(config, spark, "rollback_scorer", window))
+    print(f"{given.version} serves from {day} on; score and publish that day to show its lists")
+
+
+def _rollback_day(config: Config, spark: SparkSession) -> date:
+    from lakerec import models
+
+    today = date.today()  # of a run that only looks: no table sees it
+    known = models.rollback_day(start(config, spark, "rollback", Window(today, today + timedelta(days=1))).lake)
+    if known is None:
+        raise UsageError("the lake has neither lists nor a promotion: say with --day from when on the version serves")
+    return known
+
+
+def _day(text: str) -> date:
     try:
-        day = date.fromisoformat(given.day)
+        return date.fromisoformat(text)
     except ValueError as error:
         raise UsageError(f"--day is a day as YYYY-MM-DD: {error}") from None
-    with _session(config, "lakerec rollback") as spark:
-        window = parse_window(str(day), str(date.fromordinal(day.toordinal() + 1)))
-        job = start(config, spark, "rollback", window)
-        if not (models.folder(job.lake, given.version) / "manifest.json").exists():
-            raise ModelError(f"{models.folder(job.lake, given.version)} holds no model; see ml.promotions for versions")
-        with job.lake.lease():
-            models.promote(job.lake, given.version, day, f"rolled back by {os.environ.get('USER', 'an operator')}")
-            job.lake.record([job.run.row("ok", {"version": given.version})])
-        uri = models.tracking_uri(job.lake)
-        register(uri, given.version, models.folder(job.lake, given.version), {})
-        set_champion(uri, given.version)
-    print(f"{given.version} serves from {day} on; score and publish that day to show its lists")
 
 
 def write_spark_conf(given: argparse.Namespace) -> None:

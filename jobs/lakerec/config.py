@@ -6,7 +6,7 @@ import difflib
 import hashlib
 import re
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 from zoneinfo import ZoneInfo, available_timezones
 
 import sqlglot
@@ -26,6 +26,7 @@ from sqlglot.errors import SqlglotError
 from lakerec.errors import ConfigError
 
 EVENT_COLUMNS = ("event_id", "user_id", "item_id", "event_type", "event_time", "value", "position", "query", "list_id")
+ITEM_ENTITY = "item_entity"  # the relation of silver.kg that ties an item to its entity
 REQUIRED_EVENT_COLUMNS = ("event_id", "user_id", "item_id", "event_type", "event_time")
 
 
@@ -205,13 +206,14 @@ class Sequence(Model):
 
 
 class Candidates(Model):
-    """Which items are scored for a user."""
+    """Which generators nominate items for a user (all of them without a list), and how many are scored.
+
+    `per_user` of the final ranker's best go to the language model; `popular_days` is the window of the popular list.
+    """
 
     per_user: int = Field(default=20, ge=1, le=1000)
     popular_days: int = Field(default=30, ge=1)
-    covisit_span: int = Field(default=10, ge=1)
-    covisit_neighbours: int = Field(default=50, ge=1)
-    sources: tuple[Literal["personal", "covisit", "popular"], ...] = ("personal", "covisit", "popular")
+    generators: dict[str, dict[str, float]] = Field(default_factory=dict)
 
 
 class Policy(Model):
@@ -224,13 +226,14 @@ class Policy(Model):
 class Training(Model):
     """Fine-tuning of the language model with binary cross-entropy.
 
-    `targets` are the event types that count as a choice; without them every type with a positive weight.
+    `targets` are the event types that count as a choice; without them every type with a positive weight. `slices` are
+    attributes of users (in sources.users.columns) whose values get figures of their own in the evaluation.
     """
 
     freeze: Literal["head", "lora", "full"] = "lora"
     max_slates: int = Field(default=1500, ge=1)
     valid_slates: int = Field(default=300, ge=1)
-    test_slates: int = Field(default=1000, ge=1)
+    max_examples: int = Field(default=20000, ge=1)
     epochs: int = Field(default=3, ge=1)
     patience: int = Field(default=1, ge=1)
     learning_rate: float = Field(default=2e-4, gt=0)
@@ -239,17 +242,77 @@ class Training(Model):
     seed: int = 17
     cuts: int = Field(default=3, ge=1)
     horizon_days: int = Field(default=7, ge=1)
-    min_gain: float = 0.0
     targets: list[str] = Field(default_factory=list)
+    slices: list[str] = Field(default_factory=list)
+
+
+class Ranker(Model):
+    """The final ranker: how many candidates of each generator it reads, and how it learns from them."""
+
+    depth: int = Field(default=100, ge=1)
+    negatives: int = Field(default=60, ge=1)
+    folds: int = Field(default=4, ge=2)
+    rounds: int = Field(default=400, ge=1)
+    patience: int = Field(default=40, ge=1)
+    learning_rate: float = Field(default=0.05, gt=0)
+    leaves: int = Field(default=15, ge=2)
+    min_leaf: int = Field(default=50, ge=1)
+    seed: int = 17
+
+
+class Retriever(Model):
+    """The sequence model among the generators; `max_minutes` is what one of its three trainings may take."""
+
+    enabled: bool = True
+    size: int = Field(default=64, ge=2)
+    window: int = Field(default=50, ge=1)
+    epochs: int = Field(default=30, ge=1)
+    patience: int = Field(default=3, ge=1)
+    max_minutes: float = Field(default=10.0, gt=0)
+    seed: int = 17
 
 
 class Scorer(Model):
-    """The language model that scores, and how it is trained."""
+    """The models that score: the retriever, the final ranker, and the language model that may correct it.
 
+    `language_model`: auto uses it where it lowers the validation loss of the ranker's own probabilities.
+    `tune`: choose each generator's settings on the first cut, not the defaults.
+    """
+
+    retriever: Retriever = Field(default_factory=Retriever)
+    ranker: Ranker = Field(default_factory=Ranker)
+    language_model: Literal["auto", "always", "never"] = "auto"
+    tune: bool = False
     model: str = "minilm-l6"
     history_tokens: int = Field(default=160, ge=8)
     candidate_tokens: int = Field(default=16, ge=2)
     training: Training = Field(default_factory=Training)
+
+
+class Promotion(Model):
+    """What a challenger may lose against the champion and still take its place, by 95 % paired intervals.
+
+    `tolerance`: NDCG@10, as a part of the champion's (of the best baseline's for a first model); `min_coverage`: the
+    part of the champion's coverage it must keep; slices of fewer than `min_users` users are not judged.
+    """
+
+    tolerance: float = Field(default=0.05, ge=0, lt=1)
+    min_coverage: float = Field(default=0.8, ge=0, le=1)
+    max_ece_rise: float = Field(default=0.02, ge=0)
+    min_users: int = Field(default=100, ge=1)
+
+
+class Patterns(Model):
+    """Behaviour patterns: clusters of the users' encoded sequences; the number of them is chosen from `ks`.
+
+    `text_tokens`: about so many tokens of the recent end of a text are encoded; `max_users` take part in the fit.
+    """
+
+    enabled: bool = True
+    ks: tuple[Annotated[int, Field(ge=2, le=100)], ...] = Field(default=(4, 6, 8, 12, 16), min_length=1)
+    max_users: int = Field(default=5000, ge=2)
+    text_tokens: int = Field(default=64, ge=4, le=254)
+    seed: int = 17
 
 
 class Spark(Model):
@@ -289,6 +352,8 @@ class Config(Model):
     candidates: Candidates = Field(default_factory=Candidates)
     policy: Policy = Field(default_factory=Policy)
     scorer: Scorer = Field(default_factory=Scorer)
+    promotion: Promotion = Field(default_factory=Promotion)
+    patterns: Patterns = Field(default_factory=Patterns)
     spark: Spark = Field(default_factory=Spark)
     serving: Serving = Field(default_factory=Serving)
     lease: Lease = Field(default_factory=Lease)

@@ -1,4 +1,4 @@
-"""Training snapshots: the slate of each user at a cut, labelled by what the user chose behind it."""
+"""Training snapshots: who chose what behind each cut, and what was known of them at it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from lakerec.candidates import known_events, slates
+from lakerec.candidates import known_events, latest_sequences
 from lakerec.config import Config, Training
 from lakerec.policy import excluded
 
@@ -42,59 +42,36 @@ def target_types(types: Sequence[str], weights: Mapping[str, float]) -> list[str
 def examples(
     events: DataFrame,
     sequences: DataFrame,
-    items: DataFrame,
     cut: date,
     split: str,
     known_until: date,
     config: Config,
     types: Sequence[str] = (),
 ) -> DataFrame:
-    """Rows of ml.examples (but snapshot_id): users with a sequence as of the cut and at least one target.
+    """Rows of ml.examples (but snapshot_id): everyone with a target behind the cut, and their sequence's text.
 
-    The slates are those that scoring would have made on the cut day. What policy.filter_types takes out of
-    a list can be no target either: the protocol then is "new items only".
+    The text is null for users who were not known at the cut. What policy.filter_types takes out of a list can be no
+    target either: the protocol then is "new items only".
     """
     taken = excluded(events, cut, config.policy.filter_types)
     horizon = config.scorer.training.horizon_days
     wanted = targets(events, cut, horizon, known_until, target_types(types, config.event_types))
     wanted = wanted.join(taken, on=["user_id", "item_id"], how="left_anti")
     chosen = wanted.groupBy("user_id").agg(F.sort_array(F.collect_set("item_id")).alias("targets"))
-    # Only users with a target need a slate.
-    known = sequences.join(chosen.select("user_id"), on="user_id", how="left_semi")
-    made = slates(events, known, items, cut, config.candidates, config.event_types, taken)
-    return _labelled(made.join(chosen, on="user_id", how="inner"), cut, split)
-
-
-def _labelled(made: DataFrame, cut: date, split: str) -> DataFrame:
-    """Slates with their targets as rows of ml.examples."""
-    candidates = F.transform(
-        "candidates",
-        lambda c: F.struct(
-            c["item_id"].alias("item_id"),
-            c["text"].alias("text"),
-            c["features"].alias("features"),
-            F.array_contains("targets", c["item_id"]).cast("float").alias("label"),
-        ),
-    )
-    return made.select(
+    told = latest_sequences(sequences, cut).select("user_id", F.col("text").alias("history"))
+    return chosen.join(told, on="user_id", how="left").select(
         F.concat("user_id", F.lit(f"@{cut.isoformat()}")).alias("example_id"),
         "user_id",
         F.lit(cut).alias("cut_date"),
         F.lit(split).alias("split"),
         "history",
         "targets",
-        candidates.alias("candidates"),
     )
 
 
 def sample(examples: DataFrame, limit: int, seed: int) -> DataFrame:
-    """At most `limit` slates, drawn by hash of seed and example_id."""
+    """At most `limit` examples, drawn by hash of seed and example_id."""
     return examples.orderBy(F.xxhash64(F.lit(seed), "example_id"), "example_id").limit(limit)
-
-
-def with_positive(examples: DataFrame) -> DataFrame:
-    """The slates that hold a positive by themselves: what training can learn from (none is forced in)."""
-    return examples.where(F.exists("candidates", lambda c: c["label"] > 0))
 
 
 def manifest(

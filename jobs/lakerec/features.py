@@ -24,6 +24,11 @@ class Stock:
     first_seen: NDArray[np.float64]
     price: NDArray[np.float64]
 
+    @property
+    def sound_price(self) -> NDArray[np.float64]:
+        """(items,) prices; nan also where one is below 0 or infinite."""
+        return np.where(np.isfinite(self.price) & (self.price >= 0), self.price, np.nan)
+
     @classmethod
     def of(cls, histories: Histories, price: NDArray[np.floating] | None = None) -> Stock:
         """Counts and first days of the events alone."""
@@ -97,6 +102,8 @@ def candidates(
 ) -> Candidates:
     """Everything the generators nominate for these people, with the features of `feature_names`."""
     person, item, ranks = nominate(scores, allowed, depth)
+    if not len(person):
+        return Candidates(person, item, np.zeros((0, len(feature_names(list(scores)))), dtype=np.float32), person)
     said = []
     for place, score in enumerate(scores.values()):
         value = score[person, item]
@@ -127,7 +134,7 @@ def _item(histories: Histories, person: NDArray, item: NDArray, shelf: Shelf, st
     earlier = np.stack([stock.daily.within(day, 120) for day in found]) - month
     growth = np.log1p(month) - np.log1p(earlier / 3)
     last, near = _likeness(histories, person, item, shelf.centred)
-    return [growth[which[person], item], at - stock.first_seen[item], stock.price[item], last, near]
+    return [growth[which[person], item], at - stock.first_seen[item], stock.sound_price[item], last, near]
 
 
 def _likeness(histories: Histories, person: NDArray, item: NDArray, vectors: Floats) -> tuple[NDArray, NDArray]:
@@ -164,7 +171,7 @@ def _person(histories: Histories, person: NDArray, item: NDArray, stock: Stock) 
     kinds = np.asarray((histories.matrix() != 0).sum(axis=1)).ravel()
     days = np.unique(np.stack([histories.users, np.floor(histories.times)]), axis=1)[0].astype(int)
     active = np.bincount(days, minlength=len(histories))
-    gap = np.log1p(stock.price[item]) - _paid(histories, stock)[person]
+    gap = np.log1p(stock.sound_price[item]) - _paid(histories, stock)[person]
     counts = [np.log1p(count)[person] for count in (histories.lengths, kinds, active)]
     return [counts[0], counts[1], _days_since(histories)[person], counts[2], gap]
 
@@ -179,7 +186,7 @@ def _days_since(histories: Histories) -> NDArray[np.float64]:
 
 def _paid(histories: Histories, stock: Stock) -> NDArray[np.float64]:
     """(users,) mean log1p price of the person's events, nan without any."""
-    price = np.log1p(stock.price[histories.items])
+    price = np.log1p(stock.sound_price[histories.items])
     known = np.isfinite(price)
     users = histories.users[known]
     count = np.bincount(users, minlength=len(histories))

@@ -20,7 +20,8 @@ class Histories:
     starts (users + 1,) int64; items (events,) int32, a place in a catalogue of n_items; times (events,) float64,
     days since 1970-01-01 UTC; weights (events,) float32, the event type's weight; types (events,) int16, a code of
     the event type; at (users,) float64, the day as of which the person is scored (times are <= at); groups (users,)
-    int32, the person's behaviour pattern, -1 where none is known.
+    int32, the person's behaviour pattern, -1 where none is known; profiles (users, d) float32, the text vector of the
+    person's profile, zeros where there is none.
     """
 
     starts: NDArray[np.int64]
@@ -31,6 +32,7 @@ class Histories:
     at: NDArray[np.float64]
     n_items: int
     groups: Ints | None = None
+    profiles: Floats | None = None
 
     @classmethod
     def of_events(
@@ -47,15 +49,15 @@ class Histories:
         """From event columns in any order; equal times of a user keep the order given. `at`: the last time."""
         order = np.lexsort((times, users))  # stable: equal times keep the order given
         starts = np.concatenate([[0], np.cumsum(np.bincount(users, minlength=n_users))]).astype(np.int64)
-        weights = np.ones(len(users)) if weights is None else weights
-        types = np.zeros(len(users)) if types is None else types
+        weighed = np.ones(len(users)) if weights is None else weights
+        typed = np.zeros(len(users), dtype=np.int16) if types is None else types
         last = float(times.max()) if len(times) else 0.0
         return cls(
             starts,
             items[order].astype(np.int32),
             times[order].astype(np.float64),
-            weights[order].astype(np.float32),
-            types[order].astype(np.int16),
+            weighed[order].astype(np.float32),
+            typed[order].astype(np.int16),
             np.broadcast_to(np.asarray(last if at is None else at, dtype=np.float64), (n_users,)),
             n_items,
         )
@@ -113,14 +115,15 @@ class Histories:
         source = np.repeat(self.starts[people] - starts[:-1], lengths) + np.arange(starts[-1])
         columns = {name: getattr(self, name)[source] for name in ("items", "times", "weights", "types")}
         groups = None if self.groups is None else self.groups[people]
-        return replace(self, starts=starts, at=self.at[people], groups=groups, **columns)
+        profiles = None if self.profiles is None else self.profiles[people]
+        return replace(self, starts=starts, at=self.at[people], groups=groups, profiles=profiles, **columns)
 
     def stretches(self, size: int) -> Histories:
         """Each run of at most `size` events as a person of its own: what was chosen at about the same time."""
         inside = np.arange(len(self.items)) - np.repeat(self.starts[:-1], self.lengths)
         begins = np.flatnonzero(inside % size == 0)
         starts = np.append(begins, len(self.items)).astype(np.int64)
-        return replace(self, starts=starts, at=np.repeat(self.at, self.lengths)[begins], groups=None)
+        return replace(self, starts=starts, at=np.repeat(self.at, self.lengths)[begins], groups=None, profiles=None)
 
     def blocks(self, size: int) -> Iterator[NDArray[np.int64]]:
         """People in runs of `size`, as places."""

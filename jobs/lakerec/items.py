@@ -7,8 +7,6 @@ from pyspark.sql import functions as F
 
 from lakerec.config import Source
 
-ITEM_ENTITY = "item_entity"
-
 
 def source_columns(source: Source) -> list[Column]:
     """The payload's entries that a mapping reads, each as the column its expressions name."""

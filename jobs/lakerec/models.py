@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -11,18 +12,20 @@ from pyspark.sql import Row
 from pyspark.sql import functions as F
 
 from lakerec.config import Config
-from lakerec.errors import NotEnoughDataError
+from lakerec.errors import ModelError, NotEnoughDataError, UsageError
 from lakerec.lake import Lake
 
 FOLDER = "_models"
+ROLLED_BACK = "rolled back"  # how the reason of a rollback begins in ml.promotions
 
 
 @dataclass(frozen=True)
 class Promotion:
-    """The model that serves a day: its version and its artefact's folder below the lake."""
+    """The model that serves a day: its version, its artefact's folder below the lake and why it was promoted."""
 
     version: str
     path: str
+    reason: str = ""
 
 
 def snapshot_of(lake: Lake, as_of: date) -> str:
@@ -46,14 +49,17 @@ def folder(lake: Lake, version: str) -> Path:
 
 def promotions(lake: Lake) -> list[Row]:
     """The log of promotions, newest first: by effective_from, of one day by entry."""
-    log = lake.read("ml.promotions").orderBy(F.col("effective_from").desc(), F.col("entry").desc())
-    return log.collect()
+    return _newest_first(lake.read("ml.promotions").collect())
+
+
+def _newest_first(log: list[Row]) -> list[Row]:
+    return sorted(log, key=lambda row: (row["effective_from"], row["entry"]), reverse=True)
 
 
 def serving_on(log: list[Row], day: date) -> Promotion | None:
     """What a log, newest first, names for a day; None before any promotion."""
     row = next((row for row in log if row["effective_from"] <= day), None)
-    return Promotion(row["version"], row["path"]) if row else None
+    return Promotion(row["version"], row["path"], row["reason"] or "") if row else None
 
 
 def serving(lake: Lake, day: date) -> Promotion | None:
@@ -67,6 +73,63 @@ def promote(lake: Lake, version: str, day: date, reason: str) -> None:
     entry = 1 + max((row["entry"] for row in _log_now(lake)), default=0)
     line = {"effective_from": day, "version": version, "entry": entry, "path": path, "reason": reason}
     lake.append_rows("ml.promotions", [line])
+
+
+def roll_back(lake: Lake, version: str, day: date, who: str) -> str:
+    """Let a version serve from a day on, recorded under the lease; why it serves. Twice adds no second entry.
+
+    Raises ModelError where its artefact is missing or damaged, UsageError where a later entry would serve on, or
+    where later lists are out: of what they were made must stay true.
+    """
+    check_artefact(folder(lake, version))
+    with lake.lease():
+        earliest = rollback_day(lake)
+        if earliest and day < earliest:
+            raise UsageError(
+                f"{day} is before {earliest}, the day of the newest lists or promotion: roll back from then"
+            )
+        serves = serving_on(_newest_first(_log_now(lake)), day)
+        told = f"{ROLLED_BACK} by {who}, run {lake.run.run_id}"
+        if serves and serves.version == version:
+            told = serves.reason
+        else:
+            promote(lake, version, day, told)
+        lake.record([lake.run.row("ok", {"version": version, "rollback": told})])
+    return told
+
+
+def rollback_day(lake: Lake) -> date | None:
+    """The first day that a rollback may speak of: that of the newest lists or promotion; None before any."""
+    lists = lake.read("gold.recommendations", lake.version("gold.recommendations")).agg(
+        F.max("as_of_date").alias("day")
+    )
+    days = [row["day"] for row in lists.collect()] + [row["effective_from"] for row in _log_now(lake)]
+    return max((day for day in days if day), default=None)
+
+
+def withdrawn(log: list[Row], version: str, day: date) -> str | None:
+    """Why a version that was promoted serves no more: the reason of a rollback behind its last entry, up to a day."""
+    last = max((row["entry"] for row in log if row["version"] == version), default=None)
+    later = [row for row in log if last is not None and row["entry"] > last and row["effective_from"] <= day]
+    undone = [row for row in later if (row["reason"] or "").startswith(ROLLED_BACK)]
+    return str(max(undone, key=lambda row: row["entry"])["reason"]) if undone else None
+
+
+def check_artefact(path: Path) -> None:
+    """Raise ModelError where a folder holds no manifest, or a file of it is missing or differs from its hash."""
+    try:
+        manifest = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
+        files = manifest.get("files", {}).items()
+    except (OSError, ValueError, AttributeError) as error:
+        raise ModelError(f"{path} holds no model ({error}); see ml.promotions for versions") from None
+    for name, expected in files:
+        if not (path / name).is_file() or _sha256(path / name) != expected:
+            raise ModelError(f"{path / name} is missing or differs from its hash; copy the artefact again")
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def newest(lake: Lake) -> str | None:

@@ -37,7 +37,7 @@ def top_k(scored: DataFrame, k: int) -> DataFrame:
 def for_everyone(fallback: DataFrame) -> DataFrame:
     """The popular list (rank, item_id, score) as the list of user `*`."""
     user = F.lit(EVERYONE).alias("user_id")
-    source = F.when(F.col("score") > 0, "popular").otherwise(FILL).alias("source")
+    source = F.when(F.col("score") > 0, "trending").otherwise(FILL).alias("source")
     return fallback.select(user, "rank", "item_id", "score", source)
 
 
@@ -58,13 +58,34 @@ def recommendations(ranked: DataFrame, as_of: date, model_version: str, run_id: 
     )
 
 
+# What each source (lakerec.generators, and the retriever) says to people.
+REASONS = {
+    "personal": "often chosen by you",
+    "personal_decayed": "often chosen by you lately",
+    "popular": "popular with everyone",
+    "rising": "chosen more and more",
+    "new": "new in the catalogue",
+    "pattern": "popular among people who choose as you do",
+    "ease": "goes with what you chose",
+    "ease_visits": "goes with what you chose lately",
+    "item_knn": "chosen by the same people as what you chose",
+    "item_knn_visits": "chosen together with what you chose",
+    "markov_1": "often chosen right after your last choice",
+    "markov_3": "often chosen after your last choices",
+    "markov": "chosen by people after items you chose",
+    "user_knn": "chosen by people like you",
+    "als": "fits your taste",
+    "text": "resembles what you chose",
+    "text_last": "resembles your last choices",
+    "profile": "fits your profile",
+    "graph": "related to what you chose",
+    "retriever": "likely next for you",
+    FILL: "from the catalogue",
+}
+
+
 def reason(source: str, popular_days: int) -> Column:
     """Why an item is in the list, for people, from the column `source`."""
-    phrases = {
-        "personal": "often chosen by you",
-        "covisit": "chosen by people after items you chose",
-        "popular": f"popular in the last {popular_days} days",
-        FILL: "from the catalogue",
-    }
+    phrases = REASONS | {"trending": f"popular in the last {popular_days} days"}
     table = F.create_map(*(F.lit(part) for pair in phrases.items() for part in pair))
     return table[F.col(source)]

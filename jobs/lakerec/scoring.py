@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pandas as pd
-
-from lakerec.scorer.slates import Slate
 
 if TYPE_CHECKING:
     from lakerec.scorer.language_model import TextEncoder
     from lakerec.scorer.prediction import Predictor
+    from lakerec.scorer.serving_day import ScoringDay
 
 BatchFunction = Callable[[Iterator[pd.DataFrame]], Iterator[pd.DataFrame]]
 
@@ -36,28 +34,27 @@ def _encoder(name: str, threads: int) -> TextEncoder:
     return TextEncoder(name)
 
 
-def slate_scorer(path: str, threads: int) -> BatchFunction:
-    """For mapInPandas: user_id, history, candidates -> user_id, item_id, score (P(positive), float32).
+@lru_cache(maxsize=1)
+def _day(artefact: str, day: str) -> ScoringDay:
+    from lakerec.scorer.serving_day import ScoringDay
 
-    candidates are array<struct<item_id, text, features>>; `path` is the artefact's folder.
+    return ScoringDay.load(Path(artefact), Path(day))
+
+
+def list_scorer(artefact: str, day: str, threads: int, per_user: int) -> BatchFunction:
+    """For mapInPandas: user_id, history, items, types, days, taken, pattern -> user_id, item_id, score, source.
+
+    Candidates, features, final ranker and the language model's correction, in one pass; score is P(positive) in
+    float32 of the ranker's best `per_user`. `artefact` is the model's folder, `day` the file of the day's shelf.
     """
 
     def score(frames: Iterator[pd.DataFrame]) -> Iterator[pd.DataFrame]:
         for frame in frames:
-            slates = [_slate(row.user_id, row) for row in frame.itertuples(index=False)]
-            scores = _predictor(path, threads).score(slates)
-            yield _scored(frame, scores)
+            if len(frame):
+                predictor = _predictor(artefact, threads)
+                yield _day(artefact, day).lists(frame, predictor, per_user)
 
     return score
-
-
-def _scored(frame: pd.DataFrame, scores: Sequence[np.ndarray]) -> pd.DataFrame:
-    candidates = [candidate for slate in frame["candidates"] for candidate in _list(slate)]
-    items, sources = ([candidate[name] for candidate in candidates] for name in ("item_id", "source"))
-    counts = [len(row) for row in scores]
-    flat = np.concatenate([np.zeros(0, dtype=np.float32), *scores])
-    users = frame["user_id"].repeat(counts).to_numpy()
-    return pd.DataFrame({"user_id": users, "item_id": items, "score": flat, "source": sources})
 
 
 def text_embedder(name: str, threads: int) -> BatchFunction:
@@ -69,29 +66,6 @@ def text_embedder(name: str, threads: int) -> BatchFunction:
             yield pd.DataFrame({"text_hash": frame["text_hash"], "vector": list(vectors)})
 
     return embed
-
-
-def slates_from_frame(frame: pd.DataFrame) -> list[Slate]:
-    """Slates of example_id, history, candidates (item_id, text, features, label), targets array<string>."""
-    return [_slate(row.example_id, row, labelled=True) for row in frame.itertuples(index=False)]
-
-
-def _slate(slate_id: Any, row: Any, labelled: bool = False) -> Slate:
-    candidates = _list(row.candidates)
-    features = [np.asarray(candidate["features"], dtype=np.float32) for candidate in candidates]
-    return Slate(
-        slate_id=str(slate_id),
-        history=_text(row.history),
-        texts=[_text(candidate["text"]) for candidate in candidates],
-        features=np.stack(features) if features else np.zeros((0, 0), dtype=np.float32),
-        labels=np.array([c["label"] for c in candidates], dtype=np.float32) if labelled else None,
-        targets=len(_list(row.targets)) if labelled else 0,
-    )
-
-
-def _list(value: Any) -> Sequence[Any]:
-    """An array column's value: NULL arrives as None."""
-    return () if value is None else value
 
 
 def _text(value: Any) -> str:

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from lakerec.candidates import latest_sequences
+from lakerec.collect import shelf_of_day
 from lakerec.config import Config
 from lakerec.errors import NotEnoughDataError
 from lakerec.job import Job, start
@@ -35,6 +36,25 @@ def show_user(config: Config, spark: SparkSession, user: str | None) -> None:
     console.print(_list(job, lists, chosen))
 
 
+def show_query(config: Config, spark: SparkSession, query: str) -> None:
+    """Print the items whose text, graph and popularity fit a query, as of the last day with events."""
+    from lakerec.scorer.language_model import TextEncoder
+    from lakerec.scorer.query import answer
+
+    job = start(config, spark, "recommend", Window(ALWAYS - timedelta(days=1), ALWAYS))
+    last = job.lake.read("silver.events").agg(F.max("ingest_date")).first()
+    if last is None or last[0] is None:
+        raise NotEnoughDataError("silver.events is empty: run 'lakerec run' or the DAG reco_daily first")
+    day = shelf_of_day(job.lake, config, last[0], [], [])
+    (vector,) = TextEncoder(config.scorer.model).encode([query])
+    table = Table(title=f"items for {query!r}, as of {last[0]}", title_justify="left")
+    for name in ("rank", "item", "text", "likeness", "score"):
+        table.add_column(name)
+    for rank, hit in enumerate(answer(day, vector, config.policy.k), 1):
+        table.add_row(str(rank), hit.item_id, hit.text, f"{hit.cosine:.3f}", f"{hit.score:.2f}")
+    Console(width=120).print(table)
+
+
 def show_metrics(config: Config, spark: SparkSession) -> None:
     """Print the metrics of the newest snapshot, with 95 % intervals over users."""
     job = start(config, spark, "metrics", Window(ALWAYS - timedelta(days=1), ALWAYS))
@@ -44,7 +64,7 @@ def show_metrics(config: Config, spark: SparkSession) -> None:
     newest = snapshots.orderBy(F.desc("as_of_date")).first()
     if newest is None:
         raise NotEnoughDataError("no model was evaluated yet: run scorer_nightly, or 'lakerec run'")
-    rows = metrics.where(F.col("data") == newest["snapshot_id"]).collect()
+    rows = metrics.where((F.col("data") == newest["snapshot_id"]) & (F.col("slice") == "all")).collect()
     Console(width=120).print(_metrics(rows))
 
 

@@ -1,9 +1,9 @@
 -- key: version, protocol, data, slice, metric, seed
 CREATE TABLE gold.model_metrics (
-  version STRING COMMENT 'Model version, or the name of a baseline',
+  version STRING COMMENT 'Model version, or the name of a candidate source',
   protocol STRING COMMENT 'How it was evaluated: split, cut and candidates',
   data STRING COMMENT 'Snapshot',
-  slice STRING COMMENT 'Users the figure speaks of',
+  slice STRING COMMENT 'Users or targets the figure speaks of: all (users with a history), new users, new items, ...; against RIVAL: mean paired difference',
   metric STRING COMMENT 'Metric with its depth, e.g. NDCG@10',
   seed INT COMMENT 'Seed of the training',
   value DOUBLE COMMENT 'Mean over users',

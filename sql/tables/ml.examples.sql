@@ -5,9 +5,8 @@ CREATE TABLE ml.examples (
   user_id STRING COMMENT 'User',
   cut_date DATE COMMENT 'Last day of what was known; targets lie strictly behind it',
   split STRING COMMENT 'train, valid or test',
-  history STRING COMMENT 'Sequence text as of the cut',
-  targets ARRAY<STRING> COMMENT 'Items the user chose within the horizon behind the cut, sorted',
-  candidates ARRAY<STRUCT<item_id: STRING, text: STRING, features: ARRAY<FLOAT>, label: FLOAT>> COMMENT 'The slate: candidates as of the cut with one feature per source and whether each became a target'
+  history STRING COMMENT 'Sequence text as of the cut; null for a user who was not known then',
+  targets ARRAY<STRING> COMMENT 'Items the user chose within the horizon behind the cut, sorted'
 )
-COMMENT 'Training snapshots: a slate for each user and cut'
+COMMENT 'Training snapshots: what each user chose behind each cut'
 PARTITIONED BY (snapshot_id);

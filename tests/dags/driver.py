@@ -23,6 +23,7 @@ RUN = SimpleNamespace(
 PARAMS = {
     "reco_daily": {"day": None},
     "scorer_nightly": {"day": None},
+    "scorer_rollback": {"version": "20240630-1a2b3c4d-5e6f70", "day": "2024-07-01"},
     "lake_maintenance": {},
     "reco_backfill": {"start": "2024-07-01", "end": "2024-07-20", "chunk_days": 7},
 }
@@ -75,7 +76,7 @@ def command_of(task: Any, dag: Any) -> list[str]:
     value = SimpleNamespace(lakerec_config="/etc/lakerec/shop.yaml")
     context = {
         "dag_run": RUN,
-        "params": SimpleNamespace(**PARAMS[dag.dag_id], get=PARAMS[dag.dag_id].get),
+        "params": PARAMS[dag.dag_id],
         "var": {"value": value},
         "ti": SimpleNamespace(id="attempt-1"),
         "macros": macros,

@@ -17,7 +17,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 GOLDEN = ROOT / "tests" / "golden" / "dags"
 PYTHON = ROOT / ".venv-airflow" / "bin" / "python"
-DAG_IDS = ["lake_maintenance", "reco_backfill", "reco_daily", "scorer_nightly"]
+DAG_IDS = ["lake_maintenance", "reco_backfill", "reco_daily", "scorer_nightly", "scorer_rollback"]
 WINDOW_JOBS = [
     "ingest_events",
     "ingest_catalogue",
@@ -123,6 +123,15 @@ def test_a_backfill_runs_window_jobs_by_chunk_and_publishes_once(bag) -> None:
     # The lists of the last day, for everybody who was active on one of the days.
     assert tasks["score_candidates"]["command"][-3:] == ["2024-07-01", "--end", "2024-07-20"]
     assert tasks["publish_recommendations"]["command"][-3:] == ["2024-07-19", "--end", "2024-07-20"]
+
+
+def test_a_rollback_hands_the_version_over_and_makes_the_lists_of_the_day_anew(bag) -> None:
+    tasks = bag["dags"]["scorer_rollback"]["tasks"]
+    assert "LAKEREC_ROLLBACK_TO=20240630-1a2b3c4d-5e6f70" in tasks["rollback_scorer"]["command"]
+    assert tasks["score_candidates"]["after"] == ["rollback_scorer"]
+    assert tasks["publish_recommendations"]["after"] == ["score_candidates"]
+    for task in tasks.values():
+        assert task["command"][-4:] == ["--start", "2024-07-01", "--end", "2024-07-02"]
 
 
 def test_an_exit_code_of_the_job_decides_between_fail_and_retry(home) -> None:

@@ -7,15 +7,18 @@ first of each is the default. Several speak of one idea at different ranges: the
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, NamedTuple, cast
+
+import numpy as np
 
 from lakerec.generators.base import Generator, Shelf, State
-from lakerec.generators.content import Graph, Text
+from lakerec.generators.content import Graph, Profile, Text
 from lakerec.generators.factors import Als
 from lakerec.generators.linear import Ease
 from lakerec.generators.neighbours import ItemKnn, Markov, UserKnn
-from lakerec.generators.popularity import ALWAYS, PatternPopular, Personal, Popular
-from lakerec.histories import Histories
+from lakerec.generators.popularity import ALWAYS, New, PatternPopular, Personal, Popular, Rising
+from lakerec.histories import Floats, Histories
 
 Settings = dict[str, Any]
 
@@ -36,6 +39,8 @@ _FADES = (0.85, 0.95, 0.8, 1.0)
 MEMBERS: Mapping[str, Member] = {
     "popular": Member(Popular, ({"days": ALWAYS},)),
     "trending": Member(Popular, _each("days", (30.0, 7.0, 14.0, 90.0, 365.0))),
+    "rising": Member(Rising),
+    "new": Member(New),
     "personal": Member(Personal, ({"half_life": ALWAYS},)),
     "personal_decayed": Member(Personal, _each("half_life", (90.0, 30.0, 180.0))),
     "pattern": Member(PatternPopular),
@@ -50,6 +55,7 @@ MEMBERS: Mapping[str, Member] = {
     "als": Member(Als, tuple({"alpha": a, "reg": r, "size": 32} for a, r in ((2.0, 0.1), (10.0, 0.05), (1.0, 0.3)))),
     "text": Member(Text, tuple({"length": n, "keep": k} for n, k in ((50, 0.9), (5, 0.7)))),
     "text_last": Member(Text, ({"length": 3, "keep": 0.6},)),
+    "profile": Member(Profile),
     "graph": Member(Graph, tuple({"length": n, "keep": k} for n, k in ((50, 0.95), (10, 0.8)))),
 }
 
@@ -61,9 +67,40 @@ def fit(name: str, histories: Histories, shelf: Shelf, settings: Settings | None
     return member.kind.fit(ground, shelf, **(member.grid[0] if settings is None else settings))
 
 
-def restore(name: str, state: State) -> Generator:
-    """The generator of a name from its state."""
-    return MEMBERS[name].kind.restore(state)
+def restore(name: str, state: State, n_items: int) -> Generator:
+    """The generator of a name from its state, over a catalogue that may have grown to `n_items`."""
+    return Widened(MEMBERS[name].kind.restore(state), n_items)
+
+
+@dataclass(frozen=True)
+class Widened(Generator):
+    """A generator that was fitted on the first items of a catalogue: silent on those that came since."""
+
+    name: ClassVar[str] = "widened"
+    inner: Generator
+    n_items: int
+
+    @classmethod
+    def fit(cls, histories: Histories, shelf: Shelf, **settings: Any) -> Generator:
+        """Not fitted: it widens what was."""
+        raise NotImplementedError
+
+    def score(self, histories: Histories) -> Floats:
+        """(users, n_items): what the inner one says of the items it knows, 0 elsewhere."""
+        found = np.zeros((len(histories), self.n_items), dtype=np.float32)
+        known = self.inner.items
+        told = replace(histories.keep(histories.items < known), n_items=known)
+        found[:, :known] = self.inner.score(told)
+        return found
+
+    def state(self) -> State:
+        """That of the inner one."""
+        return self.inner.state()
+
+    @classmethod
+    def restore(cls, state: State) -> Generator:
+        """Not restored: see the module's `restore`."""
+        raise NotImplementedError
 
 
 def tune(name: str, histories: Histories, shelf: Shelf, judge: Callable[[Generator], float]) -> Settings:
@@ -71,4 +108,15 @@ def tune(name: str, histories: Histories, shelf: Shelf, judge: Callable[[Generat
     grid = MEMBERS[name].grid
     if len(grid) == 1:
         return grid[0]
-    return max(grid, key=lambda settings: judge(fit(name, histories, shelf, settings)))
+    late = MEMBERS[name].kind.late
+    fitted: dict[str, Generator] = {}
+
+    def gain(settings: Settings) -> float:
+        # What acts on a history when it is scored needs no new fit, and the fit is what takes the time.
+        early = repr({key: value for key, value in settings.items() if key not in late})
+        if early not in fitted:
+            fitted[early] = fit(name, histories, shelf, settings)
+        changed: Any = {key: value for key, value in settings.items() if key in late}
+        return judge(replace(cast(Any, fitted[early]), **changed))
+
+    return max(grid, key=gain)

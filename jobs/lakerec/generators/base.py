@@ -21,11 +21,13 @@ class Shelf:
     """What is known of the catalogue's items beside the events.
 
     text (items, d) float32, language-model vectors of length 1, zeros where an item has no text; graph
-    (items, nodes) float32, which (relation, entity) nodes of the knowledge graph an item touches, None without one.
+    (items, nodes) float32, which (relation, entity) nodes of the knowledge graph an item touches, None without one;
+    first_seen (items,) days since 1970-01-01, nan where unknown, None where nothing is known of any.
     """
 
     text: Floats
     graph: sparse.csr_matrix | None = None
+    first_seen: NDArray[np.float64] | None = None
 
     @cached_property
     def centred(self) -> Floats:
@@ -44,6 +46,10 @@ class Generator(ABC):
     """A candidate source: scores of the whole catalogue for each person, 0 where it has nothing to say."""
 
     name: ClassVar[str]
+    # What is made anew from the day's counts, texts and graph: an artefact need not hold it.
+    fresh: ClassVar[bool] = False
+    # Settings that act when a history is scored, not on the fit.
+    late: ClassVar[tuple[str, ...]] = ()
 
     @classmethod
     @abstractmethod
@@ -53,6 +59,11 @@ class Generator(ABC):
     @abstractmethod
     def score(self, histories: Histories) -> Floats:
         """(users, items) float32, the greater the better; needs nothing but the person's own events."""
+
+    @property
+    def items(self) -> int:
+        """Items of the catalogue it was fitted on; a fresh one is made for whatever there is."""
+        raise NotImplementedError
 
     @abstractmethod
     def state(self) -> State:
@@ -108,5 +119,5 @@ def strongest(matrix: sparse.csr_matrix, count: int) -> sparse.csr_matrix:
 
 def dense(matrix: sparse.spmatrix | NDArray[np.floating]) -> Floats:
     """As a float32 array."""
-    array = matrix.toarray() if sparse.issparse(matrix) else matrix
+    array = matrix if isinstance(matrix, np.ndarray) else matrix.toarray()
     return np.asarray(array, dtype=np.float32)

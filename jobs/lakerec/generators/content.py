@@ -17,6 +17,8 @@ class Text(Generator):
     """Cosine of an item's text vector with the faded mean of the person's, the catalogue's mean taken off."""
 
     name: ClassVar[str] = "text"
+    late: ClassVar[tuple[str, ...]] = ("length", "keep")
+    fresh: ClassVar[bool] = True
     vectors: Floats
     length: int
     keep: float
@@ -44,10 +46,41 @@ class Text(Generator):
 
 
 @dataclass(frozen=True)
+class Profile(Generator):
+    """Cosine of an item's text vector with that of the person's profile: all that is known of a new user."""
+
+    name: ClassVar[str] = "profile"
+    fresh: ClassVar[bool] = True
+    vectors: Floats
+
+    @classmethod
+    def fit(cls, histories: Histories, shelf: Shelf) -> Profile:  # type: ignore[override]
+        """The shelf's vectors as they are: a profile is no mean of items."""
+        return cls(shelf.text)
+
+    def score(self, histories: Histories) -> Floats:
+        """(users, items): 0 for people without a profile."""
+        if histories.profiles is None or histories.profiles.shape[1] != self.vectors.shape[1]:
+            return np.zeros((len(histories), histories.n_items), dtype=np.float32)
+        return dense(histories.profiles @ self.vectors.T)
+
+    def state(self) -> State:
+        """The vectors."""
+        return {"vectors": self.vectors}
+
+    @classmethod
+    def restore(cls, state: State) -> Profile:
+        """From `state`."""
+        return cls(state["vectors"])
+
+
+@dataclass(frozen=True)
 class Graph(Generator):
     """Items that share nodes of the knowledge graph: cosine of memberships, rare nodes count more (idf)."""
 
     name: ClassVar[str] = "graph"
+    late: ClassVar[tuple[str, ...]] = ("length", "keep")
+    fresh: ClassVar[bool] = True
     members: sparse.csr_matrix
     length: int
     keep: float

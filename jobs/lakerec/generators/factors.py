@@ -49,6 +49,11 @@ class Als(Generator):
         people = solve(histories.chosen().matrix(), self.factors.astype(np.float64), self.alpha, self.reg)
         return (people @ self.factors.T).astype(np.float32)
 
+    @property
+    def items(self) -> int:
+        """Items of the fit."""
+        return len(self.factors)
+
     def state(self) -> State:
         """The item factors."""
         return {"factors": self.factors, "numbers": np.array([self.alpha, self.reg])}

@@ -19,6 +19,7 @@ class Ease(Generator):
     """
 
     name: ClassVar[str] = "ease"
+    late: ClassVar[tuple[str, ...]] = ("keep",)
     weights: Floats
     columns: np.ndarray
     n_items: int
@@ -45,6 +46,11 @@ class Ease(Generator):
         scores = np.zeros((len(histories), self.n_items), dtype=np.float32)
         scores[:, self.columns] = dense(faded(histories, self.keep)[:, self.columns] @ self.weights)
         return scores
+
+    @property
+    def items(self) -> int:
+        """Items of the fit."""
+        return self.n_items
 
     def state(self) -> State:
         """The weights and their items."""

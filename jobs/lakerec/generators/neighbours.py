@@ -17,6 +17,7 @@ class ItemKnn(Generator):
     """Item-to-item cosine with shrinkage (Sarwar et al. 2001): |a and b| / (sqrt(|a| |b|) + shrink)."""
 
     name: ClassVar[str] = "item_knn"
+    late: ClassVar[tuple[str, ...]] = ("keep",)
     similar: sparse.csr_matrix
     keep: float
 
@@ -37,6 +38,11 @@ class ItemKnn(Generator):
     def score(self, histories: Histories) -> Floats:
         """(users, items): faded history x similarity."""
         return dense(faded(histories, self.keep) @ self.similar)
+
+    @property
+    def items(self) -> int:
+        """Items of the fit."""
+        return int(self.similar.shape[0])
 
     def state(self) -> State:
         """The neighbours."""
@@ -74,6 +80,11 @@ class UserKnn(Generator):
         chosen = self.people.copy()
         chosen.data = np.ones_like(chosen.data)
         return dense(near @ chosen)
+
+    @property
+    def items(self) -> int:
+        """Items of the fit."""
+        return int(self.people.shape[1])
 
     def state(self) -> State:
         """The people's histories."""
@@ -121,6 +132,11 @@ class Markov(Generator):
     def score(self, histories: Histories) -> Floats:
         """(users, items): the last `length` choices x P."""
         return dense(faded(histories, self.keep, self.length) @ self.following)
+
+    @property
+    def items(self) -> int:
+        """Items of the fit."""
+        return int(self.following.shape[0])
 
     def state(self) -> State:
         """The shares."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from scipy import sparse
 
 from lakerec.generators.base import Generator, Shelf, State, dense, pack, unpack
@@ -24,13 +24,19 @@ class DailyCounts:
 
     @classmethod
     def of(cls, histories: Histories) -> DailyCounts:
-        """Count the events of a positive weight by their day (UTC)."""
+        """Count the events of a positive weight by their day."""
         chosen = histories.chosen()
-        days = np.floor(chosen.times).astype(np.int64)
+        return cls.of_counts(chosen.items, chosen.times, np.ones(len(chosen.items)), histories.n_items)
+
+    @classmethod
+    def of_counts(cls, items: ArrayLike, times: ArrayLike, counts: ArrayLike, n_items: int) -> DailyCounts:
+        """From items, times in days, and how often, (n,) each."""
+        days = np.floor(np.asarray(times, dtype=np.float64)).astype(np.int64)
         first = int(days.min()) if len(days) else 0
         rows = int(days.max()) - first + 1 if len(days) else 1
-        ones = np.ones(len(days), dtype=np.float32)
-        return cls(sparse.csr_matrix((ones, (days - first, chosen.items)), shape=(rows, histories.n_items)), first)
+        where = (days - first, np.asarray(items, dtype=np.int64))
+        data = np.asarray(counts, dtype=np.float32)
+        return cls(sparse.csr_matrix((data, where), shape=(rows, n_items)), first)
 
     def within(self, at: float, days: float) -> NDArray[np.float64]:
         """(items,) choices in the `days` days up to and with the day of `at`."""
@@ -38,7 +44,8 @@ class DailyCounts:
         start = int(np.clip(np.floor(at) + 1 - self.first - min(days, 1e6), 0, stop))
         span = slice(self.counts.indptr[start], self.counts.indptr[stop])
         size = self.counts.shape[1]
-        return np.bincount(self.counts.indices[span], weights=self.counts.data[span], minlength=size)
+        found: NDArray[np.float64] = np.bincount(self.counts.indices[span], self.counts.data[span], size).astype(float)
+        return found
 
     def first_days(self) -> NDArray[np.float64]:
         """(items,) the first day each item was chosen on; nan for one that never was."""
@@ -53,6 +60,7 @@ class Popular(Generator):
     """Share of all choices in the last `days` days before a person is scored; older ones count a millionth."""
 
     name: ClassVar[str] = "popular"
+    fresh: ClassVar[bool] = True
     daily: DailyCounts
     days: float
 
@@ -82,10 +90,84 @@ class Popular(Generator):
 
 
 @dataclass(frozen=True)
+class Rising(Generator):
+    """Growth: the log of an item's choices in the last `days` days against what the `past` days before them promise.
+
+    log((recent + 1) / (before * days / past + 1)), at least 0.
+    """
+
+    name: ClassVar[str] = "rising"
+    fresh: ClassVar[bool] = True
+    daily: DailyCounts
+    days: float
+    past: float
+
+    @classmethod
+    def fit(  # type: ignore[override]
+        cls, histories: Histories, shelf: Shelf, days: float = 7.0, past: float = 60.0
+    ) -> Rising:
+        """Count by day."""
+        return cls(DailyCounts.of(histories), days, past)
+
+    def score(self, histories: Histories) -> Floats:
+        """(users, items): one row for all who are scored on the same day."""
+        found, which = np.unique(np.floor(histories.at), return_inverse=True)
+        return np.stack([self._row(at) for at in found])[which] if len(found) else _nothing(histories)
+
+    def _row(self, at: float) -> Floats:
+        recent = self.daily.within(at, self.days)
+        before = self.daily.within(at, self.days + self.past) - recent
+        growth = np.log1p(recent) - np.log1p(before * self.days / self.past)
+        return np.maximum(growth, 0.0).astype(np.float32)
+
+    def state(self) -> State:
+        """The counts by day."""
+        return pack("counts", self.daily.counts) | {"numbers": np.array([self.daily.first, self.days, self.past])}
+
+    @classmethod
+    def restore(cls, state: State) -> Rising:
+        """From `state`."""
+        first, days, past = state["numbers"]
+        return cls(DailyCounts(unpack("counts", state), int(first)), float(days), float(past))
+
+
+@dataclass(frozen=True)
+class New(Generator):
+    """Items first seen in the last `days` days before a person is scored, the newest first."""
+
+    name: ClassVar[str] = "new"
+    fresh: ClassVar[bool] = True
+    first_seen: NDArray[np.float64]
+    days: float
+
+    @classmethod
+    def fit(cls, histories: Histories, shelf: Shelf, days: float = 30.0) -> New:  # type: ignore[override]
+        """The shelf's first days, else those of the first choice."""
+        first = shelf.first_seen if shelf.first_seen is not None else DailyCounts.of(histories).first_days()
+        return cls(first, days)
+
+    def score(self, histories: Histories) -> Floats:
+        """(users, items): 1 for an item of the day, falling to 0 at `days`."""
+        age = histories.at[:, None] - self.first_seen[None]
+        share = np.where((age >= 0) & (age < self.days), 1 - age / self.days, 0.0)
+        return share.astype(np.float32)
+
+    def state(self) -> State:
+        """The first days."""
+        return {"first_seen": self.first_seen, "days": np.array(self.days)}
+
+    @classmethod
+    def restore(cls, state: State) -> New:
+        """From `state`."""
+        return cls(state["first_seen"], float(state["days"]))
+
+
+@dataclass(frozen=True)
 class Personal(Generator):
     """What a person chose before: the sum of 1 / 2 ** (age / half_life), ages in days; plain with an endless one."""
 
     name: ClassVar[str] = "personal"
+    fresh: ClassVar[bool] = True
     half_life: float
 
     @classmethod
@@ -114,6 +196,7 @@ class PatternPopular(Generator):
     """Share of an item in the choices of a person's behaviour pattern over the last `days` days of the fit."""
 
     name: ClassVar[str] = "pattern"
+    fresh: ClassVar[bool] = True
     shares: Floats
 
     @classmethod

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import shutil
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -20,33 +21,53 @@ from lakerec.scorer.language_model import device, load_encoder, precision
 from lakerec.scorer.model import SlateScorer
 from lakerec.scorer.slates import Packer
 
-FORMAT = 1
+FORMAT = 2
 MANIFEST, HEAD = "manifest.json", "head.safetensors"
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """What an artefact holds and how it was made; `files` are SHA-256 by file name."""
+    """What an artefact holds and how it was made; `files` are SHA-256 by file name.
+
+    `prior` are the weights of the standardised features, and the bias. settings["language_model"] says whether the
+    artefact has one: without, a score is the prior's.
+    """
 
     version: str
     base_model: str
     feature_names: list[str]
     mean: list[float]
     std: list[float]
+    prior: list[float]
     settings: dict[str, Any]
     format: int = FORMAT
     files: dict[str, str] = field(default_factory=dict)
 
+    @property
+    def language_model(self) -> bool:
+        """Whether the language model corrects the prior."""
+        return bool(self.settings.get("language_model", True))
 
-def save(out: Path, model: SlateScorer, tokenizer: PreTrainedTokenizerFast, manifest: Manifest) -> Manifest:
+
+def save(
+    out: Path,
+    model: SlateScorer,
+    tokenizer: PreTrainedTokenizerFast,
+    manifest: Manifest,
+    beside: Callable[[Path], None] | None = None,
+) -> Manifest:
     """Write the artefact beside `out` and rename it there: a reader sees all of it or nothing."""
     draft = out.with_name(f".{out.name}.{os.getpid()}")
     draft.mkdir(parents=True)
     try:
-        model.encoder.save_pretrained(draft)
-        tokenizer.save_pretrained(draft)
-        save_file(head_weights(model), draft / HEAD)
-        files = {file.name: sha256(file) for file in sorted(draft.iterdir())}
+        if manifest.language_model:
+            model.encoder.save_pretrained(draft)
+            tokenizer.save_pretrained(draft)
+            save_file(head_weights(model), draft / HEAD)
+        if beside is not None:
+            beside(draft)
+        found = sorted(file for file in draft.rglob("*") if file.is_file())
+        files = {file.relative_to(draft).as_posix(): sha256(file) for file in found}
         complete = replace(manifest, files=files)
         (draft / MANIFEST).write_text(json.dumps(asdict(complete), indent=1), encoding="utf-8")
         shutil.rmtree(out, ignore_errors=True)
@@ -79,14 +100,20 @@ def load_manifest(path: Path) -> Manifest:
     return manifest
 
 
-def load(path: Path) -> tuple[SlateScorer, Packer, Manifest]:
-    """A scorer ready to predict; raises ModelError naming a file that is missing or differs from its hash."""
+def checked(path: Path) -> Manifest:
+    """The manifest of an artefact that is whole; ModelError names a file that is missing or differs from its hash."""
     manifest = load_manifest(path)
     for name, expected in manifest.files.items():
         file = path / name
         if not file.is_file() or sha256(file) != expected:
             fault = "differs from its hash" if file.is_file() else "is missing"
             raise ModelError(f"{file}: {fault}; copy the artefact again or train it again")
+    return manifest
+
+
+def load(path: Path) -> tuple[SlateScorer, Packer, Manifest]:
+    """A language model ready to predict, of an artefact that has one."""
+    manifest = checked(path)
     encoder, tokenizer = load_encoder(path)
     model = build(encoder, _array(manifest.mean), _array(manifest.std))
     model.load_state_dict(load_file(path / HEAD), strict=False)

@@ -84,8 +84,7 @@ class SlateScorer(nn.Module):
 
     def standardise(self, features: Tensor) -> Tensor:
         """Features (r, f) in standard deviations from the training mean; nan counts as the mean."""
-        scaled = torch.nan_to_num((features - self.mean) / self.std, nan=0.0)
-        return scaled.clamp(-FEATURE_LIMIT, FEATURE_LIMIT)
+        return standardise(features, self.mean, self.std)
 
     def collate(self, packs: Sequence[Pack]) -> Batch:
         """A batch on the device and in the precision of this model."""
@@ -111,6 +110,11 @@ class SlateScorer(nn.Module):
     def forward(self, batch: Batch, features: Tensor) -> Tensor:
         """Logits (r,) of the batch's candidates; features (r, f) in the order of `batch.rows`."""
         return self.combine(self.read(batch), features)
+
+
+def standardise(features: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    """Features (r, f) in standard deviations from the mean, at most FEATURE_LIMIT; nan counts as the mean."""
+    return torch.nan_to_num((features - mean) / std, nan=0.0).clamp(-FEATURE_LIMIT, FEATURE_LIMIT)
 
 
 def _first_position(encoder: PreTrainedModel) -> int:

@@ -10,8 +10,8 @@ import torch
 from numpy.typing import NDArray
 
 from lakerec.errors import ContractError
-from lakerec.scorer.artefact import Manifest, load
-from lakerec.scorer.model import SlateScorer
+from lakerec.scorer.artefact import Manifest, checked, load, load_manifest
+from lakerec.scorer.model import SlateScorer, standardise
 from lakerec.scorer.slates import Pack, Packer, Slate, batches
 
 # Tokens a batch. A GPU wants many. A processor is faster with one slate at a time: no time goes into padding,
@@ -20,39 +20,44 @@ BATCH_TOKENS = {"cuda": 65536, "cpu": 1}
 
 
 class Predictor:
-    """A loaded scorer."""
+    """A loaded scorer; without a language model its scores are the prior's."""
 
-    def __init__(self, model: SlateScorer, packer: Packer, manifest: Manifest) -> None:
-        self.model, self.packer, self.manifest = model, packer, manifest
+    def __init__(self, manifest: Manifest, model: SlateScorer | None = None, packer: Packer | None = None) -> None:
+        self.manifest, self.model, self.packer = manifest, model, packer
 
     @classmethod
     def load(cls, path: Path, threads: int) -> Predictor:
         """Load an artefact and let torch use so many threads of this process."""
         torch.set_num_threads(threads)
-        return cls(*load(path))
+        if not load_manifest(path).language_model:
+            return cls(checked(path))
+        model, packer, manifest = load(path)
+        return cls(manifest, model, packer)
 
     def score(self, slates: Sequence[Slate]) -> list[NDArray[np.float32]]:
         """P(positive) of each candidate, one float32 array (n,) per slate, in the order given."""
+        if self.model is None or self.packer is None:
+            return self.prior(slates)
         counts = [len(slate.texts) for slate in slates]
         features = stack_features(slates, len(self.manifest.feature_names))
-        found = self._probabilities(self.packer.pack(slates), features)
+        found = self._probabilities(self.model, self.packer.pack(slates), features)
         return np.split(found.numpy(), np.cumsum(counts)[:-1]) if slates else []
 
-    @torch.inference_mode()
     def prior(self, slates: Sequence[Slate]) -> list[NDArray[np.float32]]:
         """P(positive) by the features alone, without the language model's correction; shaped as `score`."""
         counts = [len(slate.texts) for slate in slates]
-        features = stack_features(slates, len(self.manifest.feature_names)).to(self.model.mean.device)
-        found = torch.sigmoid(self.model.prior(self.model.standardise(features)).squeeze(1)).cpu()
+        features = stack_features(slates, len(self.manifest.feature_names))
+        mean, std, prior = (torch.tensor(getattr(self.manifest, name)) for name in ("mean", "std", "prior"))
+        found = torch.sigmoid(standardise(features, mean, std) @ prior[:-1] + prior[-1])
         return np.split(found.numpy(), np.cumsum(counts)[:-1]) if slates else []
 
     @torch.inference_mode()
-    def _probabilities(self, packs: Sequence[Pack], features: torch.Tensor) -> torch.Tensor:
+    def _probabilities(self, model: SlateScorer, packs: Sequence[Pack], features: torch.Tensor) -> torch.Tensor:
         found = torch.zeros(len(features))
-        budget = BATCH_TOKENS[self.model.mean.device.type]
+        budget = BATCH_TOKENS[model.mean.device.type]
         for indices in batches([len(pack) for pack in packs], budget):
-            batch = self.model.collate([packs[index] for index in indices])
-            logits = self.model(batch, features[batch.rows].to(batch.ids.device))
+            batch = model.collate([packs[index] for index in indices])
+            logits = model(batch, features[batch.rows].to(batch.ids.device))
             found[batch.rows] = torch.sigmoid(logits).cpu()
         return found
 

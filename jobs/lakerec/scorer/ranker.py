@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import count
 from typing import Any
 
 import lightgbm
@@ -28,9 +29,7 @@ class Lessons:
     person: NDArray[np.int64]
 
     @classmethod
-    def of(
-        cls, found: Candidates, positives: NDArray[np.bool_], people: NDArray, negatives: int, seed: int
-    ) -> Lessons:
+    def of(cls, found: Candidates, positives: NDArray[np.bool_], people: NDArray, negatives: int, seed: int) -> Lessons:
         """The people whose candidates hold a positive, with about `negatives` others each, drawn by seed."""
         size = np.bincount(found.person)[found.person] if len(found) else np.zeros(0)
         drawn = np.random.default_rng(seed).random(len(found)) < negatives / np.maximum(size, 1)
@@ -39,6 +38,12 @@ class Lessons:
         person = found.person[kept]
         query = np.unique(person, return_inverse=True)[1]
         return cls(found.features[kept], positives[kept].astype(np.int8), query, people[person])
+
+    @classmethod
+    def none(cls, features: int) -> Lessons:
+        """No candidates."""
+        nobody = np.zeros(0, dtype=np.int64)
+        return cls(np.zeros((0, features), dtype=np.float32), nobody.astype(np.int8), nobody, nobody)
 
     @classmethod
     def joined(cls, parts: Sequence[Lessons]) -> Lessons:
@@ -85,6 +90,8 @@ class Ranker:
         folds = min(settings.folds, len(np.unique(lessons.person)))
         if folds < 2:
             raise NotEnoughDataError("the final ranker needs two people with a target among their candidates")
+        # Of a handful of people one fold may hold all: then as many folds as tell two of them apart.
+        folds = next(k for k in count(folds) if len(np.unique(_folds(lessons.person, k))) > 1)
         fold = _folds(lessons.person, folds)
         return cls([_boost(lessons, fold == k, names, settings, threads) for k in range(folds)], list(names))
 

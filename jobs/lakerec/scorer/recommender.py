@@ -30,16 +30,6 @@ class Scores(Protocol):
 
 
 @dataclass(frozen=True)
-class Lesson:
-    """One training cut: generators know `ground` (everyone's events), and `parts` are targets behind it."""
-
-    ground: Histories
-    parts: Sequence[Part]
-    retriever: Scores | None = None
-    stock: Stock | None = None
-
-
-@dataclass(frozen=True)
 class Ranked:
     """Candidates with the ranker's score (n,) float32."""
 
@@ -47,14 +37,19 @@ class Ranked:
     score: Floats
 
     def lists(self, people: int, k: int) -> NDArray[np.int64]:
-        """(people, k) items, best first, ties by item; -1 where there are no more."""
+        """(people, k) items, best first, ties by item; -1 behind the last."""
+        return self.tops(people, k)[0]
+
+    def tops(self, people: int, k: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """items (people, k), best first, ties by item, and their places among the candidates; -1 behind the last."""
         order = np.lexsort((self.found.item, -self.score, self.found.person))
         person = self.found.person[order]
         place = np.arange(len(order)) - np.searchsorted(person, np.arange(people))[person]
-        lists = np.full((people, k), -1, dtype=np.int64)
+        items, places = (np.full((people, k), -1, dtype=np.int64) for _ in range(2))
         kept = place < k
-        lists[person[kept], place[kept]] = self.found.item[order][kept]
-        return lists
+        items[person[kept], place[kept]] = self.found.item[order][kept]
+        places[person[kept], place[kept]] = order[kept]
+        return items, places
 
     def ranks(self, part: Part) -> NDArray[np.float64]:
         """(t,) the mean rank of each target among its person's candidates; infinite where it is none."""
@@ -80,6 +75,7 @@ class FirstStage:
     stock: Stock
     depth: int
     repeats: bool
+    hidden: tuple[int, ...] = ()
 
     @property
     def names(self) -> list[str]:
@@ -92,11 +88,8 @@ class FirstStage:
         return found | ({RETRIEVER: self.retriever.score(histories)} if self.retriever is not None else {})
 
     def allowed(self, histories: Histories) -> NDArray[np.bool_]:
-        """(users, items): everything, or without repeats what a person has not had."""
-        mask = np.ones((len(histories), histories.n_items), dtype=np.bool_)
-        if not self.repeats:
-            mask[histories.users, histories.items] = False
-        return mask
+        """(users, items): what may be recommended, whatever the shelf."""
+        return allowed(histories, self.repeats, self.hidden)
 
     def blocks(self, histories: Histories) -> Iterator[tuple[NDArray[np.int64], Histories, dict[str, Floats]]]:
         """People in blocks whose scores fit memory: their places, events and scores."""
@@ -112,6 +105,14 @@ class FirstStage:
         return candidates(scores, histories, mask, self.shelf, self.stock, self.depth)
 
 
+def allowed(histories: Histories, repeats: bool, hidden: Sequence[int] = ()) -> NDArray[np.bool_]:
+    """(users, items): everything, but what a person had (without repeats), or had by an event of a hidden type."""
+    mask = np.ones((len(histories), histories.n_items), dtype=np.bool_)
+    gone = np.isin(histories.types, hidden) if repeats else np.ones(len(histories.items), dtype=np.bool_)
+    mask[histories.users[gone], histories.items[gone]] = False
+    return mask
+
+
 def first_stage(
     ground: Histories,
     shelf: Shelf,
@@ -120,10 +121,11 @@ def first_stage(
     ranker: Settings,
     repeats: bool,
     stock: Stock | None = None,
+    hidden: Sequence[int] = (),
 ) -> FirstStage:
     """Fit each generator that `settings` names on what is known at a cut."""
     members = {name: generators.fit(name, ground, shelf, chosen) for name, chosen in settings.items()}
-    return FirstStage(members, retriever, shelf, stock or Stock.of(ground), ranker.depth, repeats)
+    return FirstStage(members, retriever, shelf, stock or Stock.of(ground), ranker.depth, repeats, tuple(hidden))
 
 
 @dataclass(frozen=True)
@@ -137,11 +139,21 @@ class Recommender:
         """The same ranker over sources that were fitted on more."""
         return replace(self, stage=stage)
 
-    def rank(self, histories: Histories, allowed: NDArray[np.bool_] | None = None) -> Ranked:
-        """Candidates of everyone with their scores."""
+    def rank(
+        self,
+        histories: Histories,
+        on_shelf: NDArray[np.bool_] | None = None,
+        without: tuple[NDArray[np.int64], NDArray[np.int64]] | None = None,
+    ) -> Ranked:
+        """Candidates of everyone with their scores: items (items,) on the shelf, without pairs (person, item)."""
         parts = []
         for people, mine, scores in self.stage.blocks(histories):
-            mask = allowed[people] if allowed is not None else None
+            mask = self.stage.allowed(mine)
+            if on_shelf is not None:
+                mask &= on_shelf
+            if without is not None:
+                inside = (without[0] >= people[0]) & (without[0] <= people[-1])
+                mask[without[0][inside] - people[0], without[1][inside]] = False
             found = self.stage.candidates(mine, scores, mask)
             parts.append((replace(found, person=people[found.person]), self.ranker.score(found.features)))
         return _joined(parts)
@@ -155,11 +167,12 @@ def _joined(parts: Sequence[tuple[Candidates, Floats]]) -> Ranked:
     return Ranked(Candidates(person, item, np.zeros((0, 0), dtype=np.float32), source), score)
 
 
-def lessons(stage: FirstStage, part: Part, settings: Settings) -> Lessons:
+def lessons(stage: FirstStage, part: Part, settings: Settings, on_shelf: NDArray[np.bool_] | None = None) -> Lessons:
     """The candidates of a part's people, labelled, a sample of the negatives."""
-    found = []
+    found = [Lessons.none(len(feature_names(stage.names)))]
     for people, mine, scores in stage.blocks(part.histories):
-        made = stage.candidates(mine, scores)
+        mask = stage.allowed(mine)
+        made = stage.candidates(mine, scores, mask if on_shelf is None else mask & on_shelf)
         positives = targeted(part, people[made.person], made.item, mine.n_items)
         found.append(Lessons.of(made, positives, part.people[people], settings.negatives, settings.seed))
     return Lessons.joined(found)
@@ -175,9 +188,15 @@ def learn(
     settings: Settings,
     threads: int,
     say: Callable[[str], None] = print,
+    shelves: Sequence[NDArray[np.bool_] | None] | None = None,
 ) -> tuple[Ranker, Lessons]:
     """The ranker from several cuts: each stage knows what was before its parts' targets."""
-    made = [lessons(stage, part, settings) for stage, parts in stages for part in parts]
+    masks = shelves or [None] * len(stages)
+    made = [
+        lessons(stage, part, settings, mask)
+        for (stage, parts), mask in zip(stages, masks, strict=True)
+        for part in parts
+    ]
     joined = Lessons.joined(made)
     say(f"final ranker: {joined.queries} queries, {len(joined.labels)} candidates, {joined.features.shape[1]} features")
     names = feature_names(stages[0][0].names)
@@ -185,24 +204,36 @@ def learn(
 
 
 def tuned(
-    ground: Histories, shelf: Shelf, part: Part, names: Sequence[str], repeats: bool
+    ground: Histories,
+    shelf: Shelf,
+    part: Part,
+    names: Sequence[str],
+    repeats: bool,
+    on_shelf: NDArray[np.bool_] | None = None,
+    hidden: Sequence[int] = (),
 ) -> dict[str, generators.Settings]:
     """For each generator the settings with the best NDCG@20 over the whole catalogue on `part`."""
 
     def judge(generator: Generator) -> float:
-        return float(np.nanmean(metrics.by_user(full_ranks(generator, part, repeats), part.target_starts)["ndcg@20"]))
+        ranks = full_ranks(generator, part, repeats, on_shelf, hidden)
+        return float(np.nanmean(metrics.by_user(ranks, part.target_starts)["ndcg@20"]))
 
     return {name: generators.tune(name, ground, shelf, judge) for name in names}
 
 
-def full_ranks(source: Scores, part: Part, repeats: bool) -> NDArray[np.float64]:
-    """(t,) the rank of each target in the whole catalogue by one source's scores."""
+def full_ranks(
+    source: Scores,
+    part: Part,
+    repeats: bool,
+    on_shelf: NDArray[np.bool_] | None = None,
+    hidden: Sequence[int] = (),
+) -> NDArray[np.float64]:
+    """(t,) the rank of each target in the whole catalogue (items on the shelf) by one source's scores."""
     ranks = np.empty(len(part.target_items))
     for people in part.histories.blocks(max(1, SCORES // max(part.histories.n_items, 1))):
         mine = part.histories.select(people)
-        scores = np.asarray(source.score(mine), dtype=np.float32)
-        if not repeats:
-            scores[mine.users, mine.items] = -np.inf
+        mask = allowed(mine, repeats, hidden)
+        scores = np.where(mask if on_shelf is None else mask & on_shelf, source.score(mine), np.float32(-np.inf))
         span = slice(part.target_starts[people[0]], part.target_starts[people[-1] + 1])
         ranks[span] = metrics.mean_ranks(scores, part.target_users[span] - people[0], part.target_items[span])
     return ranks

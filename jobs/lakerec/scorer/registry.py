@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 MODEL = "lakerec-scorer"
 CHAMPION = "champion"
+TAG_LENGTH = 4000  # MLflow's database holds 5,000 characters of a tag
 
 
 def _client(uri: str) -> MlflowClient:
@@ -51,14 +52,17 @@ def _log_figure(client: MlflowClient, run_id: str, name: str, value: Any) -> Non
         client.log_metric(run_id, name, float(figure), step=step)
 
 
-def register(uri: str, version: str, artefact_path: Path, metrics: Mapping[str, float]) -> str:
+def register(
+    uri: str, version: str, artefact_path: Path, metrics: Mapping[str, float], tags: Mapping[str, str] | None = None
+) -> str:
     """Register an artefact once under its version, return MLflow's number; ndcg@10 is tagged ndcg_at_10."""
     client = _client(uri)
     if not client.search_registered_models(f"name = '{MODEL}'"):
         client.create_registered_model(MODEL)
     number = _number(client, version) or _create(client, version, artefact_path)
-    for name, value in metrics.items():
-        client.set_model_version_tag(MODEL, number, name.replace("@", "_at_"), f"{value:.6g}")
+    told = {name.replace("@", "_at_"): f"{value:.6g}" for name, value in metrics.items()} | dict(tags or {})
+    for name, text in told.items():
+        client.set_model_version_tag(MODEL, number, name, text[:TAG_LENGTH])
     return number
 
 

@@ -47,6 +47,7 @@ class TrainingReport:
     best_epoch: int = 0
     seconds: float = 0.0
     tokens: int = 0
+    language_model: bool = True
 
     @property
     def prior_loss(self) -> float:
@@ -71,8 +72,13 @@ def train(
     feature_names: list[str],
     out: Path,
     progress: Callable[[str], None],
+    beside: Callable[[Path], None] | None = None,
 ) -> TrainingReport:
-    """Fine-tune and write the artefact to `out`, whose name is its version; a run that was killed goes on."""
+    """Fine-tune and write the artefact to `out`, whose name is its version; a run that was killed goes on.
+
+    `beside` writes what else belongs to the artefact into its folder. A language model that does not lower the
+    validation loss is left out, unless the configuration wants it always: lists are then the features' alone.
+    """
     torch.manual_seed(scorer.training.seed)
     encoder, tokenizer = load_encoder(folder(scorer.model))
     check_length(encoder, scorer.history_tokens + scorer.candidate_tokens + 3, scorer.model)
@@ -87,16 +93,19 @@ def train(
     report = TrainingReport(model_id(scorer.model), len(train), len(examples.labels))
     run = Run(model, examples, held_out, scorer.training, report, progress)
     checkpoint = out.with_name(f".{out.name}.checkpoint")
-    run.fit(checkpoint, fingerprint([*train, *valid], scorer, report.base_model))
+    if scorer.language_model == "never":
+        report.valid_loss.append(run.validate())
+    else:
+        run.fit(checkpoint, fingerprint([*train, *valid], scorer, report.base_model))
     if isinstance(model.encoder, PeftModel):
         model.encoder = model.encoder.merge_and_unload()
-    settings = scorer.model_dump(mode="json", exclude={"model"})
-    save(
-        out,
-        model,
-        tokenizer,
-        Manifest(out.name, report.base_model, feature_names, mean.tolist(), std.tolist(), settings),
-    )
+    report.language_model = scorer.language_model == "always" or report.best_epoch > 0
+    if not report.language_model:
+        progress("the language model does not lower the validation loss: it is left out, and costs nothing")
+    settings = scorer.model_dump(mode="json", exclude={"model"}) | {"language_model": report.language_model}
+    prior = [*model.prior.weight.detach().flatten().tolist(), float(model.prior.bias)]
+    made = Manifest(out.name, report.base_model, feature_names, mean.tolist(), std.tolist(), prior, settings)
+    save(out, model, tokenizer, made, beside)
     checkpoint.unlink(missing_ok=True)
     return report
 

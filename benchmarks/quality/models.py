@@ -1,0 +1,296 @@
+"""Every model of the table at a cut: sources, their blend, Spark's ALS, the retriever and the rankers."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from benchmarks.quality.courses import Course, Cut, some
+from benchmarks.quality.data import Dataset
+from benchmarks.record import ROOT
+from numpy.typing import NDArray
+
+from lakerec import generators
+from lakerec.config import Ranker as RankerSettings
+from lakerec.features import Candidates, Stock, feature_names, nominate
+from lakerec.generators.base import Shelf
+from lakerec.generators.blend import blended, fitted_weights, standardised
+from lakerec.generators.factors import Als
+from lakerec.histories import Floats, Histories
+from lakerec.metrics import mean_ranks
+from lakerec.protocols import Part
+from lakerec.scorer.ranker import Lessons, Ranker
+from lakerec.scorer.recommender import SCORES, FirstStage, Ranked, Recommender, Scores, allowed, lessons, tuned
+from lakerec.scorer.retriever import ItemSide, Retriever, RetrieverSettings, fit
+
+K = 10  # length of the lists
+BLENDED = 1000  # people that the blend's weights are fitted on
+THREADS = int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1))  # of LightGBM
+LOG = ROOT / "jobs" / "lakerec" / "log4j2.properties"
+Tuned = Mapping[str, generators.Settings]
+
+
+def say(text: str) -> None:
+    """One line of progress, at once."""
+    print(f"{time.strftime('%H:%M:%S')} {text}", flush=True)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a model did: ranks (t,) of the targets, infinite where it had no such candidate; lists (users, K).
+
+    seconds: its fit and its scores, those of the sources under it left out; candidates: how many a person has.
+    """
+
+    ranks: NDArray[np.float64]
+    lists: NDArray[np.int64]
+    seconds: float
+    candidates: float = np.nan
+
+
+@dataclass(frozen=True)
+class Arm:
+    """What a retriever knows of the items and people beside the events."""
+
+    name: str = "retriever"
+    text: Literal["own", "none", "permuted"] = "own"
+    graph: bool = False
+    profile: bool = False
+
+    def side(self, shelf: Shelf) -> ItemSide:
+        """Its ItemSide; `permuted` deals the text vectors out anew among the items, as a control."""
+        graph = shelf.graph if self.graph else None
+        if self.text == "none":
+            return ItemSide(np.zeros_like(shelf.text), graph)
+        places = np.arange(len(shelf))
+        return ItemSide(
+            shelf.text[np.random.default_rng(0).permutation(places) if self.text == "permuted" else places], graph
+        )
+
+
+@dataclass(frozen=True)
+class Told:
+    """A retriever that reads each person's profile."""
+
+    retriever: Retriever
+
+    def score(self, histories: Histories) -> Floats:
+        """(users, items)."""
+        return self.retriever.score(histories, profile=histories.profiles)
+
+
+@dataclass
+class Trainer:
+    """Retrievers of one arm at any cut. How many epochs is found once, by the events behind the tuning cut.
+
+    A run that was killed goes on from the checkpoints in `place`.
+    """
+
+    arm: Arm
+    course: Course
+    dataset: Dataset
+    settings: RetrieverSettings
+    place: Path
+    epochs: int | None = None
+    made: dict[tuple[str, int], tuple[Scores, float]] = field(default_factory=dict)
+
+    def at(self, cut: Cut, seed: int) -> tuple[Scores, float]:
+        """The retriever that was trained on a cut's ground, and the seconds of its training."""
+        if self.epochs is None:
+            self._stopped(seed)
+        if (cut.name, seed) not in self.made:
+            none = np.zeros(len(cut.ground), dtype=np.int64)
+            model, seconds, _ = self._fit(cut.ground, none, cut.name, seed, self.epochs)
+            self.made[cut.name, seed] = (model, seconds)
+        return self.made[cut.name, seed]
+
+    def _stopped(self, seed: int) -> None:
+        """At the tuning cut, stopped where the events up to the test are likeliest."""
+        tuning, stop = self.course.tuning, self.course.stop
+        held = stop.lengths - tuning.ground.lengths
+        model, seconds, self.epochs = self._fit(stop, held, f"{tuning.name}_stopped", seed, None)
+        self.made[tuning.name, seed] = (model, seconds)
+
+    def _fit(
+        self, ground: Histories, held: NDArray[np.int64], name: str, seed: int, epochs: int | None
+    ) -> tuple[Scores, float, int]:
+        settings = self.settings.model_copy(update={"seed": seed})
+        label = self.arm.name.replace(" ", "_")
+        checkpoint = self.place / f"{label}-{name}-{seed}.safetensors"
+        profile = ground.profiles if self.arm.profile else None
+        side = self.arm.side(self.dataset.shelf)
+        told = f"{self.arm.name}, {name}, seed {seed}: "
+        model, report = fit(
+            ground,
+            held,
+            side,
+            settings,
+            checkpoint,
+            profile=profile,
+            epochs=epochs,
+            progress=lambda line: say(told + line),
+        )
+        found: Scores = model if profile is None else Told(model)
+        return found, report.seconds, max(1, report.best_epoch)
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """The generators at a cut, and the seconds that each took to fit."""
+
+    stage: FirstStage
+    seconds: dict[str, float]
+
+
+def fitted(cut: Cut, dataset: Dataset, settings: Tuned, ranker: RankerSettings, repeats: bool) -> Fitted:
+    """Fit each generator on a cut's ground; an item that was first seen later has no age."""
+    members, seconds = {}, {}
+    for name, chosen in settings.items():
+        began = time.perf_counter()
+        members[name] = generators.fit(name, cut.ground, dataset.shelf, chosen)
+        seconds[name] = time.perf_counter() - began
+    stock = Stock.of(cut.ground, dataset.records.price)
+    say(f"{cut.name}: {len(members)} generators fitted in {sum(seconds.values()):.0f} s")
+    return Fitted(FirstStage(members, None, dataset.shelf, stock, ranker.depth, repeats), seconds)
+
+
+def chosen_settings(course: Course, dataset: Dataset, names: Sequence[str], place: Path) -> dict[str, dict[str, Any]]:
+    """The generators' settings by NDCG@20 at the tuning cut; kept in `place` for a run that goes on."""
+    cut = course.tuning
+    digest = hashlib.sha256(str([(name, generators.MEMBERS[name].grid) for name in names]).encode())
+    for array in (cut.ground.items, cut.ground.starts, cut.parts[0].target_items):
+        digest.update(np.ascontiguousarray(array).tobytes())
+    file = place / f"settings-{digest.hexdigest()[:16]}.json"
+    if not file.exists():
+        say(f"{cut.name}: tuning {len(names)} generators")
+        found = tuned(cut.ground, dataset.shelf, cut.parts[0], names, course.repeats)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(found))
+    read: dict[str, dict[str, Any]] = json.loads(file.read_text())
+    return read
+
+
+def catalogue_outcomes(
+    sources: Mapping[str, Scores], part: Part, repeats: bool, weights: Mapping[str, float], blend: str = "blend"
+) -> dict[str, Outcome]:
+    """Each source's ranks in the whole catalogue and its lists; with `weights` those of the blend."""
+    names = [*sources, *([blend] if weights else [])]
+    ranks = {name: np.empty(len(part.target_items)) for name in names}
+    lists = {name: np.full((len(part), K), -1, dtype=np.int64) for name in names}
+    seconds = dict.fromkeys(names, 0.0)
+    for people in part.histories.blocks(max(1, SCORES // max(part.histories.n_items, 1))):
+        mine = part.histories.select(people)
+        mask = allowed(mine, repeats)
+        span = slice(part.target_starts[people[0]], part.target_starts[people[-1] + 1])
+        targets = part.target_users[span] - people[0], part.target_items[span]
+        sofar: dict[str, Floats] = {}
+        for name in names:
+            began = time.perf_counter()
+            score = (
+                sources[name].score(mine) if name in sources else blended(list(sofar.values()), _shares(sofar, weights))
+            )
+            if name in weights:
+                sofar[name] = standardised(score)
+            ranks[name][span] = mean_ranks(np.where(mask, score, -np.inf).astype(np.float32), *targets)
+            person, item, place = nominate({name: score}, mask, K)
+            lists[name][people[person], place[:, 0]] = item
+            seconds[name] += time.perf_counter() - began
+    return {name: Outcome(ranks[name], lists[name], seconds[name]) for name in names}
+
+
+def _shares(scores: Mapping[str, Floats], weights: Mapping[str, float]) -> NDArray[np.float64]:
+    return np.array([weights[name] for name in scores])
+
+
+def blend_weights(stage: FirstStage, part: Part, seed: int) -> dict[str, float]:
+    """The generators' weights in the blend, fitted on a part's targets."""
+    few = some(part, BLENDED, seed)
+    scores = [standardised(member.score(few.histories)) for member in stage.members.values()]
+    found = fitted_weights(scores, stage.allowed(few.histories), few.target_users, few.target_items)
+    return dict(zip(stage.members, found.tolist(), strict=True))
+
+
+def learned(
+    stages: Sequence[tuple[FirstStage, Sequence[Part]]], settings: RankerSettings, kept: list[Lessons] | None = None
+) -> tuple[Ranker, list[Lessons]]:
+    """The ranker from several cuts, and what it learned from; `kept` are lessons that need not be made again."""
+    made = list(kept or []) + [lessons(stage, part, settings) for stage, parts in stages for part in parts]
+    whole = Lessons.joined(made)
+    say(f"ranker: {whole.queries} queries, {len(whole.labels)} candidates, {whole.features.shape[1]} features")
+    return Ranker.fit(whole, feature_names(stages[0][0].names), settings, THREADS), made
+
+
+def ranked(recommender: Recommender, part: Part) -> Outcome:
+    """The ranks and lists of a recommender; `seconds` those of the ranking."""
+    began = time.perf_counter()
+    found = recommender.rank(part.histories)
+    lists = found.lists(len(part), K)
+    ranks = found.ranks(part)
+    return Outcome(ranks, lists, time.perf_counter() - began, len(found.found) / len(part))
+
+
+def spark_als(ground: Histories, settings: generators.Settings, seed: int) -> Als:
+    """Item factors of Spark's implicit ALS under the settings of `als`; people are folded in as they are there."""
+    import pandas as pd
+    from pyspark.ml.recommendation import ALS
+    from pyspark.sql import SparkSession
+
+    os.environ["PYSPARK_PYTHON"] = sys.executable
+    options: dict[str, Any] = {
+        "spark.ui.enabled": "false",
+        "spark.ui.showConsoleProgress": "false",
+        "spark.driver.extraJavaOptions": f"-Dlog4j2.configurationFile={LOG}",
+        "spark.driver.memory": "2g",
+        "spark.sql.shuffle.partitions": "4",
+    }
+    builder = SparkSession.builder.master("local[2]").appName("bench").config(map=options)
+    spark = builder.config("spark.sql.execution.arrow.pyspark.enabled", "true").getOrCreate()
+    try:
+        pairs = ground.chosen().matrix().tocoo()
+        rows = spark.createDataFrame(pd.DataFrame({"user": pairs.row, "item": pairs.col, "rating": pairs.data}))
+        als = ALS(rank=settings["size"], regParam=settings["reg"], alpha=settings["alpha"], seed=seed)
+        als = als.setImplicitPrefs(True).setMaxIter(settings.get("rounds", 8)).setUserCol("user").setItemCol("item")
+        found = als.fit(rows).itemFactors.toPandas()
+    finally:
+        spark.stop()
+    factors = np.zeros((ground.n_items, settings["size"]), dtype=np.float32)
+    factors[found["id"].to_numpy()] = np.stack(found["features"].to_list())
+    return Als(factors, settings["alpha"], settings["reg"])
+
+
+def without_each(
+    stage: FirstStage, made: Sequence[Lessons], part: Part, settings: RankerSettings
+) -> dict[str, NDArray[np.float64]]:
+    """Ranks (t,) by the whole ranker under "" and, under each source's name, by one refitted without its features."""
+    names, whole = feature_names(stage.names), Lessons.joined(made)
+    blocks = [
+        replace(found, person=people[found.person])
+        for people, mine, scores in stage.blocks(part.histories)
+        for found in [stage.candidates(mine, scores)]
+    ]
+    merged, ranks = _merged(blocks), {}
+    for source in ["", *stage.names]:
+        gone = {f"{source}_{kind}" for kind in ("score", "z", "rank")}
+        kept = [place for place, name in enumerate(names) if name not in gone]
+        fewer = replace(whole, features=whole.features[:, kept])
+        ranker = Ranker.fit(fewer, [names[place] for place in kept], settings, THREADS)
+        scored = np.concatenate([ranker.score(block.features[:, kept]) for block in blocks])
+        ranks[source] = Ranked(merged, scored).ranks(part)
+        say(f"ranker without {source or 'nothing'}: learned")
+    return ranks
+
+
+def _merged(blocks: Sequence[Candidates]) -> Candidates:
+    """Candidates of several blocks without their features."""
+    columns = {
+        name: np.concatenate([getattr(block, name) for block in blocks]) for name in ("person", "item", "source")
+    }
+    return replace(blocks[0], features=np.zeros((0, 0), dtype=np.float32), **columns)

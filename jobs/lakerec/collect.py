@@ -1,0 +1,189 @@
+"""From the lake's tables to a World: the columns that are read, and their collection on the driver."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import date
+from functools import reduce
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
+
+from lakerec.candidates import event_columns, histories, known_items, latest_sequences
+from lakerec.config import Config
+from lakerec.generators.popularity import DailyCounts
+from lakerec.lake import Lake
+from lakerec.policy import excluded
+from lakerec.scorer.base_model import model_id
+from lakerec.world import World, day_number, end_of, world
+
+if TYPE_CHECKING:
+    from lakerec.scorer.serving_day import ShelfOfDay
+
+INPUTS = (
+    "silver.events",
+    "ml.sequences",
+    "silver.items",
+    "silver.kg",
+    "ml.item_embeddings",
+    "ml.user_patterns",
+    "silver.users",
+)
+READ = ("user_id", "history", "items", "types", "days", "taken", "pattern", "profile")
+
+
+def item_columns(items: DataFrame) -> DataFrame:
+    """item_id, valid_from, valid_to, first_seen (ints), text_hash, price, attributes of every version of an item."""
+    price = F.try_element_at("attributes", F.lit("price")).try_cast("double").alias("price")
+    days = (F.unix_date(name).alias(name) for name in ("valid_from", "valid_to", "first_seen"))
+    told = F.coalesce(F.nullif("text", F.lit("")), "title", "item_id").alias("told")
+    return items.orderBy("item_id", "valid_from").select("item_id", *days, "text_hash", told, price, "attributes")
+
+
+def collect(
+    lake: Lake,
+    config: Config,
+    as_of: date,
+    base: Sequence[str] = (),
+    base_nodes: Sequence[str] = (),
+    versions: Mapping[str, int] | None = None,
+) -> World:
+    """Everything known by the end of `as_of`, of the tables' pinned `versions`; items coded behind those of `base`."""
+    pinned = versions or {}
+    events, items, triples, embeddings, patterns, users = (
+        lake.read(name, pinned.get(name)) for name in INPUTS if name != "ml.sequences"
+    )
+    known = F.col("ingest_date") <= F.lit(as_of)
+    told = item_columns(items.where(F.col("valid_from") <= F.lit(as_of))).toPandas()
+    return world(
+        _in_order(event_columns(events.where(known), config.event_types, config.policy.filter_types)).toPandas(),
+        told,
+        _vectors(embeddings, config.scorer.model, items, profile_columns(users)),
+        _triples(triples, as_of).toPandas(),
+        config.event_types,
+        base,
+        base_nodes,
+        _patterns(patterns, as_of).toPandas(),
+        profile_columns(users.where(F.col("valid_from") <= F.lit(as_of))).toPandas(),
+    )
+
+
+def profile_columns(users: DataFrame) -> DataFrame:
+    """user_id, valid_from, valid_to (ints), text_hash, text of the profiles that have a text."""
+    told = users.where(F.coalesce("text", F.lit("")) != "").orderBy("user_id", "valid_from")
+    days = (F.unix_date(name).alias(name) for name in ("valid_from", "valid_to"))
+    return told.select("user_id", *days, F.sha2("text", 256).alias("text_hash"), "text")
+
+
+def shelf_of_day(lake: Lake, config: Config, day: date, base: Sequence[str], base_nodes: Sequence[str]) -> ShelfOfDay:
+    """What the workers need to know of a day's catalogue, items coded behind those of a model."""
+    from lakerec.scorer.serving_day import ShelfOfDay, pattern_shares
+
+    events, items, triples, embeddings = (
+        lake.read(name) for name in ("silver.events", "silver.items", "silver.kg", "ml.item_embeddings")
+    )
+    counts = _daily_counts(events, day, config.event_types)
+    told = item_columns(items.where(F.col("valid_from") <= F.lit(day))).toPandas()
+    vectors = _vectors(embeddings, config.scorer.model, items)
+    found = world(counts, told, vectors, _triples(triples, day).toPandas(), config.event_types, base, base_nodes)
+    codes = found.item_codes
+    daily = DailyCounts.of_counts(found.events["item"], counts["day"], counts["chosen"], len(codes))
+    return ShelfOfDay(
+        items=[str(item) for item in found.items],
+        texts=[str(text) for text in found.texts(day)],
+        shelf=found.shelf(day),
+        stock=found.stock(day, daily),
+        on_shelf=found.on_shelf(day),
+        patterns=pattern_shares(_pattern_popular(lake, day), codes, len(codes)),
+        weights=dict(config.event_types),
+        kinds=found.kinds,
+        at=end_of(day),
+    )
+
+
+def _daily_counts(events: DataFrame, day: date, weights: Mapping[str, float]) -> pd.DataFrame:
+    """item_id, day, chosen (events of a positive weight), and the columns of an event: a row an item and day."""
+    positive = {name: weight for name, weight in weights.items() if weight > 0}
+    known = event_columns(events.where(F.col("ingest_date") <= F.lit(day)), positive)
+    rows = known.groupBy("item_id", F.floor("day").cast("double").alias("day")).agg(F.count("*").alias("chosen"))
+    told: pd.DataFrame = rows.orderBy("item_id", "day").toPandas()
+    kind = next(iter(sorted(positive)), "")
+    return told.assign(user_id="*", event_type=kind, ingest=told["day"].astype(int))
+
+
+def _pattern_popular(lake: Lake, day: date) -> dict[int, dict[str, float]]:
+    """The popular items of each pattern of the newest patterns known on `day`, with their shares."""
+    known = lake.read("ml.behaviour_patterns").where(F.col("as_of_date") <= F.lit(day))
+    newest = known.agg(F.max("as_of_date")).first()
+    if newest is None or newest[0] is None:
+        return {}
+    rows = known.where(F.col("as_of_date") == F.lit(newest[0])).select("pattern_id", "popular").collect()
+    return {row["pattern_id"]: {item["item_id"]: item["score"] for item in row["popular"]} for row in rows}
+
+
+def readings(
+    lake: Lake, config: Config, day: date, due: DataFrame, events: DataFrame, sequences: DataFrame
+) -> DataFrame:
+    """The columns READ of each user who is due: text, events, what is not to be shown, pattern, profile."""
+    filtered = config.policy.filter_types
+    mine = events.join(due, on="user_id", how="left_semi")
+    told = latest_sequences(sequences, day).select("user_id", F.col("text").alias("history"))
+    taken = excluded(mine, day, filtered).groupBy("user_id").agg(F.collect_set("item_id").alias("taken"))
+    rows = due.join(histories(mine, day, config.event_types, filtered), on="user_id", how="left")
+    for other in (told, taken, patterns_on(lake, day), profiles_on(lake, day, config)):
+        rows = rows.join(other, on="user_id", how="left")
+    return rows.select(*READ)
+
+
+def patterns_on(lake: Lake, day: date) -> DataFrame:
+    """user_id, pattern: everyone's place in the newest patterns known on `day`."""
+    known = lake.read("ml.user_patterns").where(F.col("as_of_date") <= F.lit(day))
+    newest = known.agg(F.max("as_of_date").alias("newest"))
+    rows = known.join(F.broadcast(newest), on=F.col("as_of_date") == F.col("newest"), how="inner")
+    return rows.select("user_id", F.col("pattern_id").alias("pattern"))
+
+
+def profiles_on(lake: Lake, day: date, config: Config) -> DataFrame:
+    """user_id, profile: the text vector of each profile that holds on `day`."""
+    number = day_number(day)
+    held = (F.col("valid_from") <= number) & (F.col("valid_to").isNull() | (F.col("valid_to") > number))
+    told = profile_columns(lake.read("silver.users")).where(held)
+    mine = lake.read("ml.item_embeddings").where(F.col("model_id") == model_id(config.scorer.model))
+    found = told.join(mine, on="text_hash", how="inner")
+    return found.select("user_id", F.col("vector").alias("profile"))
+
+
+def strangers(lake: Lake, day: date, known: DataFrame) -> DataFrame:
+    """user_id, as_of_date (the day they were first seen) of who has a profile on `day` and no event known yet."""
+    rows = known_items(lake.read("silver.users"), day).where(F.coalesce("text", F.lit("")) != "")
+    found = rows.join(known, on="user_id", how="left_anti")
+    return found.select("user_id", F.col("first_seen").alias("as_of_date"))
+
+
+def _in_order(events: DataFrame) -> DataFrame:
+    """In a total order: what is fitted must not depend on how Spark cut the rows."""
+    told = events.orderBy("day", "user_id", "event_id")
+    return told.select("user_id", "item_id", "event_type", "day", "ingest")
+
+
+def _vectors(embeddings: DataFrame, model: str, *told: DataFrame) -> dict[str, NDArray[np.float32]]:
+    """The vectors of all texts of some frames, by text_hash."""
+    wanted = reduce(DataFrame.unionByName, [rows.select("text_hash") for rows in told])
+    mine = embeddings.where(F.col("model_id") == model_id(model))
+    found = mine.join(wanted, on="text_hash", how="left_semi").orderBy("text_hash")
+    rows: pd.DataFrame = found.select("text_hash", "vector").toPandas()
+    return {name: np.asarray(v, dtype=np.float32) for name, v in zip(rows["text_hash"], rows["vector"], strict=True)}
+
+
+def _triples(graph: DataFrame, as_of: date) -> DataFrame:
+    known = graph.where(F.col("first_seen") <= F.lit(as_of)).orderBy("head", "relation", "tail")
+    return known.select("head", "relation", "tail", F.unix_date("first_seen").alias("since"))
+
+
+def _patterns(patterns: DataFrame, as_of: date) -> DataFrame:
+    known = patterns.where(F.col("as_of_date") <= F.lit(as_of)).orderBy("as_of_date", "user_id")
+    return known.select("user_id", F.unix_date("as_of_date").alias("day"), "pattern_id")

@@ -1,0 +1,153 @@
+"""A recommender as files: the catalogue's order, fitted generators, retrievers, boosters, and how they were made."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lakerec import generators
+from lakerec.errors import ModelError
+from lakerec.features import Stock
+from lakerec.generators.base import Generator, Shelf
+from lakerec.generators.popularity import PatternPopular, Popular, Rising
+from lakerec.histories import Floats, Histories
+from lakerec.scorer.ranker import Ranker
+from lakerec.scorer.recommender import FirstStage, Recommender, Scores
+from lakerec.scorer.retriever import ItemSide, Retriever
+
+RECIPE, ITEMS, NODES, REPORT = "recipe.json", "items.json", "nodes.json", "report.json"
+FOLDER = "recommender"
+ROLES = ("learned", "evaluated", "serving")  # known before the ranker's cuts, before the test cut, everything
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a recommender is put together: generators with their settings, candidates of each, what is hidden.
+
+    `days` says what each role knows: the last day, ISO.
+    """
+
+    settings: dict[str, generators.Settings]
+    depth: int
+    repeats: bool
+    hidden: list[int]
+    kinds: list[str]
+    days: dict[str, str]
+    retriever: bool
+    report: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class RetrieverSource:
+    """A retriever as a source over a catalogue that may have grown."""
+
+    model: Retriever
+    side: ItemSide
+
+    def score(self, histories: Histories) -> Floats:
+        """(users, items) log-probabilities."""
+        return self.model.score(histories, self.side, histories.profiles)
+
+
+def side(shelf: Shelf) -> ItemSide:
+    """The shelf as the retriever takes it."""
+    return ItemSide(shelf.text, shelf.graph)
+
+
+def save(
+    out: Path,
+    recipe: Recipe,
+    items: Sequence[str],
+    nodes: Sequence[str],
+    stages: Mapping[str, FirstStage],
+    retrievers: Mapping[str, Retriever],
+    ranker: Ranker,
+) -> None:
+    """Write everything below `out`/recommender."""
+    folder = out / FOLDER
+    folder.mkdir(parents=True)
+    for name, content in ((RECIPE, asdict(recipe)), (ITEMS, list(items)), (NODES, list(nodes))):
+        (folder / name).write_text(json.dumps(content), encoding="utf-8")
+    for role, stage in stages.items():
+        (folder / role).mkdir()
+        for name, member in stage.members.items():
+            if not member.fresh:
+                np.savez(folder / role / f"{name}.npz", **member.state())  # type: ignore[arg-type]
+    for role, model in retrievers.items():
+        model.save(folder / f"retriever-{role}")
+    for place, text in enumerate(ranker.text()):
+        (folder / f"booster-{place}.txt").write_text(text, encoding="utf-8")
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A saved recommender, read as far as it is asked for."""
+
+    folder: Path
+    recipe: Recipe
+
+    @classmethod
+    def open(cls, artefact: Path) -> Bundle:
+        """Read the recipe; ModelError where there is none."""
+        try:
+            content = json.loads((artefact / FOLDER / RECIPE).read_text(encoding="utf-8"))
+            return cls(artefact / FOLDER, Recipe(**content))
+        except (OSError, ValueError, TypeError) as error:
+            raise ModelError(f"{artefact / FOLDER / RECIPE}: no recommender ({error}); train again") from error
+
+    @property
+    def items(self) -> list[str]:
+        """The catalogue in the order of the codes."""
+        found: list[str] = json.loads((self.folder / ITEMS).read_text(encoding="utf-8"))
+        return found
+
+    @property
+    def nodes(self) -> list[str]:
+        """The graph's nodes in the order of the codes."""
+        found: list[str] = json.loads((self.folder / NODES).read_text(encoding="utf-8"))
+        return found
+
+    def retriever(self, role: str) -> Retriever | None:
+        """A role's retriever; None where the recipe has none."""
+        return Retriever.load(self.folder / f"retriever-{role}") if self.recipe.retriever else None
+
+    def ranker(self) -> Ranker:
+        """The boosters."""
+        files = sorted(self.folder.glob("booster-*.txt"), key=lambda file: int(file.stem.split("-")[1]))
+        return Ranker.restore([file.read_text(encoding="utf-8") for file in files])
+
+    def recommender(self, role: str, shelf: Shelf, stock: Stock, patterns: Floats | None = None) -> Recommender:
+        """The recommender of a role over today's shelf and stock; patterns (patterns, items) shares of each."""
+        settings = self.recipe.settings
+        members = {name: self._member(role, name, shelf, stock, patterns) for name in settings}
+        model = self.retriever(role)
+        source: Scores | None = RetrieverSource(model, side(shelf)) if model else None
+        stage = FirstStage(
+            members, source, shelf, stock, self.recipe.depth, self.recipe.repeats, tuple(self.recipe.hidden)
+        )
+        return Recommender(stage, self.ranker())
+
+    def _member(self, role: str, name: str, shelf: Shelf, stock: Stock, patterns: Floats | None) -> Generator:
+        kind, settings = generators.MEMBERS[name].kind, self.recipe.settings[name]
+        if not kind.fresh:
+            with np.load(self.folder / role / f"{name}.npz") as state:
+                return generators.restore(name, dict(state), len(shelf))
+        return fresh(name, settings, shelf, stock, patterns)
+
+
+def fresh(name: str, settings: generators.Settings, shelf: Shelf, stock: Stock, patterns: Floats | None) -> Generator:
+    """A generator that is made of the day's counts, texts and graph; `settings` as for its fit."""
+    kind = generators.MEMBERS[name].kind
+    nothing = np.zeros(0, dtype=np.int64)
+    nobody = Histories.of_events(nothing, nothing, np.zeros(0), n_users=0, n_items=len(shelf))
+    made = kind.fit(nobody, shelf, **settings)
+    if isinstance(made, Popular | Rising):
+        return replace(made, daily=stock.daily)
+    if isinstance(made, PatternPopular) and patterns is not None:
+        return PatternPopular(patterns)
+    return made

@@ -1,0 +1,221 @@
+"""What a model would have shown at a cut, and every source beside it, as rows of gold.model_metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lakerec import metrics
+from lakerec.generators.base import Shelf
+from lakerec.generators.popularity import ALWAYS, DailyCounts, PatternPopular
+from lakerec.protocols import Part
+from lakerec.scorer.bundle import Bundle
+from lakerec.scorer.nightly import Cut, best, ranker_features
+from lakerec.scorer.prediction import Predictor
+from lakerec.scorer.recommender import Ranked, Recommender, full_ranks
+from lakerec.scorer.slates import Slate
+from lakerec.world import World
+
+DEEP = 100  # depth of the sources' recall
+PAIRED = "ndcg@10"
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Judged:
+    """One model on one cut: the rank of each target (t,), lists (users, k), and its slates' probabilities."""
+
+    name: str
+    ranks: NDArray[np.float64]
+    lists: NDArray[np.int64] | None = None
+    probabilities: NDArray[np.float32] = field(default_factory=lambda: np.zeros(0, dtype=np.float32))
+    labels: NDArray[np.float32] = field(default_factory=lambda: np.zeros(0, dtype=np.float32))
+    owners: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+
+
+def recommender_at(world: World, cut: Cut, opened: Bundle) -> Recommender:
+    """The recommender as it was before the cut's targets, over that day's shelf."""
+    shelf = world.shelf(cut.day)
+    stock = world.stock(cut.day, DailyCounts.of(cut.known))
+    patterns = PatternPopular.fit(cut.known, shelf).shares
+    return opened.recommender("evaluated", shelf, stock, patterns)
+
+
+def model(
+    world: World, cut: Cut, name: str, recommender: Recommender, predictor: Predictor, per_user: int, k: int
+) -> list[Judged]:
+    """The served order (the language model's where it is on), and the ranker's own where that is another."""
+    part = cut.part
+    ranked = recommender.rank(part.histories, cut.on_shelf)
+    made = slates(world, cut, ranked, per_user)
+    probabilities = predictor.score(made)
+    served = _judged(name, part, ranked, made, probabilities, per_user, k)
+    if predictor.model is None:
+        return [served]
+    return [served, _judged(f"{name} without language model", part, ranked, made, predictor.prior(made), per_user, k)]
+
+
+def slates(world: World, cut: Cut, ranked: Ranked, per_user: int) -> list[Slate]:
+    """The ranker's best `per_user` of everyone, as the language model reads them, labelled."""
+    lists, scores = best(ranked, len(cut.part), per_user)
+    texts, part = world.texts(cut.day), cut.part
+    found = []
+    for row, (items, score) in enumerate(zip(lists, scores, strict=True)):
+        kept = items[items >= 0]
+        targets = part.target_items[part.target_starts[row] : part.target_starts[row + 1]]
+        user = str(world.users[part.people[row]])
+        told = [str(text) for text in texts[kept]]
+        labels = np.isin(kept, targets).astype(np.float32)
+        found.append(
+            Slate(user, cut.told.get(user, ""), told, ranker_features(score[: len(kept)]), labels, len(targets))
+        )
+    return found
+
+
+def _judged(
+    name: str,
+    part: Part,
+    ranked: Ranked,
+    made: Sequence[Slate],
+    probabilities: Sequence[NDArray[np.float32]],
+    per_user: int,
+    k: int,
+) -> Judged:
+    """Targets among the slate rank by probability (nan last), the others behind it as the ranker has them."""
+    ordered = [np.where(np.isnan(p), -np.inf, p) for p in probabilities]
+    lists, _ = ranked.tops(len(part), per_user)
+    order = [np.lexsort((items[: len(p)], -p)) for items, p in zip(lists, ordered, strict=True)]
+    shown = np.full((len(part), k), -1, dtype=np.int64)
+    for row, by in enumerate(order):
+        shown[row, : min(k, len(by))] = lists[row][by][:k]
+    ranks = ranked.ranks(part)
+    for place, (user, item) in enumerate(zip(part.target_users, part.target_items, strict=True)):
+        where = np.flatnonzero(lists[user] == item)
+        if len(where):
+            mine, others = ordered[user][where[0]], ordered[user]
+            ranks[place] = 1 + (others > mine).sum() + ((others == mine).sum() - 1) / 2
+    nothing = np.zeros(0, dtype=np.float32)
+    labels = [slate.labels if slate.labels is not None else nothing for slate in made]
+    owners = np.repeat(np.arange(len(made)), [len(p) for p in probabilities])
+    return Judged(
+        name, ranks, shown, np.concatenate([nothing, *probabilities]), np.concatenate([nothing, *labels]), owners
+    )
+
+
+def sources(cut: Cut, recommender: Recommender, hidden: Sequence[int]) -> list[Judged]:
+    """Every source alone over the whole catalogue on the shelf."""
+    stage = recommender.stage
+    named = {**stage.members, **({"retriever": stage.retriever} if stage.retriever else {})}
+    return [
+        Judged(name, full_ranks(source, cut.part, stage.repeats, cut.on_shelf, hidden))
+        for name, source in named.items()
+    ]
+
+
+class Sheet:
+    """Rows of gold.model_metrics for models judged on one cut."""
+
+    def __init__(
+        self, world: World, cut: Cut, shelf: Shelf, seed: int, attributes: Mapping[str, Mapping[str, str]]
+    ) -> None:
+        self.cut, self.shelf, self.seed = cut, shelf, seed
+        part, lengths = cut.part, cut.part.histories.lengths
+        daily = DailyCounts.of(cut.known)
+        self.counts = counts = daily.within(float(cut.known.at.max(initial=0.0)), ALWAYS)
+        first = world.stock(cut.day, daily).first_seen
+        self.people = {"all": lengths > 0} | {
+            f"{name} users" if name == "new" else f"{name} histories": mask
+            for name, mask in metrics.user_slices(lengths).items()
+        }
+        for name, values in attributes.items():
+            mine = [values.get(world.users[person]) for person in part.people]
+            self.people |= {f"{name} {value}": mask for value, mask in metrics.attribute_slices(mine).items()}
+        day = float(cut.known.at[0]) if len(cut.known) else 0.0
+        targets = metrics.target_slices(part.target_items, counts, first, day)
+        self.targets = {f"{name} items": mask for name, mask in targets.items()}
+
+    def by_user(self, judged: Judged) -> Iterator[tuple[str, dict[str, NDArray[np.float64]]]]:
+        """Each slice with its figures (users,), nan for who is not in it."""
+        part, starts = self.cut.part, self.cut.part.target_starts
+        whole = metrics.by_user(judged.ranks, starts)
+        for name, mask in self.people.items():
+            yield name, {metric: np.where(mask, values, np.nan) for metric, values in whole.items()}
+        for name, mask in self.targets.items():
+            counted = np.bincount(part.target_users[mask], minlength=len(part))
+            inside = np.append(0, np.cumsum(counted)).astype(np.int64)
+            yield name, metrics.by_user(judged.ranks[mask], inside)
+
+    def rows(self, judged: Judged) -> list[Row]:
+        """Every metric of a model in every slice, with its interval."""
+        found = [
+            self._row(judged.name, part, metric, values)
+            for part, figures in self.by_user(judged)
+            for metric, values in figures.items()
+            if part in ("all", "new users") or metric.endswith("@10")
+        ]
+        deep = metrics.by_user(judged.ranks, self.cut.part.target_starts, (DEEP,))[f"recall@{DEEP}"]
+        found.append(self._row(judged.name, "all", f"recall@{DEEP}", np.where(self.people["all"], deep, np.nan)))
+        return [*found, *self._lists(judged), *self._probabilities(judged)]
+
+    def union(self, judged: Judged) -> list[Row]:
+        """The recall of all candidates together, whatever their order."""
+        found = np.isfinite(judged.ranks).astype(float)
+        counts = np.diff(self.cut.part.target_starts)
+        share = np.bincount(self.cut.part.target_users, weights=found, minlength=len(counts)) / np.maximum(counts, 1)
+        return [self._row("candidates", "all", "recall", np.where(self.people["all"], share, np.nan))]
+
+    def _lists(self, judged: Judged) -> list[Row]:
+        if judged.lists is None:
+            return []
+        lists = judged.lists
+        shares = {
+            "coverage": metrics.coverage(lists, int(self.cut.on_shelf.sum())),
+            "gini": metrics.gini(lists, int(self.cut.on_shelf.sum())),
+        }
+        each = {
+            "novelty": metrics.novelty(lists, self.counts),
+            "diversity": metrics.intra_list_diversity(lists, self.shelf.text),
+        }
+        flat = [self.flat(judged.name, metric, value) for metric, value in shares.items()]
+        return flat + [self._row(judged.name, "all", metric, values) for metric, values in each.items()]
+
+    def _probabilities(self, judged: Judged) -> list[Row]:
+        if not len(judged.labels):
+            return []
+        p, y = judged.probabilities, judged.labels
+        found = {
+            "logloss": float(metrics.log_loss(p, y).mean()),
+            "ece": metrics.calibration_error(p, y),
+            "auc": metrics.auc(p, y),
+            "uauc": metrics.uauc(p, y, judged.owners),
+        }
+        return [self.flat(judged.name, metric, value) for metric, value in found.items()]
+
+    def paired(self, challenger: Judged, rival: Judged, slices: bool) -> list[Row]:
+        """The challenger's gain over a rival on the same people, in each slice where asked for."""
+        rows = []
+        both = zip(self.by_user(challenger), self.by_user(rival), strict=True)
+        for (name, mine), (_, theirs) in both:
+            if name != "all" and not slices:
+                continue
+            gain = metrics.paired(mine[PAIRED], theirs[PAIRED], self.seed)
+            label = f"against {rival.name}" + ("" if name == "all" else f" | {name}")
+            figures = {"value": gain.gain, "low": gain.low, "high": gain.high, "users": gain.users}
+            rows.append({"version": challenger.name, "slice": label, "metric": PAIRED, "seed": self.seed, **figures})
+        return rows
+
+    def _row(self, name: str, part: str, metric: str, values: NDArray[np.float64]) -> Row:
+        users = int((~np.isnan(values)).sum())
+        low, high = metrics.bootstrap_interval(values, self.seed, draws=500) if users else (np.nan, np.nan)
+        value = float(np.nanmean(values)) if users else float("nan")
+        figures = {"value": value, "low": low, "high": high, "users": users}
+        return {"version": name, "slice": part, "metric": metric, "seed": self.seed, **figures}
+
+    def flat(self, name: str, metric: str, value: float) -> Row:
+        """A figure of the whole, without an interval."""
+        figures = {"value": value, "low": value, "high": value, "users": len(self.cut.part)}
+        return {"version": name, "slice": "all", "metric": metric, "seed": self.seed, **figures}

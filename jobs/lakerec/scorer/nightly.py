@@ -1,0 +1,260 @@
+"""The training of a night: generators at every cut, the retriever, the final ranker, the language model's correction.
+
+What each part may know: the ranker learns from train cuts, its sources knowing what was known there; the retriever
+among them has seen nothing behind the first cut. What is evaluated knows what was known at the test cut, what serves
+knows everything. Nothing is ever judged by a target that one of its parts has seen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from lakerec import generators, metrics
+from lakerec.config import Config
+from lakerec.errors import NotEnoughDataError
+from lakerec.generators.popularity import DailyCounts
+from lakerec.histories import Floats, Histories
+from lakerec.protocols import Part
+from lakerec.scorer import bundle, training
+from lakerec.scorer.ranker import Lessons, Ranker
+from lakerec.scorer.recommender import FirstStage, Ranked, Recommender, first_stage, full_ranks, learn, tuned
+from lakerec.scorer.retriever import Retriever, RetrieverSettings, fit
+from lakerec.scorer.slates import Slate
+from lakerec.world import World
+
+FEATURES = ["ranker", "ranker_reciprocal_rank"]
+REPEATABLE = ("personal", "personal_decayed")
+WARM_EPOCHS = 3  # of a retriever that goes on from a trained one
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A cut day: what was known then, its targets, and what was on the shelf."""
+
+    day: date
+    split: str
+    known: Histories
+    part: Part
+    on_shelf: NDArray[np.bool_]
+    told: dict[str, str]
+
+
+def cuts_of(world: World, examples: pd.DataFrame) -> list[Cut]:
+    """The cuts of a snapshot's rows (cut_date, split, user_id, history, targets), oldest first."""
+    found = []
+    for day, split in sorted(set(zip(examples["cut_date"], examples["split"], strict=True))):
+        rows = examples[examples["cut_date"] == day]
+        known = world.known(day)
+        told = {user: text or "" for user, text in zip(rows["user_id"], rows["history"], strict=True)}
+        found.append(Cut(day, split, known, world.part(known, rows), world.on_shelf(day), told))
+    return found
+
+
+class Night:
+    """One training and what it is made of."""
+
+    def __init__(self, world: World, cuts: Sequence[Cut], last: date, config: Config, threads: int, say: Say) -> None:
+        self.world, self.config, self.threads, self.say = world, config, threads, say
+        self.cuts, self.last = cuts, last
+        self.train = [cut for cut in cuts if cut.split == "train"]
+        self.valid, self.test = (next(cut for cut in cuts if cut.split == split) for split in ("valid", "test"))
+        hidden = config.policy.filter_types
+        self.repeats = True
+        self.hidden = [place for place, kind in enumerate(world.kinds) if kind in hidden]
+        self.settings = self._settings()
+
+    def _settings(self) -> dict[str, generators.Settings]:
+        """Which generators there are for this data, and their settings: given, tuned on the first cut, or default."""
+        given = self.config.candidates.generators
+        names = [name for name in given or generators.MEMBERS if self._makes_sense(name)]
+        first = self.train[0]
+        shelf = self.world.shelf(first.day)
+        wishes = [name for name in names if not given.get(name)] if self.config.scorer.tune else []
+        best = (
+            tuned(first.known, shelf, first.part, wishes, self.repeats, first.on_shelf, self.hidden) if wishes else {}
+        )
+        default = {name: generators.MEMBERS[name].grid[0] for name in names}
+        default |= {name: {"days": float(self.config.candidates.popular_days)} for name in names if name == "trending"}
+        return {name: default[name] | dict(given.get(name) or best.get(name, {})) for name in names}
+
+    def _makes_sense(self, name: str) -> bool:
+        return {
+            "graph": bool(len(self.world.edges)),
+            "pattern": bool(len(self.world.patterns)),
+            "profile": bool(len(self.world.people)),
+            **dict.fromkeys(REPEATABLE, not self.hidden),
+        }.get(name, True)
+
+    def stage(self, day: date, known: Histories, retriever: Retriever | None) -> FirstStage:
+        """Generators that know what was known on a day, with that day's texts, graph, prices and counts."""
+        shelf = self.world.shelf(day)
+        source = bundle.RetrieverSource(retriever, bundle.side(shelf)) if retriever else None
+        stock = self.world.stock(day, DailyCounts.of(known))
+        ranker = self.config.scorer.ranker
+        return first_stage(known, shelf, self.settings, source, ranker, self.repeats, stock, self.hidden)
+
+    def retrievers(self, checkpoints: Path, champion: bundle.Bundle | None) -> dict[str, Retriever]:
+        """One for each role, each going on from the one before it, or from the champion's of the same role."""
+        if not self.config.scorer.retriever.enabled:
+            return {}
+        found: dict[str, Retriever] = {}
+        roles = {"learned": self.train[0].day, "evaluated": self.test.day, "serving": self.last}
+        for role, day in roles.items():
+            warm = self._warm(role, found, champion)
+            made = self._retriever(role, day, warm, checkpoints / f"retriever-{role}.checkpoint")
+            if made is None:
+                return {}
+            found[role] = made
+        return found
+
+    def _warm(self, role: str, found: dict[str, Retriever], champion: bundle.Bundle | None) -> Retriever | None:
+        """The champion's of the same role knows no more than this one may: each role's day only moves on."""
+        if champion is not None and champion.recipe.days.get(role, "9999") <= self._day_of(role):
+            return champion.retriever(role)
+        return next(reversed(found.values()), None)
+
+    def _day_of(self, role: str) -> str:
+        return {"learned": self.train[0].day, "evaluated": self.test.day, "serving": self.last}[role].isoformat()
+
+    def _retriever(self, role: str, day: date, warm: Retriever | None, checkpoint: Path) -> Retriever | None:
+        known = self.world.known(day)
+        settings = RetrieverSettings(**self.config.scorer.retriever.model_dump(exclude={"enabled"}))
+        items = bundle.side(self.world.shelf(day))
+        try:
+            if warm is not None:
+                nothing = np.zeros(len(known), dtype=np.int64)
+                given = (known, nothing, items, settings, checkpoint, warm, known.profiles, WARM_EPOCHS, self.say)
+                return fit(*given)[0]
+            held = self._held(known)
+            return fit(known, held, items, settings, checkpoint, None, known.profiles, None, self.say)[0]
+        except NotEnoughDataError as error:
+            self.say(f"no retriever ({role}): {error}")
+            return None
+
+    def _held(self, known: Histories) -> NDArray[np.int64]:
+        """The events of the last horizon, held out to stop by."""
+        behind = known.times >= known.at[0] - self.config.scorer.training.horizon_days
+        return np.bincount(known.users[behind], minlength=len(known)).astype(np.int64)
+
+    def lessons(self, retriever: Retriever | None) -> tuple[list[FirstStage], Ranker, Lessons]:
+        """The ranker, learned from every train cut."""
+        stages = [self.stage(cut.day, cut.known, retriever) for cut in self.train]
+        pairs = [(stage, [cut.part]) for stage, cut in zip(stages, self.train, strict=True)]
+        shelves = [cut.on_shelf for cut in self.train]
+        ranker, learned = learn(pairs, self.config.scorer.ranker, self.threads, self.say, shelves)
+        return stages, ranker, learned
+
+    def slates(self, stage: FirstStage, ranker: Ranker, cut: Cut, limit: int, unseen: bool) -> list[Slate]:
+        """The ranker's best `per_user` of each person as slates, drawn by seed; `unseen`: scored by other folds."""
+        some = _draw(cut.part, limit, self.config.scorer.training.seed)
+        texts, found = self.world.texts(cut.day), []
+        for people, mine, scores in stage.blocks(some.histories):
+            made = stage.candidates(mine, scores, stage.allowed(mine) & cut.on_shelf)
+            persons = some.people[people][made.person]
+            score = ranker.unseen(made.features, persons) if unseen else ranker.score(made.features)
+            found += self._slates(Ranked(made, score), replace(some, people=some.people[people]), people, cut, texts)
+        return found
+
+    def _slates(
+        self, ranked: Ranked, some: Part, people: NDArray[np.int64], cut: Cut, texts: NDArray[np.object_]
+    ) -> list[Slate]:
+        lists, scores = best(ranked, len(people), self.config.candidates.per_user)
+        slates = []
+        for row, person in enumerate(people):
+            items = lists[row][lists[row] >= 0]
+            targets = some.target_items[some.target_starts[person] : some.target_starts[person + 1]]
+            user = str(self.world.users[some.people[row]])
+            labels = np.isin(items, targets).astype(np.float32)
+            told = [str(text) for text in texts[items]]
+            features = ranker_features(scores[row][: len(items)])
+            slate = Slate(f"{user}@{cut.day}", cut.told.get(user, ""), told, features, labels, len(targets))
+            slates.append(slate)
+        return slates
+
+
+def _draw(part: Part, limit: int, seed: int) -> Part:
+    """At most `limit` people of a part."""
+    if len(part) <= limit:
+        return part
+    chosen = np.sort(np.random.default_rng(seed).choice(len(part), limit, replace=False))
+    spans = [part.target_items[part.target_starts[p] : part.target_starts[p + 1]] for p in chosen]
+    starts = np.append(0, np.cumsum([len(span) for span in spans])).astype(np.int64)
+    return Part(part.histories.select(chosen), part.people[chosen], starts, np.concatenate(spans).astype(np.int32))
+
+
+def best(ranked: Ranked, people: int, k: int) -> tuple[NDArray[np.int64], Floats]:
+    """lists (people, k) of items, -1 behind the last, and their scores (people, k)."""
+    lists, places = ranked.tops(people, k)
+    scores = np.where(places >= 0, ranked.score[np.maximum(places, 0)] if len(ranked.score) else 0.0, np.nan)
+    return lists, scores.astype(np.float32)
+
+
+def ranker_features(scores: Floats) -> Floats:
+    """(n, 2) as in FEATURES, of one list, best first."""
+    return np.stack([scores, 1 / np.arange(1, len(scores) + 1)], axis=1).astype(np.float32)
+
+
+def train(
+    world: World,
+    examples: pd.DataFrame,
+    last: date,
+    config: Config,
+    out: Path,
+    threads: int,
+    say: Say,
+    champion: bundle.Bundle | None = None,
+) -> training.TrainingReport:
+    """Train everything and write the artefact to `out`, whose name is its version; a killed run goes on."""
+    night = Night(world, cuts_of(world, examples), last, config, threads, say)
+    checkpoints = out.with_name(f".{out.name}.parts")
+    retrievers = night.retrievers(checkpoints, champion)
+    stages, ranker, learned = night.lessons(retrievers.get("learned"))
+    valid = night.stage(night.valid.day, night.valid.known, retrievers.get("learned"))
+    report = _report(night, valid, ranker, learned)
+    settings = config.scorer.training
+    parts = zip(stages, night.train, strict=True)
+    slates = [slate for s, cut in parts for slate in night.slates(s, ranker, cut, settings.max_slates, unseen=True)]
+    slates = [slate for slate in slates if slate.labels is not None and slate.labels.any()][: settings.max_slates]
+    held = night.slates(valid, ranker, night.valid, settings.valid_slates, unseen=False)
+    evaluated = night.stage(night.test.day, night.test.known, retrievers.get("evaluated"))
+    serving = night.stage(night.last, world.known(night.last), retrievers.get("serving"))
+    recipe = _recipe(night, bool(retrievers), report)
+
+    def beside(folder: Path) -> None:
+        kept = {"evaluated": evaluated, "serving": serving}
+        bundle.save(folder, recipe, list(world.items), world.nodes, kept, retrievers, ranker)
+
+    return training.train(slates, held, config.scorer, FEATURES, out, say, beside)
+
+
+def _recipe(night: Night, retriever: bool, report: dict[str, Any]) -> bundle.Recipe:
+    days = {role: night._day_of(role) for role in bundle.ROLES}
+    depth = night.config.scorer.ranker.depth
+    hidden, kinds = night.hidden, night.world.kinds
+    return bundle.Recipe(night.settings, depth, night.repeats, hidden, kinds, days, retriever, report)
+
+
+def _report(night: Night, stage: FirstStage, ranker: Ranker, learned: Lessons) -> dict[str, Any]:
+    """What the model's page shows: gains by feature, and NDCG@10 on validation with and without each source."""
+    part, shelf = night.valid.part, night.valid.on_shelf
+    whole = _ndcg(Recommender(stage, ranker).rank(part.histories, shelf).ranks(part), part)
+    sources = {
+        name: _ndcg(full_ranks(member, part, night.repeats, shelf, night.hidden), part)
+        for name, member in stage.members.items()
+    }
+    night.say(f"validation ndcg@10: final ranker {whole:.4f}, best source {max(sources.values()):.4f}")
+    gains = ranker.gains()
+    return {"gains": gains, "valid_ndcg@10": whole, "sources": sources, "queries": learned.queries}
+
+
+def _ndcg(ranks: NDArray[np.float64], part: Part) -> float:
+    return float(np.nanmean(metrics.by_user(ranks, part.target_starts)["ndcg@10"]))

@@ -1,0 +1,168 @@
+"""A day's shelf as a file for the workers, and the lists that a model makes of it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from lakerec.features import Stock
+from lakerec.generators.base import Shelf, pack, unpack
+from lakerec.generators.popularity import DailyCounts
+from lakerec.histories import Floats, Histories
+from lakerec.scorer.bundle import Bundle
+from lakerec.scorer.nightly import best, ranker_features
+from lakerec.scorer.prediction import Predictor
+from lakerec.scorer.recommender import Ranked, Recommender
+from lakerec.scorer.slates import Slate
+
+
+@dataclass(frozen=True)
+class ShelfOfDay:
+    """What the workers know of a day, in the model's order of the catalogue; patterns (patterns, items) are shares."""
+
+    items: list[str]
+    texts: list[str]
+    shelf: Shelf
+    stock: Stock
+    on_shelf: NDArray[np.bool_]
+    patterns: Floats
+    weights: dict[str, float]
+    kinds: list[str]
+    at: float
+
+    def save(self, file: Path) -> None:
+        """One uncompressed file."""
+        told = {"items": self.items, "texts": self.texts, "weights": self.weights, "kinds": self.kinds, "at": self.at}
+        arrays = {
+            "told": np.frombuffer(json.dumps(told).encode(), dtype=np.uint8),
+            "text": self.shelf.text,
+            "first_seen": self.stock.first_seen,
+            "price": self.stock.price,
+            "on_shelf": self.on_shelf,
+            "patterns": self.patterns,
+            "first_day": np.array(self.stock.daily.first),
+            **({"listed": self.shelf.first_seen} if self.shelf.first_seen is not None else {}),
+            **pack("counts", self.stock.daily.counts),
+            **(pack("graph", self.shelf.graph) if self.shelf.graph is not None else {}),
+        }
+        file.parent.mkdir(parents=True, exist_ok=True)
+        np.savez(file, **arrays)  # type: ignore[arg-type]
+
+    @classmethod
+    def load(cls, file: Path) -> ShelfOfDay:
+        """The file that `save` wrote."""
+        with np.load(file) as found:
+            told = json.loads(found["told"].tobytes())
+            graph = unpack("graph", found) if "graph.data" in found else None
+            daily = DailyCounts(unpack("counts", found), int(found["first_day"]))
+            stock = Stock(daily, found["first_seen"], found["price"])
+            listed = found.get("listed")
+            shelf, on_shelf, patterns = Shelf(found["text"], graph, listed), found["on_shelf"], found["patterns"]
+        return cls(shelf=shelf, stock=stock, on_shelf=on_shelf, patterns=patterns, **told)
+
+
+@dataclass(frozen=True)
+class ScoringDay:
+    """A model over a day's shelf."""
+
+    day: ShelfOfDay
+    recommender: Recommender
+
+    @classmethod
+    def load(cls, artefact: Path, day: Path) -> ScoringDay:
+        """From the model's folder and the day's file."""
+        shelf = ShelfOfDay.load(day)
+        opened = Bundle.open(artefact)
+        return cls(shelf, opened.recommender("serving", shelf.shelf, shelf.stock, shelf.patterns))
+
+    @cached_property
+    def codes(self) -> dict[str, int]:
+        """The code of each item."""
+        return {item: code for code, item in enumerate(self.day.items)}
+
+    def histories(self, frame: pd.DataFrame) -> Histories:
+        """The events of a frame's users (items, types, days: arrays, oldest first) that concern a known item."""
+        rows: list[tuple[int, int, str, float]] = [
+            (place, self.codes[item], kind, day)
+            for place, (items, types, days) in enumerate(
+                zip(frame["items"], frame["types"], frame["days"], strict=True)
+            )
+            for item, kind, day in zip(*map(_list, (items, types, days)), strict=True)
+            if item in self.codes
+        ]
+        kind_code = {kind: code for code, kind in enumerate(self.day.kinds)}
+        users, items, types, days = ([row[n] for row in rows] for n in range(4))
+        found = Histories.of_events(
+            np.array(users, dtype=np.int64),
+            np.array(items, dtype=np.int64),
+            np.array(days, dtype=np.float64),
+            len(frame),
+            len(self.day.items),
+            np.array([self.day.weights.get(str(kind), 0.0) for kind in types], dtype=np.float32),
+            np.array([kind_code.get(str(kind), -1) for kind in types], dtype=np.int64),
+            at=self.day.at,
+        )
+        pattern = frame["pattern"].fillna(-1).to_numpy(dtype=np.int32)
+        return replace(found, groups=pattern, profiles=self._profiles(frame))
+
+    def _profiles(self, frame: pd.DataFrame) -> Floats | None:
+        """(users, d) of a frame's column `profile`; None where nobody has one."""
+        found = np.zeros((len(frame), self.day.shelf.text.shape[1]), dtype=np.float32)
+        told = [(place, _list(vector)) for place, vector in enumerate(frame["profile"])]
+        for place, vector in told:
+            if vector:
+                found[place] = vector
+        return found if any(vector for _, vector in told) else None
+
+    def lists(self, frame: pd.DataFrame, predictor: Predictor, per_user: int) -> pd.DataFrame:
+        """user_id, item_id, score, source: the ranker's best `per_user` of each user with their probabilities."""
+        histories = self.histories(frame)
+        taken = [(p, self.codes[i]) for p, items in enumerate(frame["taken"]) for i in _list(items) if i in self.codes]
+        without = np.array(taken, dtype=np.int64).reshape(-1, 2).T
+        ranked = self.recommender.rank(histories, self.day.on_shelf, (without[0], without[1]))
+        items, places = ranked.tops(len(frame), per_user)
+        slates = self._slates(frame, ranked, items, per_user)
+        probabilities = np.concatenate([np.zeros(0, dtype=np.float32), *predictor.score(slates)])
+        names = np.array(self.recommender.stage.names, dtype=object)
+        kept = items >= 0
+        return pd.DataFrame(
+            {
+                "user_id": np.repeat(frame["user_id"].to_numpy(dtype=object), kept.sum(axis=1)),
+                "item_id": np.array(self.day.items, dtype=object)[items[kept]],
+                "score": probabilities,
+                "source": names[ranked.found.source[places[kept]]],
+            }
+        )
+
+    def _slates(self, frame: pd.DataFrame, ranked: Ranked, items: NDArray[np.int64], per_user: int) -> list[Slate]:
+        _, scores = best(ranked, len(frame), per_user)
+        found = []
+        for row, (user, history) in enumerate(zip(frame["user_id"], frame["history"], strict=True)):
+            mine = items[row][items[row] >= 0]
+            texts = [self.day.texts[item] for item in mine]
+            told = history if isinstance(history, str) else ""
+            found.append(Slate(str(user), told, texts, ranker_features(scores[row][: len(mine)]), None, 0))
+        return found
+
+
+def _list(value: Any) -> list[Any]:
+    """An array column's value: NULL arrives as None (or nan)."""
+    return list(value) if isinstance(value, list | np.ndarray) else []
+
+
+def pattern_shares(rows: Mapping[int, Mapping[str, float]], codes: Mapping[str, int], items: int) -> Floats:
+    """(patterns, items) from each pattern's popular items with their shares."""
+    shares = np.zeros((max(rows, default=-1) + 1, items), dtype=np.float32)
+    for pattern, popular in rows.items():
+        for item, share in popular.items():
+            if item in codes:
+                shares[pattern, codes[item]] = share
+    return shares
