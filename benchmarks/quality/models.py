@@ -89,9 +89,10 @@ class Told:
 
 @dataclass
 class Trainer:
-    """Retrievers of one arm at any cut. How many epochs is found once, by the events behind the tuning cut.
+    """Retrievers of one arm at any cut: the first lesson's from nothing, each later cut's from the one before it.
 
-    A run that was killed goes on from the checkpoints in `place`.
+    The first is stopped where the events up to the next cut are likeliest; the others go on for `warm` epochs over
+    all that was known at their cut. A run that was killed goes on from the checkpoints in `place`.
     """
 
     arm: Arm
@@ -99,47 +100,53 @@ class Trainer:
     dataset: Dataset
     settings: RetrieverSettings
     place: Path
-    epochs: int | None = None
-    made: dict[tuple[str, int], tuple[Scores, float]] = field(default_factory=dict)
+    warm: int
+    made: dict[tuple[str, int], tuple[Retriever, float]] = field(default_factory=dict)
 
     def at(self, cut: Cut, seed: int) -> tuple[Scores, float]:
-        """The retriever that was trained on a cut's ground, and the seconds of its training."""
-        if self.epochs is None:
-            self._stopped(seed)
+        """The retriever of a cut, and the seconds of all its training."""
+        model, seconds = self._trained(cut, seed)
+        return (Told(model) if self.arm.profile else model), seconds
+
+    def _trained(self, cut: Cut, seed: int) -> tuple[Retriever, float]:
         if (cut.name, seed) not in self.made:
-            none = np.zeros(len(cut.ground), dtype=np.int64)
-            model, seconds, _ = self._fit(cut.ground, none, cut.name, seed, self.epochs)
-            self.made[cut.name, seed] = (model, seconds)
+            before = self._before(cut)
+            self.made[cut.name, seed] = self._first(cut, seed) if before is None else self._on(before, cut, seed)
         return self.made[cut.name, seed]
 
-    def _stopped(self, seed: int) -> None:
-        """At the tuning cut, stopped where the events up to the test are likeliest."""
-        tuning, stop = self.course.tuning, self.course.stop
-        held = stop.lengths - tuning.ground.lengths
-        model, seconds, self.epochs = self._fit(stop, held, f"{tuning.name}_stopped", seed, None)
-        self.made[tuning.name, seed] = (model, seconds)
+    def _before(self, cut: Cut) -> Cut | None:
+        """The lesson to go on from: the newest that knows less."""
+        known = cut.ground.lengths.sum()
+        return next((each for each in reversed(self.course.lessons) if each.ground.lengths.sum() < known), None)
+
+    def _first(self, cut: Cut, seed: int) -> tuple[Retriever, float]:
+        later = [each.ground for each in self.course.lessons if each.ground.lengths.sum() > cut.ground.lengths.sum()]
+        known = later[0] if later else self.course.stop
+        return self._fit(known, known.lengths - cut.ground.lengths, cut.name, seed, None, None)
+
+    def _on(self, before: Cut, cut: Cut, seed: int) -> tuple[Retriever, float]:
+        model, spent = self._trained(before, seed)
+        none = np.zeros(len(cut.ground), dtype=np.int64)
+        further, seconds = self._fit(cut.ground, none, cut.name, seed, model, self.warm)
+        return further, spent + seconds
 
     def _fit(
-        self, ground: Histories, held: NDArray[np.int64], name: str, seed: int, epochs: int | None
-    ) -> tuple[Scores, float, int]:
+        self,
+        ground: Histories,
+        held: NDArray[np.int64],
+        name: str,
+        seed: int,
+        warm: Retriever | None,
+        epochs: int | None,
+    ) -> tuple[Retriever, float]:
         settings = self.settings.model_copy(update={"seed": seed})
         label = self.arm.name.replace(" ", "_")
         checkpoint = self.place / f"{label}-{name}-{seed}.safetensors"
         profile = ground.profiles if self.arm.profile else None
-        side = self.arm.side(self.dataset.shelf)
         told = f"{self.arm.name}, {name}, seed {seed}: "
-        model, report = fit(
-            ground,
-            held,
-            side,
-            settings,
-            checkpoint,
-            profile=profile,
-            epochs=epochs,
-            progress=lambda line: say(told + line),
-        )
-        found: Scores = model if profile is None else Told(model)
-        return found, report.seconds, max(1, report.best_epoch)
+        given = (self.arm.side(self.dataset.shelf), settings, checkpoint, warm, profile, epochs)
+        model, report = fit(ground, held, *given, progress=lambda line: say(told + line))
+        return model, report.seconds
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
+from typing import Any
 
 from benchmarks.quality.models import Arm
 
@@ -43,13 +44,13 @@ class Table:
 
 @dataclass(frozen=True)
 class Plan:
-    """What is run on a data set. epochs: of the retriever, None: found on validation; arms: further retrievers."""
+    """What is run on a data set. warm: epochs of a retriever that goes on at a later cut; arms: further retrievers."""
 
     tables: Sequence[Table]
     generators: Sequence[str]
     settings: Mapping[str, Settings] = field(default_factory=dict)
     retriever: RetrieverSettings = field(default_factory=RetrieverSettings)
-    epochs: int | None = None
+    warm: int = 3
     arm: Arm = field(default_factory=Arm)
     arms: Sequence[Arm] = ()
     ranker: Ranker = field(default_factory=Ranker)
@@ -89,6 +90,17 @@ FILMS = (
 AGAIN = ("personal", "personal_decayed")
 OF_DAYS = ("rising", "new")
 
+_SMALL: dict[str, Any] = {
+    "block": "hstu",
+    "size": 128,
+    "heads": 4,
+    "dropout": 0.5,
+    "learning_rate": 0.001,
+    "ema": 0.99,
+    "batch": 16,
+    "epochs": 60,
+    "patience": 5,
+}
 ML_LATEST_SMALL = Plan(
     # The pooled table is tuned anew: the last event but one, on which these settings were chosen, is a target there.
     tables=(Table(LeaveOneOut()), Table(LeaveOneOut(), tests=5, paired=True, refit=False, settings={})),
@@ -108,6 +120,7 @@ ML_LATEST_SMALL = Plan(
         "text": {"length": 5, "keep": 0.7},
         "text_last": {"length": 3, "keep": 0.6},
     },
+    retriever=RetrieverSettings(**_SMALL),
     pairs=PAIRS,
 )
 ML_1M = Plan(
@@ -117,7 +130,9 @@ ML_1M = Plan(
         Table(LeaveOneOut(), lessons=3, timed=True, refit=False),
     ),
     generators=FILMS,
-    retriever=RetrieverSettings(window=200),
+    retriever=RetrieverSettings(
+        **{**_SMALL, "window": 200, "dropout": 0.2, "id_dropout": 0.05, "ema": 0.999, "patience": 3}, max_minutes=40
+    ),
     seeds=(17,),  # a training takes an hour on two cores
     pairs=PAIRS,
 )

@@ -106,7 +106,7 @@ class Bench:
 
     def _trainer(self, arm: models.Arm) -> Trainer:
         settings = self.plan.retriever.model_copy(update={"target_gap": self.table.timed})
-        return Trainer(arm, self.course, self.dataset, settings, self.place, self.plan.epochs)
+        return Trainer(arm, self.course, self.dataset, settings, self.place, self.plan.warm)
 
     def _arms(self) -> None:
         """Further retrievers, alone."""

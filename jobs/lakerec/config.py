@@ -213,7 +213,7 @@ class Candidates(Model):
 
     per_user: int = Field(default=20, ge=1, le=1000)
     popular_days: int = Field(default=30, ge=1)
-    generators: dict[str, dict[str, float]] = Field(default_factory=dict)
+    generators: dict[str, dict[str, int | float]] = Field(default_factory=dict)
 
 
 class Policy(Model):

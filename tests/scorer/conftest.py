@@ -45,3 +45,13 @@ def tiny(tmp_path_factory):
     encoder.save_pretrained(place)
     load_encoder(folder("minilm-l6"))[1].save_pretrained(place)
     return place
+
+
+@pytest.fixture(scope="session")
+def night(tiny, tmp_path_factory):
+    """The artefact of a small shop's night, and the lines it told."""
+    import nights
+
+    out, lines = tmp_path_factory.mktemp("nights") / "v1", []
+    nights.run(out, nights.make_config(tiny), lines=lines)
+    return out, lines

@@ -14,7 +14,7 @@ from lakerec import generators
 from lakerec.errors import ModelError
 from lakerec.features import Stock
 from lakerec.generators.base import Generator, Shelf
-from lakerec.generators.popularity import PatternPopular, Popular, Rising
+from lakerec.generators.popularity import New, PatternPopular, Popular, Rising
 from lakerec.histories import Floats, Histories
 from lakerec.scorer.ranker import Ranker
 from lakerec.scorer.recommender import FirstStage, Recommender, Scores
@@ -148,6 +148,8 @@ def fresh(name: str, settings: generators.Settings, shelf: Shelf, stock: Stock, 
     made = kind.fit(nobody, shelf, **settings)
     if isinstance(made, Popular | Rising):
         return replace(made, daily=stock.daily)
+    if isinstance(made, New) and shelf.first_seen is None:  # an item is as old as its first choice
+        return replace(made, first_seen=stock.first_seen)
     if isinstance(made, PatternPopular) and patterns is not None:
         return PatternPopular(patterns)
     return made

@@ -7,6 +7,7 @@ knows everything. Nothing is ever judged by a target that one of its parts has s
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
@@ -19,7 +20,7 @@ from numpy.typing import NDArray
 
 from lakerec import generators, metrics
 from lakerec.config import Config
-from lakerec.errors import NotEnoughDataError
+from lakerec.errors import ConfigError, NotEnoughDataError
 from lakerec.generators.popularity import DailyCounts
 from lakerec.histories import Floats, Histories
 from lakerec.protocols import Part
@@ -65,6 +66,7 @@ class Night:
     def __init__(self, world: World, cuts: Sequence[Cut], last: date, config: Config, threads: int, say: Say) -> None:
         self.world, self.config, self.threads, self.say = world, config, threads, say
         self.cuts, self.last = cuts, last
+        _check(cuts, last)
         self.train = [cut for cut in cuts if cut.split == "train"]
         self.valid, self.test = (next(cut for cut in cuts if cut.split == split) for split in ("valid", "test"))
         hidden = config.policy.filter_types
@@ -75,6 +77,9 @@ class Night:
     def _settings(self) -> dict[str, generators.Settings]:
         """Which generators there are for this data, and their settings: given, tuned on the first cut, or default."""
         given = self.config.candidates.generators
+        for name in given.keys() - generators.MEMBERS.keys():
+            where = self.config.where("candidates", "generators", name)
+            raise ConfigError(f"{where}: no such generator; known: {', '.join(generators.MEMBERS)}")
         names = [name for name in given or generators.MEMBERS if self._makes_sense(name)]
         first = self.train[0]
         shelf = self.world.shelf(first.day)
@@ -181,6 +186,14 @@ class Night:
         return slates
 
 
+def _check(cuts: Sequence[Cut], last: date) -> None:
+    """NotEnoughDataError names the splits without examples."""
+    found = {cut.split for cut in cuts if len(cut.part)}
+    missing = [split for split in ("train", "valid", "test") if split not in found]
+    if missing:
+        raise NotEnoughDataError(f"no {', '.join(missing)} examples of known users as of {last}: load more days")
+
+
 def _draw(part: Part, limit: int, seed: int) -> Part:
     """At most `limit` people of a part."""
     if len(part) <= limit:
@@ -221,9 +234,10 @@ def train(
     valid = night.stage(night.valid.day, night.valid.known, retrievers.get("learned"))
     report = _report(night, valid, ranker, learned)
     settings = config.scorer.training
+    each = max(1, settings.max_slates // len(stages))
     parts = zip(stages, night.train, strict=True)
-    slates = [slate for s, cut in parts for slate in night.slates(s, ranker, cut, settings.max_slates, unseen=True)]
-    slates = [slate for slate in slates if slate.labels is not None and slate.labels.any()][: settings.max_slates]
+    # Also those without a positive: the probabilities would be too high else.
+    slates = [slate for stage, cut in parts for slate in night.slates(stage, ranker, cut, each, unseen=True)]
     held = night.slates(valid, ranker, night.valid, settings.valid_slates, unseen=False)
     evaluated = night.stage(night.test.day, night.test.known, retrievers.get("evaluated"))
     serving = night.stage(night.last, world.known(night.last), retrievers.get("serving"))
@@ -233,7 +247,9 @@ def train(
         kept = {"evaluated": evaluated, "serving": serving}
         bundle.save(folder, recipe, list(world.items), world.nodes, kept, retrievers, ranker)
 
-    return training.train(slates, held, config.scorer, FEATURES, out, say, beside)
+    made = training.train(slates, held, config.scorer, FEATURES, out, say, beside)
+    shutil.rmtree(checkpoints, ignore_errors=True)
+    return made
 
 
 def _recipe(night: Night, retriever: bool, report: dict[str, Any]) -> bundle.Recipe:

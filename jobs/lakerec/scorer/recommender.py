@@ -18,7 +18,7 @@ from lakerec.protocols import Part
 from lakerec.scorer.ranker import Lessons, Ranker
 
 RETRIEVER = "retriever"
-SCORES = 2**22  # scores of one generator held at a time: 16 MiB in float32
+SCORES = 2**21  # scores of one generator held at a time: 8 MiB in float32
 
 
 class Scores(Protocol):

@@ -1,0 +1,446 @@
+"""A night: what it writes, that nothing of it has seen its targets, and that it goes on where it was killed."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from datetime import timedelta
+from pathlib import Path
+
+import nights
+import numpy as np
+import pandas as pd
+import pytest
+from nights import CUTS, ITEMS, LAST, PEOPLE, WEIGHTS, make_config, make_events, make_examples, make_items, make_world
+
+from lakerec import generators, metrics
+from lakerec.errors import ModelError, NotEnoughDataError
+from lakerec.features import Candidates
+from lakerec.generators.popularity import DailyCounts, PatternPopular
+from lakerec.scorer import bundle
+from lakerec.scorer.artefact import checked
+from lakerec.scorer.bundle import Bundle
+from lakerec.scorer.evaluation import recommender_at
+from lakerec.scorer.nightly import FEATURES, Night, best, cuts_of, ranker_features
+from lakerec.scorer.prediction import Predictor
+from lakerec.scorer.ranker import Ranker
+from lakerec.scorer.recommender import Ranked, full_ranks
+from lakerec.scorer.retriever import Retriever
+from lakerec.world import day_number
+
+TEST_CUT = CUTS[-1][0]
+LEARNED = ("recommender/evaluated", "recommender/retriever-learned", "recommender/retriever-evaluated")
+ALONE = ("recommender/booster", "recommender/recipe", "recommender/items", "recommender/nodes")
+
+
+def quiet(_):
+    pass
+
+
+def night_of(config, world=None, examples=None, last=LAST):
+    """A night that is not trained yet."""
+    world = world or make_world()
+    return Night(world, cuts_of(world, make_examples() if examples is None else examples), last, config, 1, quiet)
+
+
+@pytest.fixture(scope="module")
+def planned(tiny):
+    return night_of(make_config(tiny))
+
+
+# --- what it writes -----------------------------------------------------------------------------------------
+
+
+def test_the_artefact_is_whole_and_says_how_it_was_made(night, tiny):
+    out, lines = night
+    manifest = checked(out)
+    assert (manifest.version, manifest.feature_names, manifest.language_model) == ("v1", FEATURES, False)
+    opened = Bundle.open(out)
+    assert opened.items == ITEMS and opened.nodes == make_world().nodes
+    recipe = opened.recipe
+    assert list(recipe.settings) == list(make_config(tiny).candidates.generators)
+    assert recipe.days == {"learned": str(CUTS[0][0]), "evaluated": str(TEST_CUT), "serving": str(LAST)}
+    assert (recipe.depth, recipe.repeats, recipe.hidden, recipe.kinds) == (10, True, [], ["buy", "return", "view"])
+    assert set(recipe.report) >= {"gains", "valid_ndcg@10", "sources", "queries"}
+    assert set(recipe.report["sources"]) == set(recipe.settings) and sum(recipe.report["gains"].values()) > 0.99
+    assert any(line.startswith("final ranker: ") for line in lines)
+    fitted = {name for name in recipe.settings if not generators.MEMBERS[name].kind.fresh}
+    for role in ("evaluated", "serving"):
+        assert {file.stem for file in (out / "recommender" / role).iterdir()} == fitted
+
+
+def test_nothing_but_the_artefact_is_left(night):
+    assert [file.name for file in night[0].parent.iterdir()] == ["v1"]
+
+
+def test_the_planted_tastes_are_found(night):
+    world, opened = make_world(), Bundle.open(night[0])
+    (cut,) = cuts_of(world, make_examples(cuts=CUTS[-1:]))
+    recommender = recommender_at(world, cut, opened)
+    mine = recommender.rank(cut.part.histories, cut.on_shelf).ranks(cut.part)
+    popular = full_ranks(recommender.stage.members["popular"], cut.part, True, cut.on_shelf)
+    gain = [np.nanmean(metrics.by_user(ranks, cut.part.target_starts)["ndcg@10"]) for ranks in (mine, popular)]
+    assert gain[0] > gain[1] + 0.15
+    lists = recommender.rank(cut.part.histories, cut.on_shelf).lists(len(cut.part), 3)
+    own = [
+        np.mean([item // nights.EACH == person % nights.TASTES for item in row])
+        for person, row in zip(cut.part.people, lists, strict=True)
+    ]
+    assert np.mean(own) > 0.7
+
+
+def test_some_histories_are_longer_than_the_retrievers_window(night):
+    assert Retriever.load(night[0] / "recommender" / "retriever-serving").settings.window == 8
+    assert make_world().known(CUTS[0][0]).chosen().lengths.max() > 8
+
+
+def test_what_is_restored_ranks_as_what_was_fitted(night, planned):
+    opened, cut = Bundle.open(night[0]), planned.test
+    fitted = planned.stage(cut.day, cut.known, opened.retriever("evaluated"))
+    restored = recommender_at(planned.world, cut, opened)
+    assert list(fitted.members) == list(restored.stage.members)
+    for name, score in fitted.scores(cut.part.histories).items():
+        assert np.allclose(restored.stage.scores(cut.part.histories)[name], score, atol=1e-6), name
+    told = restored.rank(cut.part.histories, cut.on_shelf)
+    found = fitted.candidates(
+        cut.part.histories, fitted.scores(cut.part.histories), cut.on_shelf & fitted.allowed(cut.part.histories)
+    )
+    assert np.array_equal(told.found.item, found.item)
+    assert np.allclose(told.score, restored.ranker.score(found.features), atol=1e-6)
+
+
+@pytest.mark.parametrize("listed", [True, False], ids=["catalogue", "events only"])
+@pytest.mark.parametrize("name", [name for name, member in generators.MEMBERS.items() if member.kind.fresh])
+def test_a_generator_made_of_the_days_shelf_says_what_the_fitted_one_says(name, listed):
+    items = make_items()
+    world = make_world(items=items if listed else items.iloc[:0])
+    known, shelf = world.known(TEST_CUT), world.shelf(TEST_CUT)
+    stock, patterns = world.stock(TEST_CUT, DailyCounts.of(known)), PatternPopular.fit(known, shelf).shares
+    for settings in generators.MEMBERS[name].grid:
+        fitted = generators.fit(name, known, shelf, settings).score(known)
+        made = bundle.fresh(name, settings, shelf, stock, patterns).score(known)
+        assert np.array_equal(made, fitted)
+
+
+def test_an_artefact_without_a_recommender_is_refused(tmp_path):
+    with pytest.raises(ModelError, match="no recommender"):
+        Bundle.open(tmp_path)
+
+
+# --- no leak ------------------------------------------------------------------------------------------------
+
+
+def planted(seed=3, count=120):
+    """Events that arrive behind the test cut, some of which happened before it, by the same people of the same items."""
+    rng = np.random.default_rng(seed)
+    cut, last = day_number(TEST_CUT), day_number(LAST)
+    arrived = rng.integers(cut + 1, last + 1, count)
+    happened = np.minimum(rng.integers(cut - 2, last + 1, count), arrived) + 0.7
+    who, what = rng.choice(PEOPLE, count), rng.choice(ITEMS, count)
+    kinds = rng.choice(sorted(WEIGHTS), count)
+    return list(zip(who, what, kinds, happened, arrived, strict=True))
+
+
+@pytest.fixture(scope="module")
+def tempted(tiny, tmp_path_factory):
+    """The same night in a world with planted events behind the test cut, and other targets there."""
+    events = make_events()
+    rows = [*events.itertuples(index=False, name=None), *planted()]
+    examples = make_examples()
+    test = examples["split"] == "test"
+    examples.loc[test, "targets"] = pd.Series(
+        [np.array([ITEMS[0]], dtype=object)] * int(test.sum()), index=examples.index[test]
+    )
+    out = tmp_path_factory.mktemp("tempted") / "v1"
+    nights.run(out, make_config(tiny), events=nights.frame_of(rows), examples=examples)
+    return out, nights.frame_of(rows)
+
+
+def test_what_comes_behind_the_test_cut_reaches_only_what_serves(night, tempted):
+    before, after = (checked(out).files for out in (night[0], tempted[0]))
+    assert before.keys() == after.keys()
+    known = {name for name in before if name.startswith((*LEARNED, *ALONE))}
+    assert {name.split("/")[1].split("-")[0].split(".")[0] for name in known} == {
+        "evaluated",
+        "retriever",
+        "booster",
+        "recipe",
+        "items",
+        "nodes",
+    }
+    assert {name for name in known if before[name] != after[name]} == set()
+    serving = {
+        name
+        for name in before
+        if name.startswith(("recommender/serving", "recommender/retriever-serving")) and not name.endswith(".json")
+    }
+    assert serving and all(before[name] != after[name] for name in serving)
+    assert checked(night[0]).prior == checked(tempted[0]).prior
+
+
+def test_the_test_targets_rank_the_same_whatever_comes_behind_the_cut(night, tempted):
+    found, served = [], []
+    for out, events in ((night[0], make_events()), tempted):
+        world, opened = make_world(events), Bundle.open(out)
+        (cut,) = cuts_of(world, make_examples(cuts=CUTS[-1:]))
+        recommender = recommender_at(world, cut, opened)
+        found.append(recommender.rank(cut.part.histories, cut.on_shelf).ranks(cut.part))
+        stock = world.stock(LAST, DailyCounts.of(world.known(LAST)))
+        serving = opened.recommender("serving", world.shelf(LAST), stock)
+        served.append(serving.rank(cut.part.histories, cut.on_shelf).ranks(cut.part))
+    assert np.array_equal(*found) and np.isfinite(found[0]).any()
+    assert not np.array_equal(*served)
+
+
+def test_a_cut_knows_what_had_arrived_and_its_targets_lie_behind_it(planned):
+    assert [(cut.day, cut.split) for cut in planned.cuts] == CUTS
+    for cut in planned.cuts:
+        assert cut.known.times.max() < day_number(cut.day) + 1
+        assert len(cut.part) == len(cut.part.people) and (np.diff(cut.part.target_starts) > 0).all()
+        rows = make_examples(cuts=[(cut.day, cut.split)])
+        wanted = {user: sorted(told) for user, told in zip(rows["user_id"], rows["targets"], strict=True)}
+        named = zip(cut.part.people, cut.part.target_starts, cut.part.target_starts[1:], strict=False)
+        assert wanted == {PEOPLE[p]: sorted(ITEMS[i] for i in cut.part.target_items[a:b]) for p, a, b in named}
+
+
+def test_a_slate_of_training_is_scored_by_who_has_not_seen_the_person(planned, night):
+    opened = Bundle.open(night[0])
+    ranker, cut = opened.ranker(), planned.train[0]
+    stage = planned.stage(cut.day, cut.known, opened.retriever("learned"))
+    slates = planned.slates(stage, ranker, cut, 100, unseen=True)
+    assert [slate.slate_id for slate in slates] == [f"{PEOPLE[p]}@{cut.day}" for p in cut.part.people]
+    histories = cut.part.histories
+    made = stage.candidates(histories, stage.scores(histories), stage.allowed(histories) & cut.on_shelf)
+    score = ranker.unseen(made.features, cut.part.people[made.person])
+    lists, scores = best(Ranked(made, score), len(cut.part), 6)
+    texts = planned.world.texts(cut.day)
+    for row, slate in enumerate(slates):
+        items = lists[row][lists[row] >= 0]
+        assert (
+            slate.texts == [texts[item] for item in items] and slate.history == cut.told[PEOPLE[cut.part.people[row]]]
+        )
+        assert np.allclose(slate.features, ranker_features(scores[row][: len(items)]))
+        wanted = cut.part.target_items[cut.part.target_starts[row] : cut.part.target_starts[row + 1]]
+        assert slate.labels.tolist() == [float(item in wanted) for item in items] and slate.targets == len(wanted)
+    seen = planned.slates(stage, ranker, cut, 100, unseen=False)
+    assert not all(np.array_equal(a.features, b.features) for a, b in zip(slates, seen, strict=True))
+
+
+def test_slates_are_drawn_the_same_again_and_hold_their_own_targets(planned, night):
+    opened = Bundle.open(night[0])
+    ranker, cut = opened.ranker(), planned.valid
+    stage = planned.stage(cut.day, cut.known, opened.retriever("learned"))
+    whole = {slate.slate_id: slate for slate in planned.slates(stage, ranker, cut, 100, unseen=False)}
+    some, again = (planned.slates(stage, ranker, cut, 5, unseen=False) for _ in range(2))
+    assert len(some) == 5 < len(whole) and [s.slate_id for s in some] == [s.slate_id for s in again]
+    for slate in some:
+        assert (slate.texts, slate.targets) == (whole[slate.slate_id].texts, whole[slate.slate_id].targets)
+        assert np.array_equal(slate.labels, whole[slate.slate_id].labels)
+
+
+# --- a night that was killed, and one that follows ----------------------------------------------------------
+
+
+SCRIPT = """
+import sys; sys.path.insert(0, {tests!r})
+from pathlib import Path
+import nights
+nights.run(Path({out!r}), nights.make_config({tiny!r}))
+"""
+
+
+def test_a_killed_night_leaves_no_artefact_and_goes_on_to_the_same(night, tiny, tmp_path):
+    out = tmp_path / "v1"
+    script = SCRIPT.format(tests=str(Path(__file__).parent), tiny=str(tiny), out=str(out))
+    child = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    checkpoint, until = tmp_path / ".v1.parts" / "retriever-evaluated.checkpoint", time.monotonic() + 180
+    while not checkpoint.exists() and child.poll() is None and time.monotonic() < until:
+        time.sleep(0.01)
+    os.kill(child.pid, signal.SIGKILL)
+    child.wait()
+    assert checkpoint.exists() and not out.exists()
+    lines = []
+    nights.run(out, make_config(tiny), lines=lines)
+    assert sum(line.startswith("resumed after epoch") for line in lines) == 2
+    assert checked(out).files == checked(night[0]).files
+    assert [file.name for file in tmp_path.iterdir()] == ["v1"]
+
+
+def test_a_retriever_goes_on_from_the_champions_of_the_same_role_which_knows_no_more(planned, night):
+    champion = Bundle.open(night[0])
+    found = {"learned": "mine"}
+    for role in bundle.ROLES:
+        assert isinstance(planned._warm(role, found, champion), Retriever)
+    later = Bundle(
+        champion.folder, bundle.Recipe(**{**vars(champion.recipe), "days": dict.fromkeys(bundle.ROLES, "2026-12-31")})
+    )
+    assert [planned._warm(role, found, later) for role in bundle.ROLES] == ["mine"] * 3
+    assert planned._warm("learned", {}, None) is None
+
+
+def test_the_next_night_keeps_the_champions_codes_and_knows_new_items(night, tiny, tmp_path):
+    """A week later: an item that sorts before all others, one that nobody lists any more, and the night's settings."""
+    champion, week = Bundle.open(night[0]), timedelta(days=2)
+    events = [*make_events().itertuples(index=False, name=None)]
+    events += [("u00", "a new item", "buy", day_number(LAST) + 1.5, day_number(LAST) + 1)]
+    cuts = [(day + week, split) for day, split in CUTS]
+    frame = nights.frame_of(events)
+    lines, given = [], {"base": champion.items, "base_nodes": champion.nodes}
+    told = make_examples(frame, cuts)
+    nights.run(tmp_path / "v2", make_config(tiny), frame, told, lines, champion, LAST + week, **given)
+    opened = Bundle.open(tmp_path / "v2")
+    assert opened.items == [*ITEMS, "a new item"]
+    assert [line.split(":")[0] for line in lines[:3]] == ["epoch 1/3", "epoch 2/3", "epoch 3/3"]  # warm, not anew
+    with np.load(opened.folder / "serving" / "ease.npz") as state:
+        assert int(state["numbers"][0]) == len(ITEMS) + 1
+
+
+# --- settings -----------------------------------------------------------------------------------------------
+
+
+def test_which_generators_there_are_follows_from_the_data(tiny):
+    def names(world, **more):
+        config = make_config(tiny, **more)
+        free = config.model_copy(update={"candidates": config.candidates.model_copy(update={"generators": {}})})
+        return set(night_of(free, world).settings)
+
+    everything = set(generators.MEMBERS)
+    assert names(make_world()) == everything - {"profile"}
+    bare = make_items().assign(attributes=None)
+    frames = make_events(), bare, nights.make_vectors(), nights.make_triples().iloc[:0]
+    assert names(nights.world(*frames, WEIGHTS)) == everything - {"graph", "pattern", "profile"}
+    people = pd.DataFrame({"user_id": ["u00"], "valid_from": [0], "valid_to": [np.nan], "text_hash": ["hash 1"]})
+    assert names(make_world(people=people)) == everything
+    assert names(make_world(), filtered=["buy"]) == everything - {"profile", "personal", "personal_decayed"}
+
+
+def test_settings_are_given_or_tuned_or_the_default(tiny):
+    config = make_config(tiny, tune=True)
+    chosen = {"ease": {"penalty": 7.0}, "trending": {}, "item_knn": {}, "markov_1": {}}
+    config = config.model_copy(update={"candidates": config.candidates.model_copy(update={"generators": chosen})})
+    tuned = night_of(config).settings
+    assert (
+        tuned["ease"] == {"penalty": 7.0, "keep": 0.85} and tuned["markov_1"] == generators.MEMBERS["markov_1"].grid[0]
+    )
+    assert (
+        tuned["trending"] in generators.MEMBERS["trending"].grid
+        and tuned["item_knn"] in generators.MEMBERS["item_knn"].grid
+    )
+    plain = config.model_copy(update={"scorer": config.scorer.model_copy(update={"tune": False})})
+    assert night_of(plain).settings["trending"] == {"days": 10.0}  # candidates.popular_days
+    assert night_of(plain).settings["item_knn"] == generators.MEMBERS["item_knn"].grid[0]
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"markov": {"span": 4}},
+        {"als": {"size": 3}},
+        {"ease": {"limit": 4}},
+        {"text": {"length": 2}},
+        {"user_knn": {"limit": 9, "neighbours": 3}},
+    ],
+    ids=str,
+)
+def test_a_whole_number_in_the_yaml_is_a_whole_number(tiny, settings):
+    config = make_config(tiny).model_dump(mode="json", by_alias=True)
+    config["candidates"]["generators"] = settings
+    planned = night_of(type(make_config(tiny)).model_validate(config))
+    cut = planned.train[0]
+    for name, score in planned.stage(cut.day, cut.known, None).scores(cut.part.histories).items():
+        assert np.isfinite(score).all(), name
+
+
+@pytest.mark.parametrize("split", ["train", "valid", "test"])
+def test_an_empty_split_is_named(tiny, split):
+    examples = make_examples()
+    with pytest.raises(NotEnoughDataError, match=split):
+        night_of(make_config(tiny), examples=examples[examples["split"] != split])
+
+
+def test_targets_that_nobody_knows_are_too_little_to_learn_from(tiny, tmp_path):
+    examples = make_examples()
+    examples["targets"] = [np.array(["unheard of"], dtype=object)] * len(examples)
+    off = {"retriever": {"enabled": False}}
+    with pytest.raises(NotEnoughDataError, match="two people"):
+        nights.run(tmp_path / "v1", make_config(tiny, **off), examples=examples)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("people", [PEOPLE[:1], PEOPLE[:2]], ids=["one person", "two people"])
+def test_a_shop_of_one_person_is_named_and_one_of_two_trains_or_is_named(tiny, tmp_path, people):
+    events = make_events(people=people, visits=30)
+    try:
+        nights.run(tmp_path / "v1", make_config(tiny, retriever={"enabled": False}), events, make_examples(events))
+    except NotEnoughDataError as error:
+        assert "people" in str(error) or "positives" in str(error)
+        assert list(tmp_path.iterdir()) == []
+    else:
+        assert len(people) == 2 and checked(tmp_path / "v1")
+
+
+# --- a language model, and what is filtered -----------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def filtered(tiny, tmp_path_factory):
+    """A night whose lists leave out what was bought, with a language model."""
+    out = tmp_path_factory.mktemp("filtered") / "v1"
+    examples = make_examples()
+    config = make_config(tiny, filtered=["buy"], language_model="always", retriever={"enabled": False})
+    nights.run(out, config, examples=examples)
+    return out
+
+
+def test_what_was_bought_is_in_no_list_where_it_is_filtered(filtered):
+    opened, world = Bundle.open(filtered), make_world()
+    assert opened.recipe.hidden == [0] and opened.retriever("serving") is None
+    (cut,) = cuts_of(world, make_examples(cuts=CUTS[-1:]))
+    ranked = recommender_at(world, cut, opened).rank(cut.part.histories, cut.on_shelf)
+    bought = cut.part.histories.keep(cut.part.histories.types == 0).matrix()
+    assert len(ranked.found) and bought.nnz
+    assert not np.asarray(bought[ranked.found.person, ranked.found.item]).any()
+
+
+def test_a_language_model_is_kept_and_reads_slates(filtered):
+    predictor = Predictor.load(filtered, 1)
+    assert predictor.model is not None and checked(filtered).language_model
+    planned = night_of(make_config(filtered, filtered=["buy"]))
+    stage = planned.stage(planned.valid.day, planned.valid.known, None)
+    slates = planned.slates(stage, Bundle.open(filtered).ranker(), planned.valid, 3, unseen=False)
+    assert all(
+        ((0 < p) & (p < 1)).all() and len(p) == len(s.texts)
+        for p, s in zip(predictor.score(slates), slates, strict=True)
+    )
+
+
+# --- small parts --------------------------------------------------------------------------------------------
+
+
+def test_the_best_of_each_with_their_scores():
+    person, item, score = np.array([0, 0, 2]), np.array([4, 1, 3]), np.array([0.5, 0.75, -1.0], dtype=np.float32)
+    found = Candidates(person, item, np.zeros((0, 0), np.float32), np.zeros(3, int))
+    lists, scores = best(Ranked(found, score), 3, 2)
+    assert lists.tolist() == [[1, 4], [-1, -1], [3, -1]]
+    assert np.array_equal(scores, np.array([[0.75, 0.5], [np.nan] * 2, [-1, np.nan]], np.float32), equal_nan=True)
+    nothing = Candidates(*(np.zeros(0, int),) * 2, np.zeros((0, 0), np.float32), np.zeros(0, int))
+    assert np.isnan(best(Ranked(nothing, np.zeros(0, np.float32)), 2, 2)[1]).all()
+
+
+def test_a_list_as_the_language_model_gets_it():
+    assert len(FEATURES) == 2
+    assert ranker_features(np.array([2.0, 1.0, -1.0], np.float32)).tolist() == [
+        [2, 1],
+        [1, 0.5],
+        [-1, pytest.approx(1 / 3)],
+    ]
+    assert ranker_features(np.zeros(0, np.float32)).shape == (0, 2)
+
+
+def test_the_recipe_is_json_and_comes_back(night):
+    recipe = Bundle.open(night[0]).recipe
+    content = json.loads((night[0] / "recommender" / "recipe.json").read_text())
+    assert bundle.Recipe(**content) == recipe
+    assert isinstance(Bundle.open(night[0]).ranker(), Ranker)
