@@ -30,7 +30,8 @@ def run(job: Job) -> dict[str, Any]:
     marks = job.lake.read(TABLE).select("as_of_date", "fingerprint").distinct()
     made = {row["as_of_date"]: row["fingerprint"] for row in marks.collect()}
     counts = {"days": 0, "written": 0, "patterns": 0, "model": model_id(job.config.scorer.model)}
-    for day in [*(cut for cut, _ in examples.cuts(job.last_day, job.config.scorer.training)), job.last_day]:
+    cuts = examples.cuts(job.last_day, job.config.scorer.training) if job.config.patterns.cuts else []
+    for day in [*(cut for cut, _ in cuts), job.last_day]:
         counts = _day(job, day, inputs, made.get(day), counts)
     return counts
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
-from typing import Any
 
 from benchmarks.quality.models import Arm
 
@@ -90,17 +89,6 @@ FILMS = (
 AGAIN = ("personal", "personal_decayed")
 OF_DAYS = ("rising", "new")
 
-_SMALL: dict[str, Any] = {
-    "block": "hstu",
-    "size": 128,
-    "heads": 4,
-    "dropout": 0.5,
-    "learning_rate": 0.001,
-    "ema": 0.99,
-    "batch": 16,
-    "epochs": 60,
-    "patience": 5,
-}
 ML_LATEST_SMALL = Plan(
     # The pooled table is tuned anew: the last event but one, on which these settings were chosen, is a target there.
     tables=(Table(LeaveOneOut()), Table(LeaveOneOut(), tests=5, paired=True, refit=False, settings={})),
@@ -120,7 +108,6 @@ ML_LATEST_SMALL = Plan(
         "text": {"length": 5, "keep": 0.7},
         "text_last": {"length": 3, "keep": 0.6},
     },
-    retriever=RetrieverSettings(**_SMALL),
     pairs=PAIRS,
 )
 ML_1M = Plan(
@@ -131,7 +118,15 @@ ML_1M = Plan(
     ),
     generators=FILMS,
     retriever=RetrieverSettings(
-        **{**_SMALL, "window": 200, "dropout": 0.2, "id_dropout": 0.05, "ema": 0.999, "patience": 3}, max_minutes=40
+        size=128,
+        heads=4,
+        window=200,
+        dropout=0.2,
+        id_dropout=0.05,
+        learning_rate=1e-3,
+        ema=0.999,
+        patience=3,
+        max_minutes=30.0,
     ),
     seeds=(17,),  # a training takes an hour on two cores
     pairs=PAIRS,

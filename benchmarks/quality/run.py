@@ -174,7 +174,7 @@ def bench(data: str, plan: Plan, table: Table, dataset: Dataset, validation: boo
 
 def run(data: str, plan: Plan, options: argparse.Namespace) -> None:
     """All tables of a data set, or the table without each source; printed, and kept unless it is a validation."""
-    dataset, rows, ranks = load(data), [], []
+    dataset = load(data)
     tables = plan.tables if options.table is None else [plan.tables[options.table]]
     validation = options.validation or options.without_each
     for table in tables[:1] if options.without_each else tables:
@@ -185,12 +185,10 @@ def run(data: str, plan: Plan, options: argparse.Namespace) -> None:
             [(name, "ranker") for name in found.outcomes if name != "ranker"] if options.without_each else plan.pairs
         )
         mine = found.rows(pairs)
-        rows += mine
-        ranks += [ranks_of(found)]
         others = PUBLISHED.get(data, {}) if table.comparable and not validation else {}
         print(report.table(mine, others), flush=True)
-    if not options.validation:
-        keep(data + "_without_each" * options.without_each, rows, ranks)
+        if not options.validation:
+            keep(data + "_without_each" * options.without_each, mine, ranks_of(found))
 
 
 def ranks_of(found: report.Report) -> pd.DataFrame:
@@ -205,14 +203,18 @@ def ranks_of(found: report.Report) -> pd.DataFrame:
     return pd.concat(told, ignore_index=True).astype({"seed": "Int64"})
 
 
-def keep(name: str, rows: Sequence[report.Row], ranks: Sequence[pd.DataFrame]) -> None:
-    """results/<name>.json with a row on each line, .png and .parquet."""
+def keep(name: str, rows: Sequence[report.Row], ranks: pd.DataFrame) -> None:
+    """A table's rows into results/<name>.json (a row on each line) and .png, its ranks into a .parquet of its own."""
     RESULTS.mkdir(parents=True, exist_ok=True)
     about = report.machine()
-    lines = [json.dumps({**row, **about}) for row in rows]
-    (RESULTS / f"{name}.json").write_text("[\n" + ",\n".join(lines) + "\n]\n")
-    pd.concat(ranks, ignore_index=True).to_parquet(RESULTS / f"{name}.parquet", index=False)
-    draw(rows, PUBLISHED.get(rows[0]["data"], {}), RESULTS / f"{name}.png")
+    mine = {row["protocol"] for row in rows}
+    file = RESULTS / f"{name}.json"
+    others = [row for row in json.loads(file.read_text()) if row["protocol"] not in mine] if file.exists() else []
+    kept = [*others, *({**row, **about} for row in rows)]
+    file.write_text("[\n" + ",\n".join(json.dumps(row) for row in kept) + "\n]\n")
+    slug = rows[0]["protocol"].replace(" ", "_").replace("=", "-")
+    ranks.to_parquet(RESULTS / f"{name}-{slug}.parquet", index=False)
+    draw(kept, PUBLISHED.get(rows[0]["data"], {}), RESULTS / f"{name}.png")
     say(f"{RESULTS / name}.json: {len(rows)} rows")
 
 
@@ -223,14 +225,16 @@ def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--validation", action="store_true", help="report on the validation part, write nothing")
     parser.add_argument("--without-each", action="store_true", help="on validation: the ranker without each source")
     parser.add_argument("--no-spark", dest="spark", action="store_false", help="leave out Spark's ALS")
-    parser.add_argument("--table", type=int, help="only this table of the plan, from 0 (validation)")
+    parser.add_argument(
+        "--table", type=int, help="only this table of the plan, from 0; what is kept of the others stays"
+    )
     parser.add_argument("--seeds", type=int, help="only so many seeds (validation)")
     parser.add_argument("--epochs", type=int, help="at most so many epochs of a retriever (validation)")
     parser.add_argument("--generators", help="only these, by comma (validation)")
     options = parser.parse_args(given)
     if unknown := set(options.data) - set(PLANS):
         parser.error(f"no plan for {', '.join(sorted(unknown))}; there are {', '.join(PLANS)}")
-    less = [name for name in ("table", "seeds", "epochs", "generators") if getattr(options, name) is not None]
+    less = [name for name in ("seeds", "epochs", "generators") if getattr(options, name) is not None]
     if less and not options.validation:
         parser.error(f"--{less[0]} makes another table than the plan's: only with --validation")
     return options

@@ -306,12 +306,14 @@ class Patterns(Model):
     """Behaviour patterns: clusters of the users' encoded sequences; the number of them is chosen from `ks`.
 
     `text_tokens`: about so many tokens of the recent end of a text are encoded; `max_users` take part in the fit.
+    `cuts`: also as of each cut of the training that has none yet, so that the first night's ranker knows patterns.
     """
 
     enabled: bool = True
-    ks: tuple[Annotated[int, Field(ge=2, le=100)], ...] = Field(default=(4, 6, 8, 12, 16), min_length=1)
-    max_users: int = Field(default=5000, ge=2)
-    text_tokens: int = Field(default=64, ge=4, le=254)
+    ks: tuple[Annotated[int, Field(ge=2, le=100)], ...] = Field(default=(4, 8, 12), min_length=1)
+    max_users: int = Field(default=2000, ge=2)
+    text_tokens: int = Field(default=32, ge=4, le=254)
+    cuts: bool = False
     seed: int = 17
 
 

@@ -33,7 +33,7 @@ def deliver(shop: Shop, days: int = DAYS) -> None:
 def built(spark, tmp_path_factory) -> tuple[Shop, dict]:
     """A lake of four days with their patterns, and what the first run said."""
     shop = Shop(tmp_path_factory.mktemp("patterns"), spark)
-    shop.settings["patterns"] = {"ks": [2]}
+    shop.settings["patterns"] = {"ks": [2], "cuts": True}
     deliver(shop)
     return shop, shop.run(*LAKE_STEPS, "build_patterns", days=DAYS)
 

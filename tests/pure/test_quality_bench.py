@@ -213,7 +213,7 @@ class TestPlans:
             assert set(settings) == set(MEMBERS[generator].grid[0])
 
     def test_what_makes_a_run_smaller_writes_nothing(self):
-        for flag in (["--epochs", "2"], ["--seeds", "1"], ["--generators", "ease"], ["--table", "0"]):
+        for flag in (["--epochs", "2"], ["--seeds", "1"], ["--generators", "ease"]):
             with pytest.raises(SystemExit):
                 run.arguments(["ml_1m", *flag])
             assert run.arguments(["ml_1m", *flag, "--validation"]).validation

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+# Two threads of OpenMP on shared cores wait for one another: a training of a second takes twenty.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from lakerec.scorer.slates import Slate
 

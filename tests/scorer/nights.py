@@ -1,20 +1,24 @@
 """A small shop whose people have planted tastes, as a World with its examples, and a quick training of it."""
 
+from dataclasses import replace
 from datetime import date, timedelta
 
 import numpy as np
 import pandas as pd
 
 from lakerec.config import ITEM_ENTITY, Config
+from lakerec.generators.popularity import DailyCounts, PatternPopular
 from lakerec.scorer.bundle import Bundle
 from lakerec.scorer.nightly import train
-from lakerec.world import EPOCH, World, day_number, world
+from lakerec.scorer.serving_day import ShelfOfDay
+from lakerec.world import World, day_number, end_of, world
 
 FIRST, LAST, HORIZON = date(2026, 3, 1), date(2026, 4, 9), 6
 WEIGHTS = {"buy": 5.0, "return": -5.0, "view": 1.0}
 TASTES, EACH = 3, 5  # tastes of people and items, items of a taste
 ITEMS = [f"i{n:02d}" for n in range(TASTES * EACH)]
 PEOPLE = [f"u{n:02d}" for n in range(24)]
+NEWCOMER = "zz newcomer"
 CUTS = [
     (LAST - timedelta(days=HORIZON * (4 - n)), split) for n, split in enumerate(["train", "train", "valid", "test"])
 ]
@@ -144,6 +148,40 @@ def run(out, config, events=None, examples=None, lines=None, champion: Bundle | 
     return train(make_world(events, **more), told, last, config, out, 1, say, champion)
 
 
-def day(number):
-    """A day number as a date."""
-    return EPOCH + timedelta(days=number)
+def shelf_of(world, day=LAST, **changes) -> ShelfOfDay:
+    """A world's day as the workers read it."""
+    known = world.known(day)
+    made = ShelfOfDay(
+        items=world.items.tolist(),
+        texts=world.texts(day).tolist(),
+        shelf=world.shelf(day),
+        stock=world.stock(day, DailyCounts.of(known)),
+        on_shelf=world.on_shelf(day),
+        patterns=PatternPopular.fit(known, world.shelf(day)).shares,
+        weights=dict(WEIGHTS),
+        kinds=world.kinds,
+        at=end_of(day),
+    )
+    return replace(made, **changes)
+
+
+def readings_of(events, people=PEOPLE):
+    """What a worker reads of each user; the newcomer has nothing but a name."""
+    rows = []
+    groups = dict(zip(make_patterns()["user_id"], make_patterns()["pattern_id"], strict=True))
+    for user in [*people, NEWCOMER]:
+        mine = events[events["user_id"] == user]
+        known = len(mine) > 0
+        rows.append(
+            {
+                "user_id": user,
+                "history": " ".join(mine["item_id"]) if known else None,
+                "items": mine["item_id"].to_numpy(dtype=object) if known else None,
+                "types": mine["event_type"].to_numpy(dtype=object) if known else None,
+                "days": mine["day"].to_numpy() if known else None,
+                "taken": None,
+                "pattern": float(groups.get(user, np.nan)),
+                "profile": None,
+            }
+        )
+    return pd.DataFrame(rows)

@@ -1,11 +1,9 @@
 """A night: what it writes, that nothing of it has seen its targets, and that it goes on where it was killed."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
-import time
 from datetime import timedelta
 from pathlib import Path
 
@@ -16,7 +14,7 @@ import pytest
 from nights import CUTS, ITEMS, LAST, PEOPLE, WEIGHTS, make_config, make_events, make_examples, make_items, make_world
 
 from lakerec import generators, metrics
-from lakerec.errors import ModelError, NotEnoughDataError
+from lakerec.errors import ConfigError, ModelError, NotEnoughDataError
 from lakerec.features import Candidates
 from lakerec.generators.popularity import DailyCounts, PatternPopular
 from lakerec.scorer import bundle
@@ -33,6 +31,31 @@ from lakerec.world import day_number
 TEST_CUT = CUTS[-1][0]
 LEARNED = ("recommender/evaluated", "recommender/retriever-learned", "recommender/retriever-evaluated")
 ALONE = ("recommender/booster", "recommender/recipe", "recommender/items", "recommender/nodes")
+
+
+SCRIPT = """
+import os, signal, sys; sys.path.insert(0, {tests!r})
+from pathlib import Path
+import nights
+
+class Dying(list):
+    def append(self, line):
+        if line.startswith("epoch 3/3"):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+nights.run(Path({out!r}), nights.make_config({tiny!r}), lines=Dying())
+"""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def dying(tiny, tmp_path_factory):
+    """A night that is killed in its second retriever; begun ahead, since a process imports for seconds."""
+    out = tmp_path_factory.mktemp("dying") / "v1"
+    script = SCRIPT.format(tests=str(Path(__file__).parent), tiny=str(tiny), out=str(out))
+    child = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    yield child, out
+    child.kill()
+    child.wait()
 
 
 def quiet(_):
@@ -133,7 +156,7 @@ def test_an_artefact_without_a_recommender_is_refused(tmp_path):
 
 
 def planted(seed=3, count=120):
-    """Events that arrive behind the test cut, some of which happened before it, by the same people of the same items."""
+    """Events that arrive behind the test cut, some of which happened before it, of the same people and items."""
     rng = np.random.default_rng(seed)
     cut, last = day_number(TEST_CUT), day_number(LAST)
     arrived = rng.integers(cut + 1, last + 1, count)
@@ -240,32 +263,7 @@ def test_slates_are_drawn_the_same_again_and_hold_their_own_targets(planned, nig
         assert np.array_equal(slate.labels, whole[slate.slate_id].labels)
 
 
-# --- a night that was killed, and one that follows ----------------------------------------------------------
-
-
-SCRIPT = """
-import sys; sys.path.insert(0, {tests!r})
-from pathlib import Path
-import nights
-nights.run(Path({out!r}), nights.make_config({tiny!r}))
-"""
-
-
-def test_a_killed_night_leaves_no_artefact_and_goes_on_to_the_same(night, tiny, tmp_path):
-    out = tmp_path / "v1"
-    script = SCRIPT.format(tests=str(Path(__file__).parent), tiny=str(tiny), out=str(out))
-    child = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    checkpoint, until = tmp_path / ".v1.parts" / "retriever-evaluated.checkpoint", time.monotonic() + 180
-    while not checkpoint.exists() and child.poll() is None and time.monotonic() < until:
-        time.sleep(0.01)
-    os.kill(child.pid, signal.SIGKILL)
-    child.wait()
-    assert checkpoint.exists() and not out.exists()
-    lines = []
-    nights.run(out, make_config(tiny), lines=lines)
-    assert sum(line.startswith("resumed after epoch") for line in lines) == 2
-    assert checked(out).files == checked(night[0]).files
-    assert [file.name for file in tmp_path.iterdir()] == ["v1"]
+# --- a night behind another ---------------------------------------------------------------------------------
 
 
 def test_a_retriever_goes_on_from_the_champions_of_the_same_role_which_knows_no_more(planned, night):
@@ -298,6 +296,11 @@ def test_the_next_night_keeps_the_champions_codes_and_knows_new_items(night, tin
 
 
 # --- settings -----------------------------------------------------------------------------------------------
+
+
+def test_an_unknown_generator_is_named(tiny):
+    with pytest.raises(ConfigError, match=r"candidates\.generators\.eas: no such generator; known: popular, "):
+        night_of(make_config(tiny, generators=["popular", "eas"]))
 
 
 def test_which_generators_there_are_follows_from_the_data(tiny):
@@ -411,7 +414,7 @@ def test_a_language_model_is_kept_and_reads_slates(filtered):
     stage = planned.stage(planned.valid.day, planned.valid.known, None)
     slates = planned.slates(stage, Bundle.open(filtered).ranker(), planned.valid, 3, unseen=False)
     assert all(
-        ((0 < p) & (p < 1)).all() and len(p) == len(s.texts)
+        ((p > 0) & (p < 1)).all() and len(p) == len(s.texts)
         for p, s in zip(predictor.score(slates), slates, strict=True)
     )
 
@@ -444,3 +447,17 @@ def test_the_recipe_is_json_and_comes_back(night):
     content = json.loads((night[0] / "recommender" / "recipe.json").read_text())
     assert bundle.Recipe(**content) == recipe
     assert isinstance(Bundle.open(night[0]).ranker(), Ranker)
+
+
+# --- a night that was killed ---------------------------------------------------------------------------------
+
+
+def test_a_killed_night_leaves_no_artefact_and_goes_on_to_the_same(night, tiny, dying):
+    child, out = dying
+    assert child.wait(timeout=240) == -signal.SIGKILL
+    assert [file.name for file in out.parent.iterdir()] == [".v1.parts"]
+    lines = []
+    nights.run(out, make_config(tiny), lines=lines)
+    assert sum(line.startswith("resumed after epoch") for line in lines) == 2
+    assert checked(out).files == checked(night[0]).files
+    assert [file.name for file in out.parent.iterdir()] == ["v1"]

@@ -6,6 +6,7 @@ import sys
 import numpy as np
 import pandas as pd
 import pytest
+from nights import PEOPLE, make_events, make_world, readings_of, shelf_of
 
 from conftest import make_slates
 from lakerec.config import Scorer, Training
@@ -15,8 +16,9 @@ from lakerec.scorer.artefact import load_manifest
 from lakerec.scorer.base_model import model_id
 from lakerec.scorer.language_model import TextEncoder
 from lakerec.scorer.prediction import Predictor
+from lakerec.scorer.serving_day import ScoringDay
 from lakerec.scorer.training import train
-from lakerec.scoring import slate_scorer, slates_from_frame, text_embedder
+from lakerec.scoring import list_scorer, text_embedder
 
 
 @pytest.fixture(scope="module")
@@ -26,55 +28,31 @@ def artefact(tiny, tmp_path_factory):
     return train(make_slates(20, 1), make_slates(10, 2), scorer, ["score"], out, lambda _: None), out
 
 
-def as_rows(slate):
-    parts = zip(slate.texts, slate.features, slate.labels, strict=True)
-    names = (f"i{n}" for n in range(len(slate.texts)))
-    return [
-        {"item_id": i, "text": t, "source": "popular", "features": f, "label": y}
-        for i, (t, f, y) in zip(names, parts, strict=True)
-    ]
-
-
 def test_importing_the_udf_side_imports_no_torch():
-    code = "import lakerec.scoring, sys; assert not {'torch', 'transformers'} & set(sys.modules)"
+    code = "import lakerec.scoring, sys; assert not {'torch', 'transformers', 'lightgbm'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_frames_are_scored_as_slates_are(artefact):
-    slates = make_slates(12, 5)
-    frame = pd.DataFrame(
-        {
-            "user_id": [s.slate_id for s in slates] + ["nobody", "null"],
-            "history": [s.history for s in slates] + ["", None],
-            "candidates": [as_rows(s) for s in slates] + [np.array([], dtype=object), None],
-        }
-    )
-    score = slate_scorer(str(artefact[1]), 1)
-    whole = pd.concat(score(iter([frame])))
-    assert list(whole.columns) == ["user_id", "item_id", "score", "source"] and whole["score"].dtype == np.float32
-    assert whole["user_id"].tolist() == [s.slate_id for s in slates for _ in s.texts]
-    assert whole["item_id"].tolist() == [f"i{n}" for s in slates for n in range(len(s.texts))]
-    expected = np.concatenate(Predictor.load(artefact[1], 1).score(slates))
-    np.testing.assert_array_equal(whole["score"], expected)
-    pieces = pd.concat(score(iter([frame[:5], frame[5:9], frame[9:9], frame[9:]])))
-    np.testing.assert_array_equal(pieces["score"], whole["score"])
+def test_the_lists_of_frames_are_those_of_the_day_and_empty_ones_give_none(night, tmp_path):
+    file, frame = tmp_path / "day.npz", readings_of(make_events())
+    shelf_of(make_world()).save(file)
+    day, predictor = ScoringDay.load(night[0], file), Predictor.load(night[0], 1)
+    score = list_scorer(str(night[0]), str(file), 1, 4)
+    found = list(score(iter([frame[:5], frame[:0], frame[5:]])))
+    assert len(found) == 2
+    for made, given in zip(found, (frame[:5], frame[5:]), strict=True):
+        pd.testing.assert_frame_equal(made, day.lists(given, predictor, 4))
 
 
-def test_a_training_frame_gives_slates():
-    slates = make_slates(6, 4)
-    frame = pd.DataFrame(
-        {
-            "example_id": [s.slate_id for s in slates],
-            "history": [s.history for s in slates],
-            "candidates": [as_rows(s) for s in slates],
-            "targets": [["a"] * s.targets for s in slates],
-        }
-    )
-    for made, slate in zip(slates_from_frame(frame), slates, strict=True):
-        assert (made.slate_id, made.history, made.texts) == (slate.slate_id, slate.history, slate.texts)
-        assert made.targets == slate.targets
-        np.testing.assert_array_equal(made.features, slate.features)
-        np.testing.assert_array_equal(made.labels, slate.labels)
+def test_a_worker_opens_model_and_day_once(night, tmp_path, monkeypatch):
+    file, opened = tmp_path / "day.npz", []
+    shelf_of(make_world()).save(file)
+    load = ScoringDay.load
+    monkeypatch.setattr(ScoringDay, "load", lambda *given: opened.append(given) or load(*given))
+    frame = readings_of(make_events(), people=PEOPLE[:3])
+    for _ in range(2):
+        list(list_scorer(str(night[0]), str(file), 1, 4)(iter([frame, frame])))
+    assert len(opened) == 1
 
 
 def test_the_embedder_and_the_encoder_agree(tiny):

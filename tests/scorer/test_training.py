@@ -16,22 +16,23 @@ from conftest import make_slates
 from lakerec.config import Scorer, Training
 from lakerec.errors import ContractError, ModelError, NotEnoughDataError
 from lakerec.scorer import training
-from lakerec.scorer.artefact import load, sha256
+from lakerec.scorer.artefact import checked, load, sha256
 from lakerec.scorer.prediction import Predictor
 
 WEIGHTS = ("model.safetensors", "head.safetensors", "manifest.json")
 WORST = 10.0  # noise that leaves the feature worthless: only the text can tell
 
 
-def settings_of(tiny, **changes):
+def settings_of(tiny, language_model="always", **changes):
     values = {"freeze": "full", "epochs": 3, "learning_rate": 2e-3, "patience": 3, **changes}
-    return Scorer(model=str(tiny), history_tokens=32, candidate_tokens=4, training=Training(**values))
+    sizes = {"history_tokens": 32, "candidate_tokens": 4, "language_model": language_model}
+    return Scorer(model=str(tiny), training=Training(**values), **sizes)
 
 
-def fit(tiny, out, slates=60, **changes):
+def fit(tiny, out, slates=60, beside=None, **changes):
     lines = []
     data = make_slates(slates, 1, WORST), make_slates(30, 2, WORST)
-    report = training.train(*data, settings_of(tiny, **changes), ["noise"], out, lines.append)
+    report = training.train(*data, settings_of(tiny, **changes), ["noise"], out, lines.append, beside)
     return report, lines
 
 
@@ -89,6 +90,68 @@ def test_the_best_weights_are_kept(tiny, tmp_path):
     assert report.best_epoch == 0 and max(report.valid_loss) > report.prior_loss
     model, _, _ = load(tmp_path / "v")
     assert float(model.head[-1].weight.detach().abs().max()) == 0
+
+
+def by_hand(manifest, slate):
+    """P(positive) by the manifest alone: the logistic of the standardised features' weighted sum."""
+    z = np.clip(np.nan_to_num((slate.features - manifest.mean) / np.array(manifest.std)), -1e6, 1e6)
+    return 1 / (1 + np.exp(-(z @ np.array(manifest.prior[:-1]) + manifest.prior[-1])))
+
+
+@pytest.mark.parametrize(
+    ("wanted", "rate", "kept"),
+    [("auto", 0.5, False), ("auto", 2e-3, True), ("always", 0.5, True), ("never", 2e-3, False)],
+)
+def test_a_language_model_that_lowers_no_loss_is_left_out_unless_it_is_wanted(tiny, tmp_path, wanted, rate, kept):
+    out, told = tmp_path / "v", (make_slates(n, seed, WORST, ["red"]) for n, seed in ((80, 1), (40, 2)))
+    scorer = settings_of(tiny, wanted, epochs=2, learning_rate=rate, token_budget=256)
+    report = training.train(*told, scorer, ["noise"], out, lambda _: None)
+    assert wanted != "auto" or (report.best_epoch > 0) == kept
+    assert (len(report.train_loss) == 0) == (wanted == "never")
+    assert report.language_model == checked(out).language_model == kept
+    assert (out / "model.safetensors").exists() == (out / "tokenizer.json").exists() == kept
+    predictor, slates = Predictor.load(out, 1), make_slates(12, 3, WORST)
+    assert (predictor.model is not None) == kept
+    for prior, score, slate in zip(predictor.prior(slates), predictor.score(slates), slates, strict=True):
+        assert prior.dtype == np.float32 and np.allclose(prior, by_hand(predictor.manifest, slate), atol=1e-6)
+        assert kept or np.array_equal(score, prior)
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_a_prior_is_a_matter_of_its_slate_alone_to_the_last_bit(tiny, tmp_path):
+    fit(tiny, tmp_path / "v", slates=10, language_model="never")
+    predictor, slates = Predictor.load(tmp_path / "v", 1), make_slates(60, 5)
+    together = predictor.score(slates)
+    assert all(
+        np.array_equal(predictor.score([slate])[0], found) for slate, found in zip(slates, together, strict=True)
+    )
+    with pytest.raises(ContractError, match="slate w"):
+        predictor.score([type(slates[0])("w", "", ["a"], np.zeros((1, 2), np.float32), None, 0)])
+
+
+def test_what_stands_beside_is_part_of_the_artefact_and_is_watched(tiny, tmp_path):
+    def beside(folder):
+        (folder / "deep").mkdir()
+        (folder / "deep" / "more.txt").write_text("more")
+
+    out = tmp_path / "v"
+    fit(tiny, out, slates=10, epochs=1, beside=beside, language_model="never")
+    assert list(checked(out).files) == ["deep/more.txt"]
+    (out / "deep" / "more.txt").write_text("less")
+    with pytest.raises(ModelError, match=r"more\.txt: differs"):
+        checked(out)
+    with pytest.raises(ModelError, match=r"more\.txt: differs"):
+        Predictor.load(out, 1)
+
+
+def test_a_fault_beside_leaves_no_artefact(tiny, tmp_path):
+    def beside(folder):
+        (folder / "half.txt").write_text("half")
+        raise OSError("the disk is full")
+
+    with pytest.raises(OSError, match="full"):
+        fit(tiny, tmp_path / "v", slates=10, epochs=1, beside=beside, language_model="never")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_patience_ends_a_training(tiny, tmp_path):

@@ -171,11 +171,10 @@ class Sheet:
     def _lists(self, judged: Judged) -> list[Row]:
         if judged.lists is None:
             return []
-        lists = judged.lists
-        shares = {
-            "coverage": metrics.coverage(lists, int(self.cut.on_shelf.sum())),
-            "gini": metrics.gini(lists, int(self.cut.on_shelf.sum())),
-        }
+        lists, listed = judged.lists, int(self.cut.on_shelf.sum())
+        # Items by their place on the shelf: what is not on it cannot be covered.
+        placed = np.where(lists >= 0, (np.cumsum(self.cut.on_shelf) - 1)[lists], -1)
+        shares = {"coverage": metrics.coverage(placed, listed), "gini": metrics.gini(placed, listed)}
         each = {
             "novelty": metrics.novelty(lists, self.counts),
             "diversity": metrics.intra_list_diversity(lists, self.shelf.text),

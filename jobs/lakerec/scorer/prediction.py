@@ -48,7 +48,9 @@ class Predictor:
         counts = [len(slate.texts) for slate in slates]
         features = stack_features(slates, len(self.manifest.feature_names))
         mean, std, prior = (torch.tensor(getattr(self.manifest, name)) for name in ("mean", "std", "prior"))
-        found = torch.sigmoid(standardise(features, mean, std) @ prior[:-1] + prior[-1])
+        # In float64 and without a product of matrices: how float32 rounds depends on the number of rows.
+        told = (standardise(features, mean, std).double() * prior[:-1]).sum(dim=1) + prior[-1]
+        found = torch.sigmoid(told).float()
         return np.split(found.numpy(), np.cumsum(counts)[:-1]) if slates else []
 
     @torch.inference_mode()

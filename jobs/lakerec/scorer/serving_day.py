@@ -79,8 +79,9 @@ class ScoringDay:
     @classmethod
     def load(cls, artefact: Path, day: Path) -> ScoringDay:
         """From the model's folder and the day's file."""
-        shelf = ShelfOfDay.load(day)
         opened = Bundle.open(artefact)
+        # A type keeps the code that the model learned, whatever the configuration has got since.
+        shelf = replace(ShelfOfDay.load(day), kinds=opened.recipe.kinds)
         return cls(shelf, opened.recommender("serving", shelf.shelf, shelf.stock, shelf.patterns))
 
     @cached_property
@@ -107,7 +108,7 @@ class ScoringDay:
             len(frame),
             len(self.day.items),
             np.array([self.day.weights.get(str(kind), 0.0) for kind in types], dtype=np.float32),
-            np.array([kind_code.get(str(kind), -1) for kind in types], dtype=np.int64),
+            np.array([kind_code.get(str(kind), len(kind_code)) for kind in types], dtype=np.int64),
             at=self.day.at,
         )
         pattern = frame["pattern"].fillna(-1).to_numpy(dtype=np.int32)

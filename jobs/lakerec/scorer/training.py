@@ -103,7 +103,7 @@ def train(
     if not report.language_model:
         progress("the language model does not lower the validation loss: it is left out, and costs nothing")
     settings = scorer.model_dump(mode="json", exclude={"model"}) | {"language_model": report.language_model}
-    prior = [*model.prior.weight.detach().flatten().tolist(), float(model.prior.bias)]
+    prior = [*model.prior.weight.detach().flatten().tolist(), float(model.prior.bias.detach())]
     made = Manifest(out.name, report.base_model, feature_names, mean.tolist(), std.tolist(), prior, settings)
     save(out, model, tokenizer, made, beside)
     checkpoint.unlink(missing_ok=True)
