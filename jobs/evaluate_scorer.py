@@ -39,7 +39,7 @@ def _rows(job: Job, snapshot: str, version: str, test: Any) -> list[dict[str, An
     challenger = _judged(job, snapshot, version, test)
     (cut, sheet), (mine, *rest), recommender = challenger
     rivals = [*rest, *evaluation.sources(cut, recommender, recommender.stage.hidden)]
-    rows = [row for judged in (mine, *rivals) for row in sheet.rows(judged)] + sheet.union(mine)
+    rows = sheet.rows(mine) + [row for rival in rivals for row in sheet.rows(rival, slices=False)] + sheet.union(mine)
     rows += [row for rival in rivals for row in sheet.paired(mine, rival, slices=False)]
     champion = models.serving(job.lake, job.last_day)
     if champion is None or champion.version == version:
@@ -90,8 +90,11 @@ def table(rows: Sequence[dict[str, Any]], shown: Sequence[str] = SHOWN) -> str:
     names = list(dict.fromkeys(row["version"] for row in mine))
     cells = {(row["version"], row["metric"]): f"{row['value']:.4f}" for row in mine}
     lines = [f"{'':44s}" + "".join(f"{metric:>11s}" for metric in shown)]
+    union = next((row["value"] for row in mine if (row["version"], row["metric"]) == ("candidates", "recall")), None)
+    names = [name for name in names if name != "candidates"]
     lines += [f"{name:44s}" + "".join(f"{cells.get((name, m), '-'):>11s}" for m in shown) for name in names]
-    return "\n".join(lines)
+    told = [] if union is None else [f"all candidates together hold {union:.3f} of the targets"]
+    return "\n".join(lines + told)
 
 
 if __name__ == "__main__":

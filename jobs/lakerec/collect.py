@@ -86,12 +86,13 @@ def shelf_of_day(lake: Lake, config: Config, day: date, base: Sequence[str], bas
     events, items, triples, embeddings = (
         lake.read(name) for name in ("silver.events", "silver.items", "silver.kg", "ml.item_embeddings")
     )
-    counts = _daily_counts(events, day, config.event_types)
+    counts = _daily_counts(events, day, config)
     told = item_columns(items.where(F.col("valid_from") <= F.lit(day))).toPandas()
     vectors = _vectors(embeddings, config.scorer.model, items)
     found = world(counts, told, vectors, _triples(triples, day).toPandas(), config.event_types, base, base_nodes)
     codes = found.item_codes
-    daily = DailyCounts.of_counts(found.events["item"], counts["day"], counts["chosen"], len(codes))
+    some = counts["chosen"] > 0
+    daily = DailyCounts.of_counts(found.events["item"][some], counts["day"][some], counts["chosen"][some], len(codes))
     return ShelfOfDay(
         items=[str(item) for item in found.items],
         texts=[str(text) for text in found.texts(day)],
@@ -105,14 +106,15 @@ def shelf_of_day(lake: Lake, config: Config, day: date, base: Sequence[str], bas
     )
 
 
-def _daily_counts(events: DataFrame, day: date, weights: Mapping[str, float]) -> pd.DataFrame:
+def _daily_counts(events: DataFrame, day: date, config: Config) -> pd.DataFrame:
     """item_id, day, chosen (events of a positive weight), and the columns of an event: a row an item and day."""
-    positive = {name: weight for name, weight in weights.items() if weight > 0}
-    known = event_columns(events.where(F.col("ingest_date") <= F.lit(day)), positive)
-    rows = known.groupBy("item_id", F.floor("day").cast("double").alias("day")).agg(F.count("*").alias("chosen"))
-    told: pd.DataFrame = rows.orderBy("item_id", "day").toPandas()
-    kind = next(iter(sorted(positive)), "")
-    return told.assign(user_id="*", event_type=kind, ingest=told["day"].astype(int))
+    positive = sorted(name for name, weight in config.event_types.items() if weight > 0)
+    known = events.where(F.col("ingest_date") <= F.lit(day))
+    told = event_columns(known, config.event_types, config.policy.filter_types)
+    chosen = F.count_if(F.col("event_type").isin(positive)).alias("chosen")
+    rows = told.groupBy("item_id", F.floor("day").cast("double").alias("day")).agg(chosen)
+    found: pd.DataFrame = rows.orderBy("item_id", "day").toPandas()
+    return found.assign(user_id="*", event_type=positive[0] if positive else "", ingest=found["day"].astype(int))
 
 
 def _pattern_popular(lake: Lake, day: date) -> dict[int, dict[str, float]]:
@@ -176,7 +178,14 @@ def _vectors(embeddings: DataFrame, model: str, *told: DataFrame) -> dict[str, N
     mine = embeddings.where(F.col("model_id") == model_id(model))
     found = mine.join(wanted, on="text_hash", how="left_semi").orderBy("text_hash")
     rows: pd.DataFrame = found.select("text_hash", "vector").toPandas()
-    return {name: np.asarray(v, dtype=np.float32) for name, v in zip(rows["text_hash"], rows["vector"], strict=True)}
+    told = zip(rows["text_hash"], rows["vector"], strict=True)
+    return {name: np.asarray(vector, dtype=np.float32) for name, vector in told} or _no_text(mine)
+
+
+def _no_text(vectors: DataFrame) -> dict[str, NDArray[np.float32]]:
+    """Where no text has a vector, the zeros of one: an item's and a profile's are of one length."""
+    one = vectors.select(F.size("vector").alias("size")).first()
+    return {"": np.zeros(one["size"], dtype=np.float32)} if one else {}
 
 
 def _triples(graph: DataFrame, as_of: date) -> DataFrame:

@@ -261,13 +261,32 @@ class Ranker(Model):
 
 
 class Retriever(Model):
-    """The sequence model among the generators; `max_minutes` is what one of its three trainings may take."""
+    """The sequence model among the candidate sources: its shape and training.
+
+    size, layers, heads: of the network; window: past events it reads; relative: attention also by distance in places
+    and in time; target_gap: the time to the event to be predicted is known (never in production); id_dropout: share
+    of items that are read without their id, so that new ones work from text and graph; ema: decay of the averaged
+    weights; sampled: 0 for the softmax over the whole catalogue, n for n sampled items with logQ correction;
+    max_minutes: what one of its trainings may take.
+    """
 
     enabled: bool = True
     size: int = Field(default=64, ge=2)
-    window: int = Field(default=50, ge=1)
-    epochs: int = Field(default=30, ge=1)
-    patience: int = Field(default=3, ge=1)
+    layers: int = Field(default=2, ge=1)
+    heads: int = Field(default=2, ge=1)
+    window: int = Field(default=100, ge=1)
+    block: Literal["transformer", "hstu"] = "hstu"
+    relative: bool = True
+    target_gap: bool = False
+    dropout: float = Field(default=0.3, ge=0, lt=1)
+    id_dropout: float = Field(default=0.1, ge=0, lt=1)
+    epochs: int = Field(default=60, ge=1)
+    patience: int = Field(default=4, ge=1)
+    learning_rate: float = Field(default=2e-3, gt=0)
+    weight_decay: float = Field(default=0.01, ge=0)
+    batch: int = Field(default=16, ge=1)
+    ema: float = Field(default=0.99, ge=0, lt=1)
+    sampled: int = Field(default=0, ge=0)
     max_minutes: float = Field(default=10.0, gt=0)
     seed: int = 17
 

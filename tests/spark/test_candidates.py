@@ -1,8 +1,6 @@
-"""Candidates: what each source says, how a slate is put together, and that nothing leaks from the future."""
+"""What is known as of a day: the popular list, the catalogue, sequences and histories; nothing leaks from the future."""
 
-import math
-from collections import Counter, defaultdict
-from datetime import date, timedelta
+from datetime import UTC, date, datetime, timedelta
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -10,18 +8,15 @@ from hypothesis import strategies as st
 from tests.spark.rows import event, item, sequences
 
 from lakerec.candidates import (
-    FEATURES,
     catalogue,
-    covisitation,
+    event_columns,
     fallback,
+    histories,
     known_items,
     latest_sequences,
-    personal,
     popular,
     shelf,
-    slates,
 )
-from lakerec.config import Candidates
 
 WEIGHTS = {"view": 1.0, "buy": 5.0, "return": -5.0, "search": 0.0}
 DAY = date(2024, 3, 10)
@@ -34,15 +29,9 @@ def scores(frame, *keys):
     return {tuple(row[key] for key in keys): row["score"] for row in frame.collect()}
 
 
-def slate_of(frame):
-    """Each user's slate as a dict from item to its candidate."""
-    return {row["user_id"]: {c["item_id"]: c for c in row["candidates"]} for row in frame.collect()}
-
-
-def make(frame, events, items=(), as_of=DAY, excluded=None, **wanted):
-    """Slates of the users of `events`."""
-    known = frame("silver.events", events), frame("ml.sequences", sequences(events))
-    return slates(*known, frame("silver.items", list(items)), as_of, Candidates(**wanted), WEIGHTS, excluded)
+def number(day: date) -> int:
+    """Days since 1970-01-01."""
+    return (day - date(1970, 1, 1)).days
 
 
 def test_popular_is_the_share_of_recent_weight_and_a_return_counts_against(frame):
@@ -62,47 +51,6 @@ def test_popular_falls_back_to_all_time(frame):
     rows = [event("a", "x", LONG_AGO), event("a", "y", LONG_AGO), event("b", "y", LONG_AGO, 1)]
     found = scores(popular(frame("silver.events", rows), DAY, 30, WEIGHTS), "item_id")
     assert found == {("x",): pytest.approx(1 / 3), ("y",): pytest.approx(2 / 3)}
-
-
-def brute_covisitation(rows, span):
-    """Co-visitation by its definition, in plain Python."""
-    mass, total = defaultdict(float), Counter()
-    for user in {r["user_id"] for r in rows}:
-        own = [r for r in rows if r["user_id"] == user and WEIGHTS[r["event_type"]] > 0]
-        own.sort(key=lambda r: (r["event_time"], r["event_id"]))
-        for i, first in enumerate(own):
-            for distance, second in enumerate(own[i + 1 : i + 1 + span], start=1):
-                if first["item_id"] != second["item_id"]:
-                    gain = WEIGHTS[second["event_type"]] / distance
-                    mass[first["item_id"], second["item_id"]] += gain
-                    total[first["item_id"]] += gain
-    return {pair: value / total[pair[0]] for pair, value in mass.items()}
-
-
-def test_covisitation_equals_its_definition(frame):
-    letters = "abcadbeacdbbae"
-    kinds = ["buy", "view", "return", "view"]
-    rows = [
-        event(user, letter, DAY, minute, kinds[(minute + shift) % 4])
-        for shift, user in enumerate("uvw")
-        for minute, letter in enumerate(letters[shift:])
-    ]
-    found = scores(covisitation(frame("silver.events", rows), DAY, 3, 50, WEIGHTS), "item_id", "neighbour")
-    assert found == pytest.approx(brute_covisitation(rows, 3), abs=1e-8)
-
-
-def test_covisitation_is_directed_and_keeps_the_strongest(frame):
-    rows = [event("u", "a", DAY, 0), event("u", "b", DAY, 1), event("u", "c", DAY, 2)]
-    rows += [event("v", "a", DAY, 0), event("v", "c", DAY, 1)]
-    found = scores(covisitation(frame("silver.events", rows), DAY, 5, 1, WEIGHTS), "item_id", "neighbour")
-    # a -> c once at distance 2 and once at distance 1; a -> b once at distance 1.
-    assert found == {("a", "c"): pytest.approx(0.6), ("b", "c"): 1.0}
-
-
-def test_personal_halves_in_ninety_days_and_drops_what_came_back(frame):
-    rows = [event("u", "x", DAY), event("u", "x", DAY - timedelta(days=90)), event("u", "y", DAY)]
-    rows += [event("u", "y", DAY, 5, "return"), event("u", "q", DAY, 6, "search")]
-    assert scores(personal(frame("silver.events", rows), DAY, WEIGHTS), "item_id") == {("x",): 7.5}
 
 
 def test_known_items_hold_from_and_until(frame):
@@ -137,83 +85,70 @@ def test_shelf_holds_the_whole_catalogue_and_the_fallback_its_head(frame, spark)
     ]
 
 
-def test_sources_take_turns(frame):
-    own = [event("u", f"own{i}", DAY, i) for i in range(5)]
-    loved = [event(user, f"pop{i}", DAY, i) for i in range(5) for user in ("v", "w", "x")]
-    made = slate_of(make(frame, own + loved, per_user=4, sources=["personal", "popular"]))["u"]
-    assert {name: c["source"] for name, c in made.items()} == {
-        "own0": "personal",
-        "own1": "personal",
-        "pop0": "popular",
-        "pop1": "popular",
+def lists_of(frame):
+    """Each user's history as (item, type, day)."""
+    return {row["user_id"]: list(zip(row["items"], row["types"], row["days"], strict=True)) for row in frame.collect()}
+
+
+def slow_histories(rows, as_of, kept=()):
+    """Histories by their definition, in plain Python."""
+    types = {name for name, weight in WEIGHTS.items() if weight} | set(kept)
+    known = [r for r in rows if r["ingest_date"] <= as_of and r["item_id"] and r["event_type"] in types]
+    told = {}
+    for row in known:
+        time = row["event_time"]
+        day = number(row["event_date"]) + (time.hour * 3600 + time.minute * 60 + time.second) / 86400
+        entry = (day, row["event_id"], row["item_id"], row["event_type"])
+        told.setdefault(row["user_id"], []).append(entry)
+    return {
+        user: [(i, kind, pytest.approx(day, abs=1e-9)) for day, _, i, kind in sorted(mine)]
+        for user, mine in told.items()
     }
 
 
-def test_the_first_source_of_equals_names_the_item(frame):
-    made = slate_of(make(frame, [event("u", "x", DAY)], sources=["popular", "personal"]))
-    assert made["u"]["x"]["source"] == "popular"
+MIXED = [
+    *(event(f"u{n % 4}", f"i{n * 7 % 5}", DAY - timedelta(days=n % 6), n, sorted(WEIGHTS)[n % 4]) for n in range(40)),
+    event("u0", "dance", DAY, 3, "dance"),
+    event("u1", None, DAY, 4, "view"),
+    event("u1", "", DAY, 5, "view"),
+    event("u2", "late", LONG_AGO, 6, arrived=BEFORE),
+    event("u2", "too late", LONG_AGO, 7, arrived=AFTER),
+    event("u3", "one", DAY, 30, "view"),
+    event("u3", "another", DAY, 30, "view"),
+]
 
 
-def test_features_are_the_scores_and_ranks_of_each_source(frame):
-    rows = [event("v", "x", DAY, 0), event("v", "y", DAY, 1), event("u", "x", DAY, 2)]
-    made = slate_of(make(frame, rows))["u"]["y"]
-    assert dict(zip(FEATURES, made["features"], strict=True)) == pytest.approx(
-        {
-            "personal_score": 0,
-            "personal_reciprocal_rank": 0,
-            "covisit_score": math.log1p(1000),
-            "covisit_reciprocal_rank": 1,
-            "popular_score": math.log1p(10000 / 3),
-            "popular_reciprocal_rank": 0.5,
-        }
-    )
-    assert made["source"] == "covisit"
+@pytest.mark.parametrize("kept", [(), ("search",)])
+def test_a_history_holds_what_weighs_or_filters_oldest_first(frame, kept):
+    found = lists_of(histories(frame("silver.events", MIXED), DAY, WEIGHTS, kept))
+    assert found == slow_histories(MIXED, DAY, kept)
+    kinds = {kind for mine in found.values() for _, kind, _ in mine}
+    assert kinds == {"view", "buy", "return", *kept}
 
 
-@pytest.mark.parametrize("sources", [["personal"], ["covisit"], ["popular"], []])
-def test_each_user_gets_a_full_slate_from_whatever_sources(frame, sources):
-    rows = [event("u", "i1", DAY), event("v", "i2", DAY), event("v", "i3", DAY, 1)]
-    stock = [item(f"i{n}", LONG_AGO) for n in range(8)]
-    made = slate_of(make(frame, rows, stock, per_user=6, sources=sources))
-    assert {user: len(slate) for user, slate in made.items()} == {"u": 6, "v": 6}
-    never = [c for slate in made.values() for c in slate.values() if c["item_id"] in {"i0", "i4", "i5"}]
-    assert never and all(c["source"] == "catalogue" and sum(c["features"]) == 0 for c in never)
+def test_partitions_and_row_order_change_no_history(frame):
+    mixed = sorted(MIXED, key=lambda row: hash((row["event_id"], 7)))
+    once = lists_of(histories(frame("silver.events", MIXED).coalesce(1), DAY, WEIGHTS))
+    assert lists_of(histories(frame("silver.events", mixed).repartition(7, "item_id"), DAY, WEIGHTS)) == once
 
 
-def test_exclusions_do_not_shorten_a_slate(frame, spark):
-    rows = [event("u", f"i{n}", DAY, n) for n in range(6)] + [event("v", "i0", DAY)]
-    stock = [item(f"i{n}", LONG_AGO) for n in range(10)]
-    pairs = [("u", f"i{n}") for n in range(6)]
-    excluded = spark.createDataFrame(pairs, "user_id string, item_id string")
-    made = slate_of(make(frame, rows, stock, excluded=excluded, per_user=4))
-    assert set(made["u"]) == {"i6", "i7", "i8", "i9"}
-    assert "i0" in made["v"] and len(made["v"]) == 4
-
-
-def test_only_items_of_the_catalogue_and_their_text(frame):
-    rows = [event("u", name, DAY, n) for n, name in enumerate(["told", "untold", "gone", "unknown"])]
-    stock = [item("told", DAY, text="a red train"), item("untold", DAY), item("gone", LONG_AGO, DAY)]
-    made = slate_of(make(frame, rows, stock))["u"]
-    assert {name: c["text"] for name, c in made.items()} == {"told": "a red train", "untold": "title untold"}
-
-
-def test_place_in_the_array_tells_nothing_of_the_rank(frame):
-    users = [f"u{n}" for n in range(40)]
-    rows = [event(user, "own", DAY, 3) for user in users]
-    rows += [event("v", f"i{n}", DAY, n) for n in range(9)]
-    made = make(frame, rows, per_user=8).where("user_id like 'u%'").collect()
-    places = Counter([c["item_id"] for c in row["candidates"]].index("own") for row in made)
-    assert len(places) >= 6 and max(places.values()) < 20
-
-
-def test_partitions_and_row_order_change_nothing(frame):
-    rows = [event(f"u{n % 5}", f"i{n * 7 % 11}", DAY - timedelta(days=n), n) for n in range(60)]
-    mixed = sorted(rows, key=lambda row: hash((row["event_id"], 7)))
-    once = slate_of(make(frame, rows))
-    events = frame("silver.events", mixed).repartition(7, "item_id")
-    known = frame("ml.sequences", sequences(rows)).repartition(5)
-    again = slate_of(slates(events, known, frame("silver.items", []), DAY, Candidates(), WEIGHTS))
-    assert once == again
+def test_the_columns_of_an_event(frame, spark):
+    before = spark.conf.get("spark.sql.session.timeZone")
+    moment = datetime(2024, 3, 10, 2, 30, tzinfo=UTC)
+    row = event("u", "x", BEFORE, arrived=DAY) | {"event_time": moment}
+    try:
+        spark.conf.set("spark.sql.session.timeZone", "America/New_York")
+        (found,) = event_columns(frame("silver.events", [row]), WEIGHTS).collect()
+    finally:
+        spark.conf.set("spark.sql.session.timeZone", before)
+    assert found.asDict() == {
+        "user_id": "u",
+        "item_id": "x",
+        "event_type": "buy",
+        "event_id": row["event_id"],
+        "day": pytest.approx(number(BEFORE) + 21.5 / 24),
+        "ingest": number(DAY),
+    }
 
 
 NEW_EVENTS = st.lists(
@@ -235,13 +170,23 @@ NEW_EVENTS = st.lists(
 SETTLED = [event("u", "x", BEFORE), event("u", "y", DAY), event("v", "y", BEFORE, 1), event("v", "x", DAY, 2)]
 
 
+def known(frame, events):
+    """Everything that a day knows of events: the popular list, the catalogue, histories."""
+    rows, items = frame("silver.events", events), frame("silver.items", [item("future", AFTER)])
+    return (
+        scores(popular(rows, DAY, 30, WEIGHTS), "item_id"),
+        sorted(row["item_id"] for row in catalogue(rows, items, DAY).collect()),
+        lists_of(histories(rows, DAY, WEIGHTS)),
+    )
+
+
 @pytest.fixture(scope="module")
 def settled(frame):
-    """The slates of what was known on the day."""
-    return slate_of(make(frame, SETTLED))
+    """What was known on the day."""
+    return known(frame, SETTLED)
 
 
-@settings(max_examples=5, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=4, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(planted=NEW_EVENTS)
 def test_what_arrives_after_the_day_changes_nothing(frame, settled, planted):
-    assert slate_of(make(frame, SETTLED + planted, [item("future", AFTER)])) == settled
+    assert settled[0] and known(frame, SETTLED + planted) == settled

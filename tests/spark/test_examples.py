@@ -1,13 +1,14 @@
-"""Examples: cut days, targets, labels, and that an example is the slate that scoring would have made."""
+"""Examples: cut days, targets, and that an example tells what scoring would have read."""
 
 from datetime import date, timedelta
 
 import pytest
-from tests.spark.rows import event, item, schema, sequences
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from tests.spark.rows import event, schema, sequences
 
-from lakerec.candidates import slates
 from lakerec.config import Config, Training
-from lakerec.examples import cuts, examples, manifest, sample, snapshot_id, target_types, with_positive
+from lakerec.examples import cuts, examples, manifest, sample, snapshot_id, target_types
 
 CUT = date(2024, 3, 10)
 END = CUT + timedelta(days=7)
@@ -26,13 +27,9 @@ def config(**sections) -> Config:
     return Config.model_validate({"lake": "lake", "sources": source, "event_types": WEIGHTS, **sections})
 
 
-def made_of(frame, events, settings=None, types=(), items=()):
+def made_of(frame, events, settings=None, types=()):
     """The examples at CUT from `events`, as rows by user."""
-    tables = (
-        frame("silver.events", events),
-        frame("ml.sequences", sequences(events)),
-        frame("silver.items", list(items)),
-    )
+    tables = frame("silver.events", events), frame("ml.sequences", sequences(events))
     found = examples(*tables, CUT, "valid", END, settings or config(), types)
     return {row["user_id"]: row for row in found.collect()}
 
@@ -51,7 +48,7 @@ def test_cuts_are_a_horizon_apart_and_no_training_target_lies_behind_the_valid_c
 
 
 def test_columns_are_those_of_the_table(frame, spark):
-    empty = [frame(name, []) for name in ("silver.events", "ml.sequences", "silver.items")]
+    empty = [frame(name, []) for name in ("silver.events", "ml.sequences")]
     made = examples(*empty, CUT, "train", END, config())
     wanted = spark.createDataFrame([], schema("ml.examples")).drop("snapshot_id")
     assert [(f.name, f.dataType.simpleString()) for f in made.schema] == [
@@ -68,7 +65,7 @@ def test_targets_lie_behind_the_cut_within_the_horizon_and_what_was_known(frame)
         event("idle", "a", CUT),
     ]
     made = made_of(frame, rows)
-    assert set(made) == {"u"}
+    assert set(made) == {"u", "newcomer"}
     assert made["u"]["targets"] == ["b", "c"]
     assert (made["u"]["example_id"], made["u"]["cut_date"], made["u"]["split"]) == (
         "u@2024-03-10",
@@ -78,22 +75,23 @@ def test_targets_lie_behind_the_cut_within_the_horizon_and_what_was_known(frame)
     assert made["u"]["history"] == "a"
 
 
+def test_who_comes_behind_the_cut_is_an_example_without_a_history(frame):
+    rows = [
+        event("newcomer", "b", on(1)),
+        event("newcomer", "a", on(2)),
+        event("latecomer", "c", on(-1), arrived=on(1)),
+    ]
+    made = made_of(frame, [*rows, event("latecomer", "d", on(3))])
+    assert {user: (row["history"], row["targets"]) for user, row in made.items()} == {
+        "newcomer": (None, ["a", "b"]),
+        "latecomer": (None, ["d"]),
+    }
+
+
 def test_target_types_are_those_named_or_all_of_positive_weight(frame):
     assert target_types([], WEIGHTS) == ["view", "buy"]
     rows = [event("u", "a", CUT), event("u", "b", on(1), kind="view"), event("u", "a", on(2))]
     assert made_of(frame, rows, types=["buy"])["u"]["targets"] == ["a"]
-
-
-def test_labels_mark_the_targets_among_the_candidates(frame):
-    rows = [
-        event("u", "a", CUT),
-        event("u", "b", CUT, 1),
-        event("u", "a", on(1)),
-        event("u", "unseen", on(1)),
-    ]
-    example = made_of(frame, rows)["u"]
-    assert {c["item_id"]: c["label"] for c in example["candidates"]} == {"a": 1.0, "b": 0.0}
-    assert example["targets"] == ["a", "unseen"]
 
 
 def test_what_the_policy_filters_is_no_target(frame):
@@ -101,39 +99,34 @@ def test_what_the_policy_filters_is_no_target(frame):
     rows += [event("u", name, on(1), n) for n, name in enumerate(["had", "seen", "new"])]
     rows += [event("v", "new", on(1))]
     made = made_of(frame, rows, config(policy={"filter_types": ["buy"]}))
-    assert set(made) == {"u"}
-    assert made["u"]["targets"] == ["new", "seen"]
-    assert {c["item_id"] for c in made["u"]["candidates"]} == {"new", "seen"}
+    assert {user: row["targets"] for user, row in made.items()} == {"u": ["new", "seen"]}
 
 
-@pytest.mark.parametrize("filtered", [[], ["buy"]])
-def test_an_example_is_the_slate_of_scoring_whatever_arrives_later(frame, filtered):
-    rows = [event(f"u{n % 4}", f"i{n * 5 % 9}", on(-n), n) for n in range(30)]
-    rows += [event("u0", "i8", on(-2), 9, arrived=on(1))]
-    later = [event(f"u{n % 4}", f"i{n}", on(1 + n % 3), n) for n in range(9)]
-    settings = config(policy={"filter_types": filtered})
-    made = made_of(frame, rows + later, settings, items=[item("i3", on(2))])
-
-    known = [row for row in rows if row["ingest_date"] <= CUT]
-    bought = {(r["user_id"], r["item_id"]) for r in known if r["event_type"] in filtered}
-    spark = frame("silver.items", []).sparkSession
-    excluded = spark.createDataFrame(sorted(bought), "user_id string, item_id string")
-    tables = (
-        frame("silver.events", known),
-        frame("ml.sequences", sequences(known)),
-        frame("silver.items", []),
-    )
-    served = slates(*tables, CUT, settings.candidates, settings.event_types, excluded).collect()
-    assert made
-    for row in (row for row in served if row["user_id"] in made):
-        example = made[row["user_id"]]
-        assert example["history"] == row["history"]
-        assert [(c["item_id"], c["text"], c["features"]) for c in example["candidates"]] == [
-            (c["item_id"], c["text"], c["features"]) for c in row["candidates"]
-        ]
+LATER = st.lists(
+    st.builds(
+        event,
+        user=st.sampled_from(["u0", "u1", "newcomer"]),
+        item=st.sampled_from(["i1", "future"]),
+        day=st.integers(-3, 12).map(on),
+        minute=st.integers(0, 90),
+        kind=st.sampled_from(sorted(WEIGHTS)),
+        arrived=st.sampled_from([on(8), on(9)]),
+    ),
+    min_size=1,
+    max_size=4,
+    unique_by=lambda row: (row["event_date"], row["event_id"]),
+)
+SETTLED = [event(f"u{n % 4}", f"i{n * 5 % 9}", on(4 - n), n, arrived=on(4 - n + n % 2)) for n in range(20)]
 
 
-EXAMPLES = "example_id string, candidates array<struct<item_id: string, label: float>>"
+@settings(max_examples=4, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(planted=LATER)
+def test_what_arrives_behind_the_horizon_changes_no_example(frame, planted):
+    before = {user: tuple(row) for user, row in made_of(frame, SETTLED).items()}
+    assert before and {user: tuple(row) for user, row in made_of(frame, SETTLED + planted).items()} == before
+
+
+EXAMPLES = "example_id string, targets array<string>"
 
 
 def test_sample_draws_the_same_examples_again(spark):
@@ -144,12 +137,6 @@ def test_sample_draws_the_same_examples_again(spark):
     assert [row["example_id"] for row in sample(mixed, 8, 17).collect()] == drawn
     assert [row["example_id"] for row in sample(mixed, 8, 18).collect()] != drawn
     assert sample(mixed, 100, 17).count() == 40
-
-
-def test_training_slates_hold_a_positive_of_their_own(spark):
-    rows = [("hit", [("a", 0.0), ("b", 1.0)]), ("miss", [("a", 0.0)]), ("empty", [])]
-    found = with_positive(spark.createDataFrame(rows, EXAMPLES)).collect()
-    assert [row["example_id"] for row in found] == ["hit"]
 
 
 def test_snapshot_id_is_a_hash_of_everything_in_the_manifest():

@@ -4,7 +4,10 @@ from datetime import date
 
 from tests.spark.rows import schema
 
-from lakerec.ranking import due_users, for_everyone, recommendations, top_k
+from lakerec.candidates import FILL
+from lakerec.generators import MEMBERS
+from lakerec.ranking import REASONS, due_users, for_everyone, recommendations, top_k
+from lakerec.scorer.recommender import RETRIEVER
 
 DAY = date(2024, 3, 10)
 SCORED = "user_id string, item_id string, score double, source string"
@@ -46,29 +49,28 @@ def test_due_is_whose_newest_list_is_missing_of_another_model_or_older_than_the_
 
 
 def test_recommendations_have_the_columns_of_the_table(spark):
-    ranked = top_k(spark.createDataFrame([("u", "a", 0.25, "covisit")], SCORED), 10)
+    ranked = top_k(spark.createDataFrame([("u", "a", 0.25, "markov")], SCORED), 10)
     made = recommendations(ranked, DAY, "m1", "run1", 30)
     wanted = spark.createDataFrame([], schema("gold.recommendations"))
     assert [(f.name, f.dataType) for f in made.schema] == [(f.name, f.dataType) for f in wanted.schema]
     reason = "chosen by people after items you chose"
-    assert [tuple(row) for row in made.collect()] == [(DAY, "u", 1, "a", 0.25, "covisit", 1.0, reason, "m1", "run1")]
+    assert [tuple(row) for row in made.collect()] == [(DAY, "u", 1, "a", 0.25, "markov", 1.0, reason, "m1", "run1")]
 
 
-def test_every_source_has_a_reason(spark):
-    rows = [("u", name, 1.0, name) for name in ("personal", "covisit", "popular", "catalogue")]
-    made = recommendations(top_k(spark.createDataFrame(rows, SCORED), 9), DAY, "m", "r", 7).collect()
-    assert {row["source"]: row["reason"] for row in made} == {
-        "personal": "often chosen by you",
-        "covisit": "chosen by people after items you chose",
-        "popular": "popular in the last 7 days",
-        "catalogue": "from the catalogue",
-    }
+def test_every_source_has_a_reason_of_its_own(spark):
+    names = [*MEMBERS, RETRIEVER, FILL]
+    rows = [("u", name, 1.0, name) for name in names]
+    made = recommendations(top_k(spark.createDataFrame(rows, SCORED), len(names)), DAY, "m", "r", 7).collect()
+    found = {row["source"]: row["reason"] for row in made}
+    assert set(found) == set(names) and len(set(found.values())) == len(names) and all(found.values())
+    assert (found["personal"], found["trending"]) == ("often chosen by you", "popular in the last 7 days")
+    assert set(REASONS) <= set(names)  # nothing is told of a source that there is not
 
 
 def test_the_list_for_everyone_has_the_star_as_user(spark):
     popular = spark.createDataFrame([(1, "a", 0.6), (2, "b", 0.0)], "rank int, item_id string, score double")
     made = recommendations(for_everyone(popular), DAY, "popularity", "run1", 30).collect()
-    assert [(r["user_id"], r["rank"], r["item_id"], r["source"]) for r in made] == [
-        ("*", 1, "a", "popular"),
-        ("*", 2, "b", "catalogue"),
+    assert [(r["user_id"], r["rank"], r["item_id"], r["source"], r["reason"]) for r in made] == [
+        ("*", 1, "a", "trending", "popular in the last 30 days"),
+        ("*", 2, "b", "catalogue", "from the catalogue"),
     ]

@@ -22,6 +22,7 @@ from lakerec.world import World
 
 DEEP = 100  # depth of the sources' recall
 PAIRED = "ndcg@10"
+COLD = ("new users", "new items")
 Row = dict[str, Any]
 
 
@@ -149,13 +150,13 @@ class Sheet:
             inside = np.append(0, np.cumsum(counted)).astype(np.int64)
             yield name, metrics.by_user(judged.ranks[mask], inside)
 
-    def rows(self, judged: Judged) -> list[Row]:
-        """Every metric of a model in every slice, with its interval."""
+    def rows(self, judged: Judged, slices: bool = True) -> list[Row]:
+        """Every metric of a model with its interval; at depth 10 in every slice (without `slices`: in COLD alone)."""
         found = [
             self._row(judged.name, part, metric, values)
             for part, figures in self.by_user(judged)
             for metric, values in figures.items()
-            if part in ("all", "new users") or metric.endswith("@10")
+            if part == "all" or (metric.endswith("@10") and (slices or part in COLD))
         ]
         deep = metrics.by_user(judged.ranks, self.cut.part.target_starts, (DEEP,))[f"recall@{DEEP}"]
         found.append(self._row(judged.name, "all", f"recall@{DEEP}", np.where(self.people["all"], deep, np.nan)))

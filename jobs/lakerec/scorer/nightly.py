@@ -27,7 +27,7 @@ from lakerec.protocols import Part
 from lakerec.scorer import bundle, training
 from lakerec.scorer.ranker import Lessons, Ranker
 from lakerec.scorer.recommender import FirstStage, Ranked, Recommender, first_stage, full_ranks, learn, tuned
-from lakerec.scorer.retriever import Retriever, RetrieverSettings, fit
+from lakerec.scorer.retriever import Retriever, fit
 from lakerec.scorer.slates import Slate
 from lakerec.world import World
 
@@ -132,7 +132,7 @@ class Night:
 
     def _retriever(self, role: str, day: date, warm: Retriever | None, checkpoint: Path) -> Retriever | None:
         known = self.world.known(day)
-        settings = RetrieverSettings(**self.config.scorer.retriever.model_dump(exclude={"enabled"}))
+        settings = self.config.scorer.retriever
         items = bundle.side(self.world.shelf(day))
         try:
             if warm is not None:

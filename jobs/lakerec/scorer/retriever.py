@@ -9,18 +9,17 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import Field
 from safetensors.torch import load_file, save_file
 from scipy import sparse
 from torch import Tensor, nn
 from torch.nn.functional import embedding, embedding_bag, scaled_dot_product_attention, silu
 
-from lakerec.config import Model
+from lakerec.config import Retriever as RetrieverSettings
 from lakerec.errors import ContractError, ModelError, NotEnoughDataError
 from lakerec.histories import Histories
 from lakerec.scorer.language_model import device
@@ -48,37 +47,6 @@ class ItemSide:
     def __len__(self) -> int:
         """Number of items."""
         return len(self.text)
-
-
-class RetrieverSettings(Model):
-    """Shape and training of the retriever.
-
-    `window`: the past events it reads; `relative`: attention knows distances in places and in time; `target_gap`: f
-    knows the time since the last event; `id_dropout`: the share of items that go without their id in a step, so that
-    text and graph learn to speak for a new item; `batch`: windows a step (as many events where they are shorter);
-    `ema`: the decay of the averaged weights in a step; `sampled`: so many negatives a step, 0: the whole catalogue.
-    Measured on ml-latest-small (mean NDCG@10 of the last 5 events before the test event, one seed): `relative` .0825
-    against .0780 without (transformer), id_dropout .1 .0818 against .0763 at .3 (hstu).
-    """
-
-    size: int = Field(default=64, ge=2)
-    layers: int = Field(default=2, ge=1)
-    heads: int = Field(default=2, ge=1)
-    window: int = Field(default=100, ge=1)
-    block: Literal["transformer", "hstu"] = "hstu"
-    relative: bool = True
-    target_gap: bool = False
-    dropout: float = Field(default=0.3, ge=0, lt=1)
-    id_dropout: float = Field(default=0.1, ge=0, lt=1)
-    epochs: int = Field(default=60, ge=1)
-    patience: int = Field(default=4, ge=1)
-    learning_rate: float = Field(default=2e-3, gt=0)
-    weight_decay: float = Field(default=0.01, ge=0)
-    batch: int = Field(default=16, ge=1)
-    ema: float = Field(default=0.99, ge=0, lt=1)
-    sampled: int = Field(default=0, ge=0)
-    max_minutes: float = Field(default=60.0, gt=0)
-    seed: int = 17
 
 
 @dataclass(frozen=True)
