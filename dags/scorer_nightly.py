@@ -2,13 +2,14 @@
 # The scorer of the night
 
 Every day at 06:00 (the configuration's timezone), after reco_daily: takes a training snapshot of what was
-known by the end of the day, fine-tunes the language-model scorer on the GPU, compares it with the model
-in service and promotes it if it passes the gate. A night without a promotion is a normal night: the old
-model serves on. Why is in the log of promote_scorer, in `ops.runs` (status `rejected`) and in MLflow (tag
-`gate` of the version).
+known by the end of the day, trains candidate sources, retriever, final ranker and the language model's
+correction on the GPU, compares the whole with the model in service and promotes it if it passes the gate.
+A night without a promotion is a normal night: the old model serves on. Why is in the log of promote_scorer,
+in `ops.runs` (status `rejected`) and in MLflow (tag `gate` of the version).
 
 **When it is red**
 
+- *build_patterns*: too few users is a line in the log, no error.
 - *build_examples*: exit code 14 means too few events before the cut. Is reco_daily green? Repair it
   first.
 - *train_scorer*: the memory of the GPU, and the run in MLflow. A smaller batch in the configuration

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 from pyspark.sql import functions as F
@@ -12,9 +11,8 @@ from lakerec.candidates import known_items
 from lakerec.collect import collect
 from lakerec.errors import ModelError
 from lakerec.job import Job, main
+from lakerec.show import figures
 from train_scorer import examples, inputs
-
-SHOWN = ("hr@10", "ndcg@10", "mrr@10", "recall@100", "coverage", "logloss")
 
 
 def run(job: Job) -> dict[str, Any]:
@@ -29,7 +27,7 @@ def run(job: Job) -> dict[str, Any]:
     with job.lake.lease():
         job.lake.replace_rows("gold.model_metrics", named, f"data = '{snapshot}'")
         job.lake.record([job.run.row("ok", {"read": len(test), "written": len(named), "version": version})])
-    job.say("\n" + table(named))
+    job.say("\n" + figures(named))
     return {"version": version, "users": len(test)}
 
 
@@ -82,19 +80,6 @@ def _attributes(job: Job, day: Any) -> dict[str, dict[str, str]]:
         rows = known_items(job.lake.read("silver.users"), day).select("user_id", value).collect()
         found[name] = {row["user_id"]: row["value"] for row in rows}
     return found
-
-
-def table(rows: Sequence[dict[str, Any]], shown: Sequence[str] = SHOWN) -> str:
-    """The figures as a text table, a line per model."""
-    mine = [row for row in rows if row["slice"] == "all"]
-    names = list(dict.fromkeys(row["version"] for row in mine))
-    cells = {(row["version"], row["metric"]): f"{row['value']:.4f}" for row in mine}
-    lines = [f"{'':44s}" + "".join(f"{metric:>11s}" for metric in shown)]
-    union = next((row["value"] for row in mine if (row["version"], row["metric"]) == ("candidates", "recall")), None)
-    names = [name for name in names if name != "candidates"]
-    lines += [f"{name:44s}" + "".join(f"{cells.get((name, m), '-'):>11s}" for m in shown) for name in names]
-    told = [] if union is None else [f"all candidates together hold {union:.3f} of the targets"]
-    return "\n".join(lines + told)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import date, timedelta
+from pathlib import Path
 from typing import Any
 
 from pyspark.sql import DataFrame, Row
@@ -42,6 +43,7 @@ def run(job: Job) -> dict[str, Any]:
                     job.lake.record([job.run.row("ok", totals | model)])
         finally:
             rows.unpersist()
+            _shelf_file(job, day).unlink(missing_ok=True)
     return totals | model
 
 
@@ -66,36 +68,31 @@ def _lists(job: Job, day: date, log: list[Row], events: DataFrame, sequences: Da
     if model is None:
         return told
     known = sequences.where(F.col("as_of_date") <= F.lit(day))
-    due = _due(job, day, log, known.select("user_id", "as_of_date").unionByName(strangers(job.lake, day, known)))
+    active = known.select("user_id", "as_of_date").unionByName(strangers(job.lake, day, known))
+    if job.every_day:
+        same = _version(log, day) == _version(log, day - timedelta(days=1))
+        due = ranking.due_on(active, day, same)
+    else:
+        due = ranking.due_users(active, job.lake.read(TABLE), day, _version(log, day), job.window.where("as_of_date"))
     scored = _scored(job, model, day, readings(job.lake, job.config, day, due, events, known), due.count())
     mine = ranking.recommendations(ranking.top_k(scored, k), day, model.version, job.run.run_id, settings.popular_days)
     return told.unionByName(mine)
 
 
-def _due(job: Job, day: date, log: list[Row], known: DataFrame) -> DataFrame:
-    """user_id of those who get a list; `known` says who was active (or, without events, first seen) on which day.
-
-    With --every-day who was active on the day, or everybody where the model differs from the day before's: that
-    follows from sequences and promotions alone, in whatever order days are scored. Else whose list is not of the
-    day's model and sequence, and who was active in the window: its days may have been delivered anew.
-    """
-    if not job.every_day:
-        due = ranking.due_users(known, job.lake.read(TABLE), day, _version(log, day))
-        return due.union(known.where(job.window.where("as_of_date")).select("user_id")).distinct()
-    same = _version(log, day) == _version(log, day - timedelta(days=1))
-    return (known.where(F.col("as_of_date") == F.lit(day)) if same else known).select("user_id").distinct()
-
-
 def _scored(job: Job, model: models.Promotion, day: date, users: DataFrame, count: int) -> DataFrame:
     """user_id, item_id, score, source of the users; the day's shelf goes to the workers as a file."""
     artefact = job.lake.local_folder(model.path)
-    file = job.lake.local_folder(f"_scoring/{job.run.run_id}-{day}.npz")
+    file = _shelf_file(job, day)
     opened = Bundle.open(artefact)
     shelf_of_day(job.lake, job.config, day, opened.items, opened.nodes).save(file)
     partitions = max(1, min(job.spark.sparkContext.defaultParallelism * WAVES, count // USERS_PER_PARTITION))
     per_user = max(job.config.candidates.per_user, job.config.policy.k)
     score = list_scorer(str(artefact), str(file), task_threads(job.spark), per_user)
     return users.repartition(partitions, "user_id").mapInPandas(score, SCORED)
+
+
+def _shelf_file(job: Job, day: date) -> Path:
+    return job.lake.local_folder(f"_scoring/{job.run.run_id}-{day}.npz")
 
 
 if __name__ == "__main__":

@@ -51,7 +51,7 @@ def _champion(job: Job) -> Any:
     try:
         return Bundle.open(models.folder(job.lake, serving.version))
     except ModelError as error:
-        job.say(f"starting afresh: {error}")
+        job.say(f"{serving.version} cannot be gone on from, the training starts afresh ({str(error)[:120]})")
         return None
 
 

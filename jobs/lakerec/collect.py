@@ -178,8 +178,8 @@ def _vectors(embeddings: DataFrame, model: str, *told: DataFrame) -> dict[str, N
     mine = embeddings.where(F.col("model_id") == model_id(model))
     found = mine.join(wanted, on="text_hash", how="left_semi").orderBy("text_hash")
     rows: pd.DataFrame = found.select("text_hash", "vector").toPandas()
-    told = zip(rows["text_hash"], rows["vector"], strict=True)
-    return {name: np.asarray(vector, dtype=np.float32) for name, vector in told} or _no_text(mine)
+    pairs = zip(rows["text_hash"], rows["vector"], strict=True)
+    return {name: np.asarray(vector, dtype=np.float32) for name, vector in pairs} or _no_text(mine)
 
 
 def _no_text(vectors: DataFrame) -> dict[str, NDArray[np.float32]]:

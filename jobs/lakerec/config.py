@@ -287,7 +287,7 @@ class Retriever(Model):
     batch: int = Field(default=16, ge=1)
     ema: float = Field(default=0.99, ge=0, lt=1)
     sampled: int = Field(default=0, ge=0)
-    max_minutes: float = Field(default=10.0, gt=0)
+    max_minutes: float = Field(default=2.0, gt=0)
     seed: int = 17
 
 

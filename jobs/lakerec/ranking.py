@@ -12,19 +12,29 @@ from lakerec.candidates import FILL
 EVERYONE = "*"
 
 
-def due_users(sequences: DataFrame, lists: DataFrame, as_of: date, model_version: str) -> DataFrame:
-    """user_id of those whose newest list before `as_of` is missing, of another model, or older than their sequence.
+def due_users(active: DataFrame, lists: DataFrame, as_of: date, model_version: str, window: str = "false") -> DataFrame:
+    """user_id of those whose newest list before `as_of` is missing, of another model, or older than their activity.
 
-    `sequences` are those known by `as_of`, `lists` the rows of gold.recommendations. What `as_of` itself holds
-    does not count, so that a day scored twice is the same.
+    `active` says who was active (or, without events, first seen) on which day up to `as_of`; `lists` are the rows of
+    gold.recommendations. Who was active in the `window` (an SQL predicate) is due, too: its days may have been
+    delivered anew. What `as_of` itself holds does not count, so that a day scored twice is the same.
     """
     before = lists.where((F.col("as_of_date") < F.lit(as_of)) & (F.col("rank") == 1))
     newest = before.groupBy("user_id").agg(
         F.max_by("model_version", "as_of_date").alias("by"), F.max("as_of_date").alias("made")
     )
-    active = sequences.groupBy("user_id").agg(F.max("as_of_date").alias("active"))
+    lately = active.groupBy("user_id").agg(F.max("as_of_date").alias("active"))
     fresh = (F.col("by") == model_version) & (F.col("made") >= F.col("active"))
-    return active.join(newest, on="user_id", how="left").where(~F.coalesce(fresh, F.lit(False))).select("user_id")
+    stale = lately.join(newest, on="user_id", how="left").where(~F.coalesce(fresh, F.lit(False))).select("user_id")
+    return stale.union(active.where(window).select("user_id")).distinct()
+
+
+def due_on(active: DataFrame, day: date, same_model: bool) -> DataFrame:
+    """user_id of who was active on the day, or everybody where the model differs from the day before's.
+
+    That follows from sequences and promotions alone, in whatever order days are scored.
+    """
+    return (active.where(F.col("as_of_date") == F.lit(day)) if same_model else active).select("user_id").distinct()
 
 
 def top_k(scored: DataFrame, k: int) -> DataFrame:

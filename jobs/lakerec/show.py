@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import date, timedelta
+from typing import Any
 
 from pyspark.sql import DataFrame, Row, SparkSession
 from pyspark.sql import functions as F
@@ -23,6 +25,7 @@ from lakerec.tables import sql_text
 ALWAYS = date(9999, 1, 1)
 SHOWN_EVENTS = 12
 RANKED_BY = "ndcg@10"
+EVALUATED = ("hr@10", "ndcg@10", "mrr@10", "recall@100", "coverage", "logloss")
 METRICS = ("hr@10", "ndcg@10", "mrr@10", "auc", "logloss")
 
 
@@ -66,6 +69,19 @@ def show_metrics(config: Config, spark: SparkSession) -> None:
         raise NotEnoughDataError("no model was evaluated yet: run scorer_nightly, or 'lakerec run'")
     rows = metrics.where((F.col("data") == newest["snapshot_id"]) & (F.col("slice") == "all")).collect()
     Console(width=120).print(_metrics(rows))
+
+
+def figures(rows: Sequence[dict[str, Any]], shown: Sequence[str] = EVALUATED) -> str:
+    """The figures as a text table, a line per model."""
+    mine = [row for row in rows if row["slice"] == "all"]
+    names = list(dict.fromkeys(row["version"] for row in mine))
+    cells = {(row["version"], row["metric"]): f"{row['value']:.4f}" for row in mine}
+    lines = [f"{'':44s}" + "".join(f"{metric:>11s}" for metric in shown)]
+    union = next((row["value"] for row in mine if (row["version"], row["metric"]) == ("candidates", "recall")), None)
+    names = [name for name in names if name != "candidates"]
+    lines += [f"{name:44s}" + "".join(f"{cells.get((name, m), '-'):>11s}" for m in shown) for name in names]
+    told = [] if union is None else [f"all candidates together hold {union:.3f} of the targets"]
+    return "\n".join(lines + told)
 
 
 def _metrics(rows: list[Row]) -> Table:

@@ -311,6 +311,14 @@ def test_attributes_are_nodes_and_a_node_needs_two_items_and_not_most_of_them():
     assert not wide & graph_of([], **attributes)
 
 
+def test_how_wide_a_node_may_be_follows_from_the_items_of_the_day():
+    items = [version(name, TODAY - 9, brand="x" if name in "abcd" else "y") for name in "abcdef"]
+    later = [version(name, TODAY + 1, brand=f"brand of {name}") for name in "ghijkl"]
+    found = made([("u", "m", "buy", TODAY + 1.5, TODAY + 1)], [*items, *later])
+    assert {node for _, node in edges(found, found.shelf(CUT))} == {"attribute brand|y"}
+    assert {node for _, node in edges(found, found.shelf(day(TODAY + 1)))} == {"attribute brand|x", "attribute brand|y"}
+
+
 # --- codes --------------------------------------------------------------------------------------------------
 
 

@@ -1,4 +1,4 @@
-"""What is known as of a day: the popular list, the catalogue, sequences and histories; nothing leaks from the future."""
+"""What is known as of a day: popular list, catalogue, sequences, histories; nothing leaks from the future."""
 
 from datetime import UTC, date, datetime, timedelta
 
