@@ -9,10 +9,10 @@ from lakerec.features import Candidates
 from lakerec.scorer.ranker import Lessons, Ranker, _folds
 
 NAMES = ["noise", "signal", "other"]
-QUICK = Settings(rounds=25, patience=10, folds=3, leaves=7, min_leaf=5, learning_rate=0.3)
+QUICK = Settings(rounds=25, patience=10, folds=3, leaves=4, min_leaf=20, learning_rate=0.2)
 
 
-def made(people=60, each=12, seed=0, codes=None):
+def made(people=150, each=12, seed=0, codes=None):
     """Lessons of `each` candidates a person: the item of the greatest `signal` was chosen."""
     rng = np.random.default_rng(seed)
     features = rng.normal(size=(people * each, 3)).astype(np.float32)

@@ -139,24 +139,26 @@ def _boost(
     learn = train.dataset(names)
     judged = [valid.dataset(names, learn)] if valid.queries else [learn]
     stop = lightgbm.early_stopping(settings.patience, first_metric_only=True, verbose=False)
-    booster = lightgbm.train(_parameters(settings, threads), learn, settings.rounds, judged, callbacks=[stop])
+    # A shop of a few users has fewer candidates than a leaf would need.
+    leaf = max(1, min(settings.min_leaf, len(train.labels) // 40))
+    booster = lightgbm.train(_parameters(settings, leaf, threads), learn, settings.rounds, judged, callbacks=[stop])
     # As text and back: the training's arrays go, and what is kept is what is saved.
     return lightgbm.Booster(model_str=booster.model_to_string(num_iteration=booster.best_iteration))
 
 
-def _parameters(settings: Settings, threads: int) -> dict[str, Any]:
+def _parameters(settings: Settings, leaf: int, threads: int) -> dict[str, Any]:
     return {
         "objective": "lambdarank",
         "metric": "ndcg",
         "eval_at": [AT],
         "learning_rate": settings.learning_rate,
         "num_leaves": settings.leaves,
-        "min_data_in_leaf": settings.min_leaf,
+        "min_data_in_leaf": leaf,
         "lambdarank_truncation_level": 2 * AT,
         "feature_fraction": 0.5,
         "bagging_fraction": 0.8,
         "bagging_freq": 1,
-        "lambda_l2": 5.0,
+        "lambda_l2": min(5.0, leaf / 10),
         "seed": settings.seed,
         "deterministic": True,
         "force_row_wise": True,
