@@ -12,7 +12,6 @@ from datetime import date
 from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 
-FILL = "catalogue"
 GRID = 1e9
 # Weight of an event before the popularity window: counts where the window is silent, breaks ties elsewhere.
 OLD = 1e-6

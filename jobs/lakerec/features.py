@@ -13,7 +13,7 @@ from lakerec.generators.popularity import ALWAYS, DailyCounts
 from lakerec.histories import Floats, Histories
 
 WINDOWS = (1.0, 7.0, 30.0, 90.0, 365.0, ALWAYS)  # days
-BLOCK = 512  # people scored at a time: 512 x items x generators floats are held
+FILL = "catalogue"  # the source of what only fills a list up
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,10 @@ class Stock:
 
 @dataclass(frozen=True)
 class Candidates:
-    """Candidates of some people: person (n,) ascending, item (n,), features (n, f), source (n,) a generator's place."""
+    """Candidates of some people: person (n,) ascending, item (n,), features (n, f).
+
+    source (n,) is the place of the generator that ranks it best.
+    """
 
     person: NDArray[np.int64]
     item: NDArray[np.int64]

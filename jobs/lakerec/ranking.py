@@ -7,7 +7,7 @@ from datetime import date
 from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 
-from lakerec.candidates import FILL
+from lakerec.features import FILL
 
 EVERYONE = "*"
 

@@ -242,7 +242,8 @@ class TestRun:
         assert gain["value"] == pytest.approx(both[0] - both[1], abs=1e-5) and gain["detectable"] > 0
         assert found["ranker", "recall@candidates", "all", 1]["value"] <= 1
         assert found["ranker", "hr@10", "kind even", "mean"]["users"] == PEOPLE // 2
-        ranks = pd.read_parquet(folder / "results" / "made.parquet")
+        (file,) = (folder / "results").glob("made-*.parquet")
+        ranks = pd.read_parquet(file)
         assert set(ranks["model"]) == {row["model"] for row in rows if " - " not in row["model"]}
         assert (folder / "results" / "made.png").stat().st_size > 10_000
 

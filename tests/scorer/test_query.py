@@ -36,7 +36,7 @@ def test_the_likest_texts_come_first():
 
 def test_what_is_not_on_the_shelf_is_never_shown():
     day = shelf_of(on_shelf=[False, True, True, True, True])
-    assert [hit.item_id for hit in answer(day, QUERY, 10)][0] == "railway"
+    assert answer(day, QUERY, 10)[0].item_id == "railway"
     assert len(answer(day, QUERY, 10)) == 4
     assert answer(replace(day, on_shelf=np.zeros(5, dtype=bool)), QUERY, 10) == []
 

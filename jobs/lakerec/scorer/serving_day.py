@@ -13,9 +13,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from lakerec.features import Stock
+from lakerec.features import FILL, Stock
 from lakerec.generators.base import Shelf, pack, unpack
-from lakerec.generators.popularity import DailyCounts
+from lakerec.generators.popularity import ALWAYS, DailyCounts
 from lakerec.histories import Floats, Histories
 from lakerec.scorer.bundle import Bundle
 from lakerec.scorer.nightly import best, ranker_features
@@ -124,7 +124,10 @@ class ScoringDay:
         return found if any(vector for _, vector in told) else None
 
     def lists(self, frame: pd.DataFrame, predictor: Predictor, per_user: int) -> pd.DataFrame:
-        """user_id, item_id, score, source: the ranker's best `per_user` of each user with their probabilities."""
+        """user_id, item_id, score, source: the ranker's best `per_user` of each user with their probabilities.
+
+        Where the sources name fewer, the shelf by popularity fills up, with a score of 0.
+        """
         histories = self.histories(frame)
         taken = [(p, self.codes[i]) for p, items in enumerate(frame["taken"]) for i in _list(items) if i in self.codes]
         without = np.array(taken, dtype=np.int64).reshape(-1, 2).T
@@ -132,16 +135,36 @@ class ScoringDay:
         items, places = ranked.tops(len(frame), per_user)
         slates = self._slates(frame, ranked, items, per_user)
         probabilities = np.concatenate([np.zeros(0, dtype=np.float32), *predictor.score(slates)])
-        names = np.array(self.recommender.stage.names, dtype=object)
         kept = items >= 0
+        names = np.array(self.recommender.stage.names, dtype=object)
+        person, code = np.nonzero(kept)[0], items[kept]
+        fill = self._fill(histories, (without[0], without[1]), items)
         return pd.DataFrame(
             {
-                "user_id": np.repeat(frame["user_id"].to_numpy(dtype=object), kept.sum(axis=1)),
-                "item_id": np.array(self.day.items, dtype=object)[items[kept]],
-                "score": probabilities,
-                "source": names[ranked.found.source[places[kept]]],
+                "user_id": frame["user_id"].to_numpy(dtype=object)[np.append(person, fill[0])],
+                "item_id": np.array(self.day.items, dtype=object)[np.append(code, fill[1])],
+                "score": np.append(probabilities, np.zeros(len(fill[0]), dtype=np.float32)).astype(np.float32),
+                "source": np.append(names[ranked.found.source[places[kept]]], [FILL] * len(fill[0])),
             }
         )
+
+    def _fill(
+        self, histories: Histories, without: tuple[NDArray[np.int64], NDArray[np.int64]], items: NDArray[np.int64]
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """person, item: what fills the lists (users, k) that have -1 at their ends, by popularity, ties by item."""
+        short = np.flatnonzero((items < 0).any(axis=1))
+        if not len(short):
+            return np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64)
+        order = np.argsort(-self.day.stock.daily.within(self.day.at, ALWAYS), kind="stable")
+        person, code = [], []
+        for row in short:
+            free = self.day.on_shelf & self.recommender.stage.allowed(histories.select(np.array([row])))[0]
+            free[without[1][without[0] == row]] = False
+            free[items[row][items[row] >= 0]] = False
+            more = order[free[order]][: int((items[row] < 0).sum())]
+            person += [int(row)] * len(more)
+            code += more.tolist()
+        return np.array(person, dtype=np.int64), np.array(code, dtype=np.int64)
 
     def _slates(self, frame: pd.DataFrame, ranked: Ranked, items: NDArray[np.int64], per_user: int) -> list[Slate]:
         _, scores = best(ranked, len(frame), per_user)
