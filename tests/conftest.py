@@ -15,6 +15,9 @@ import yaml
 from deltalake import DeltaTable
 from pyspark.sql import SparkSession
 
+# Before anything loads OpenMP: on two shared cores its threads wait for each other, a second becomes twenty.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 from lakerec import job as jobs
 from lakerec.config import Config, load_config
 from lakerec.lake import Window
