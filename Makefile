@@ -44,8 +44,8 @@ bench-start: install   ## a Spark job's fixed cost: start to first committed wri
 bench-quality: install  ## every model's quality on the public data: hours; DATA=ml_latest_small ARGS=--validation
 	@.venv/bin/python -m benchmarks.quality.run $(DATA) $(ARGS)
 
-docs: install    ## docs/tables.md from the DDL
-	@.venv/bin/python scripts/tables_md.py
+docs: install    ## docs/tables.md from the DDL, docs/quality.md from the last results
+	@.venv/bin/python scripts/tables_md.py && .venv/bin/python scripts/quality_md.py
 
 requirements: install  ## pin requirements/*.in anew
 	@for f in jobs dev airflow; do .make/bin/uv pip compile -q --upgrade --python-version 3.11 --no-header --no-annotate \

@@ -50,9 +50,10 @@ def commands() -> dict[str, argparse.ArgumentParser]:
     return next(dict(a.choices) for a in actions if isinstance(a, argparse._SubParsersAction))
 
 
-def test_tables_md_says_what_the_ddl_says() -> None:
-    made = subprocess.run([sys.executable, "scripts/tables_md.py", "--check"], cwd=ROOT)
-    assert made.returncode == 0, "docs/tables.md is out of date: run make docs"
+@pytest.mark.parametrize("page", ["tables", "quality"])
+def test_a_made_page_says_what_it_was_made_from(page: str) -> None:
+    made = subprocess.run([sys.executable, f"scripts/{page}_md.py", "--check"], cwd=ROOT)
+    assert made.returncode == 0, f"docs/{page}.md is out of date: run make docs"
 
 
 @pytest.mark.parametrize("name", GUIDES)

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from lakerec.config import Source
-from lakerec.items import ITEM_ENTITY, graph, history, item_history, observations, user_history
+from lakerec.config import ITEM_ENTITY, Source
+from lakerec.items import graph, history, item_history, observations, user_history
 from lakerec.tables import table
 
 DAY = date(2024, 3, 10)

@@ -4,7 +4,7 @@ from datetime import date
 
 from tests.spark.rows import schema
 
-from lakerec.candidates import FILL
+from lakerec.features import FILL
 from lakerec.generators import MEMBERS
 from lakerec.ranking import REASONS, due_users, for_everyone, recommendations, top_k
 from lakerec.scorer.recommender import RETRIEVER

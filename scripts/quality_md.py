@@ -1,0 +1,77 @@
+"""Write docs/quality.md from benchmarks/quality/results; with --check, exit with code 1 if the file says otherwise."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS, TARGET = ROOT / "benchmarks" / "quality" / "results", ROOT / "docs" / "quality.md"
+METRICS = ("hr@10", "ndcg@10", "mrr@10", "recall@20")
+HEAD = """# Quality
+
+Made from `benchmarks/quality/results` by `make docs`; do not edit it by hand. `make bench-quality` measures it anew
+(it needs the data sets, see [benchmarks](../README.md#benchmarks)). Every figure is on the test part, once; settings
+were chosen on validation. In brackets the 95 % bootstrap interval over people; of models that are trained by seed the
+mean of the seeds. The whole catalogue is ranked, the full history masked unless the protocol says repeats.
+"""
+
+
+def main() -> int:
+    """0 where docs/quality.md is (now) what the results say, 1 where --check found it otherwise."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--check", action="store_true", help="write nothing, compare")
+    check = parser.parse_args().check
+    text = document()
+    if check:
+        return 0 if TARGET.exists() and TARGET.read_text(encoding="utf-8") == text else 1
+    TARGET.write_text(text, encoding="utf-8")
+    return 0
+
+
+def document() -> str:
+    """The whole page: a section for each data set and protocol."""
+    parts = [section(rows) for file in sorted(RESULTS.glob("*.json")) for rows in tables(file)]
+    return "\n".join([HEAD, *parts]).rstrip() + "\n"
+
+
+def tables(file: Path) -> list[list[dict[str, Any]]]:
+    """The rows of a file by protocol."""
+    rows = json.loads(file.read_text(encoding="utf-8"))
+    names = list(dict.fromkeys(row["protocol"] for row in rows))
+    return [[row for row in rows if row["protocol"] == name] for name in names]
+
+
+def section(rows: list[dict[str, Any]]) -> str:
+    """A protocol's models, then its paired gains."""
+    first = rows[0]
+    seeds = sorted({row["seed"] for row in rows if isinstance(row["seed"], int)})
+    about = f"{first['users']} people, seeds {', '.join(map(str, seeds))}, {first['date']}, commit {first['commit']}"
+    told = f"{about}, {first['cores']} cores."
+    chosen = {(row["model"], row["metric"]): row for row in rows if row["slice"] == "all" and row["seed"] != "spread"}
+    models = list(dict.fromkeys(model for model, _ in chosen))
+    lines = ["| model | " + " | ".join(METRICS) + " |", "|---" * (1 + len(METRICS)) + "|"]
+    lines += [_line(model, chosen) for model in models if " - " not in model]
+    pairs = [_pair(model, chosen) for model in models if " - " in model and (model, "ndcg@10") in chosen]
+    head = ["", "| paired gain in ndcg@10 | mean | 95 % interval | detectable |", "|---|---|---|---|"] if pairs else []
+    return "\n".join([f"## {first['data']}: {first['protocol']}", "", told, "", *lines, *head, *pairs, ""])
+
+
+def _line(model: str, chosen: dict[tuple[str, str], dict[str, Any]]) -> str:
+    return f"| {model} | " + " | ".join(_figure(chosen.get((model, metric))) for metric in METRICS) + " |"
+
+
+def _figure(row: dict[str, Any] | None) -> str:
+    return "-" if row is None else f"{row['value']:.4f} [{row['low']:.4f}, {row['high']:.4f}]"
+
+
+def _pair(model: str, chosen: dict[tuple[str, str], dict[str, Any]]) -> str:
+    row = chosen[model, "ndcg@10"]
+    return f"| {model} | {row['value']:+.4f} | [{row['low']:+.4f}, {row['high']:+.4f}] | {row['detectable']:.4f} |"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
