@@ -104,8 +104,9 @@ class Histories:
         return self.keep(self.places < count)
 
     def until(self, day: float) -> Histories:
-        """What happened before `day` (events at times < day), scored as of it."""
-        return replace(self.keep(self.times < day), at=np.full(len(self), day))
+        """What happened before `day` (events at times < day), scored as of the instant before it."""
+        # At midnight itself a window of days would begin with a day that has not happened yet.
+        return replace(self.keep(self.times < day), at=np.full(len(self), np.nextafter(day, -np.inf)))
 
     def select(self, people: Sequence[int] | NDArray[np.integer]) -> Histories:
         """Some people, in the order given; a person may be named twice."""

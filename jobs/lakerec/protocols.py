@@ -84,7 +84,7 @@ class GlobalTime:
 
     def _part(self, histories: Histories, known: Histories, split: str) -> Part:
         """What is chosen in the window behind the known events, for everyone with a target, known before or not."""
-        start = float(known.at[0]) if len(known) else self.cut
+        start = float(np.nextafter(known.at[0], np.inf)) if len(known) else self.cut
         window = histories.chosen()
         window = window.keep((window.times >= start) & (window.times < start + self.horizon))
         if self.first_basket:

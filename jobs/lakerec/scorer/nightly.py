@@ -7,6 +7,7 @@ knows everything. Nothing is ever judged by a target that one of its parts has s
 
 from __future__ import annotations
 
+import inspect
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -80,6 +81,11 @@ class Night:
         for name in given.keys() - generators.MEMBERS.keys():
             where = self.config.where("candidates", "generators", name)
             raise ConfigError(f"{where}: no such generator; known: {', '.join(generators.MEMBERS)}")
+        for name, chosen in given.items():
+            known = inspect.signature(generators.MEMBERS[name].kind.fit).parameters.keys() - {"histories", "shelf"}
+            for key in chosen.keys() - known:
+                where = self.config.where("candidates", "generators", name, key)
+                raise ConfigError(f"{where}: no such setting; known: {', '.join(sorted(known)) or 'none'}")
         names = [name for name in given or generators.MEMBERS if self._makes_sense(name)]
         first = self.train[0]
         shelf = self.world.shelf(first.day)
