@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 from numpy.typing import NDArray
 
 from lakerec import generators, metrics
@@ -233,6 +234,7 @@ def train(
     champion: bundle.Bundle | None = None,
 ) -> training.TrainingReport:
     """Train everything and write the artefact to `out`, whose name is its version; a killed run goes on."""
+    torch.set_num_threads(threads)  # the order of sums follows it: the same threads give the same weights
     night = Night(world, cuts_of(world, examples), last, config, threads, say)
     checkpoints = out.with_name(f".{out.name}.parts")
     retrievers = night.retrievers(checkpoints, champion)
