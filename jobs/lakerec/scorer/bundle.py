@@ -20,7 +20,7 @@ from lakerec.scorer.ranker import Ranker
 from lakerec.scorer.recommender import FirstStage, Recommender, Scores
 from lakerec.scorer.retriever import ItemSide, Retriever
 
-RECIPE, ITEMS, NODES, REPORT = "recipe.json", "items.json", "nodes.json", "report.json"
+RECIPE, ITEMS, NODES = "recipe.json", "items.json", "nodes.json"
 FOLDER = "recommender"
 ROLES = ("learned", "evaluated", "serving")  # known before the ranker's cuts, before the test cut, everything
 

@@ -14,7 +14,7 @@ from lakerec.generators.base import Shelf
 from lakerec.generators.popularity import ALWAYS, DailyCounts, PatternPopular
 from lakerec.protocols import Part
 from lakerec.scorer.bundle import Bundle
-from lakerec.scorer.nightly import Cut, best, ranker_features
+from lakerec.scorer.nightly import Cut, labelled_slates
 from lakerec.scorer.prediction import Predictor
 from lakerec.scorer.recommender import Ranked, Recommender, full_ranks
 from lakerec.scorer.slates import Slate
@@ -52,29 +52,12 @@ def model(
     """The served order (the language model's where it is on), and the ranker's own where that is another."""
     part = cut.part
     ranked = recommender.rank(part.histories, cut.on_shelf)
-    made = slates(world, cut, ranked, per_user)
+    made = labelled_slates(world, cut, ranked, part, per_user)
     probabilities = predictor.score(made)
     served = _judged(name, part, ranked, made, probabilities, per_user, k)
     if predictor.model is None:
         return [served]
     return [served, _judged(f"{name} without language model", part, ranked, made, predictor.prior(made), per_user, k)]
-
-
-def slates(world: World, cut: Cut, ranked: Ranked, per_user: int) -> list[Slate]:
-    """The ranker's best `per_user` of everyone, as the language model reads them, labelled."""
-    lists, scores = best(ranked, len(cut.part), per_user)
-    texts, part = world.texts(cut.day), cut.part
-    found = []
-    for row, (items, score) in enumerate(zip(lists, scores, strict=True)):
-        kept = items[items >= 0]
-        targets = part.target_items[part.target_starts[row] : part.target_starts[row + 1]]
-        user = str(world.users[part.people[row]])
-        told = [str(text) for text in texts[kept]]
-        labels = np.isin(kept, targets).astype(np.float32)
-        found.append(
-            Slate(user, cut.told.get(user, ""), told, ranker_features(score[: len(kept)]), labels, len(targets))
-        )
-    return found
 
 
 def _judged(

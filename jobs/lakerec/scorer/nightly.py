@@ -10,7 +10,7 @@ from __future__ import annotations
 import inspect
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -119,8 +119,7 @@ class Night:
         if not self.config.scorer.retriever.enabled:
             return {}
         found: dict[str, Retriever] = {}
-        roles = {"learned": self.train[0].day, "evaluated": self.test.day, "serving": self.last}
-        for role, day in roles.items():
+        for role, day in self._days().items():
             warm = self._warm(role, found, champion)
             made = self._retriever(role, day, warm, checkpoints / f"retriever-{role}.checkpoint")
             if made is None:
@@ -130,12 +129,13 @@ class Night:
 
     def _warm(self, role: str, found: dict[str, Retriever], champion: bundle.Bundle | None) -> Retriever | None:
         """The champion's of the same role knows no more than this one may: each role's day only moves on."""
-        if champion is not None and champion.recipe.days.get(role, "9999") <= self._day_of(role):
+        if champion is not None and champion.recipe.days.get(role, "9999") <= self._days()[role].isoformat():
             return champion.retriever(role)
         return next(reversed(found.values()), None)
 
-    def _day_of(self, role: str) -> str:
-        return {"learned": self.train[0].day, "evaluated": self.test.day, "serving": self.last}[role].isoformat()
+    def _days(self) -> dict[str, date]:
+        """The last day that each role knows."""
+        return {"learned": self.train[0].day, "evaluated": self.test.day, "serving": self.last}
 
     def _retriever(self, role: str, day: date, warm: Retriever | None, checkpoint: Path) -> Retriever | None:
         known = self.world.known(day)
@@ -168,29 +168,32 @@ class Night:
     def slates(self, stage: FirstStage, ranker: Ranker, cut: Cut, limit: int, unseen: bool) -> list[Slate]:
         """The ranker's best `per_user` of each person as slates, drawn by seed; `unseen`: scored by other folds."""
         some = _draw(cut.part, limit, self.config.scorer.training.seed)
-        texts, found = self.world.texts(cut.day), []
+        found: list[Slate] = []
         for people, mine, scores in stage.blocks(some.histories):
             made = stage.candidates(mine, scores, stage.allowed(mine) & cut.on_shelf)
-            persons = some.people[people][made.person]
-            score = ranker.unseen(made.features, persons) if unseen else ranker.score(made.features)
-            found += self._slates(Ranked(made, score), replace(some, people=some.people[people]), people, cut, texts)
+            score = (
+                ranker.unseen(made.features, some.people[people][made.person])
+                if unseen
+                else ranker.score(made.features)
+            )
+            part = _take(some, people)
+            found += labelled_slates(self.world, cut, Ranked(made, score), part, self.config.candidates.per_user)
         return found
 
-    def _slates(
-        self, ranked: Ranked, some: Part, people: NDArray[np.int64], cut: Cut, texts: NDArray[np.object_]
-    ) -> list[Slate]:
-        lists, scores = best(ranked, len(people), self.config.candidates.per_user)
-        slates = []
-        for row, person in enumerate(people):
-            items = lists[row][lists[row] >= 0]
-            targets = some.target_items[some.target_starts[person] : some.target_starts[person + 1]]
-            user = str(self.world.users[some.people[row]])
-            labels = np.isin(items, targets).astype(np.float32)
-            told = [str(text) for text in texts[items]]
-            features = ranker_features(scores[row][: len(items)])
-            slate = Slate(f"{user}@{cut.day}", cut.told.get(user, ""), told, features, labels, len(targets))
-            slates.append(slate)
-        return slates
+
+def labelled_slates(world: World, cut: Cut, ranked: Ranked, part: Part, per_user: int) -> list[Slate]:
+    """The ranker's best `per_user` of each person of a part, as the language model reads them, labelled."""
+    lists, scores = best(ranked, len(part), per_user)
+    texts, found = world.texts(cut.day), []
+    for row, (items, score) in enumerate(zip(lists, scores, strict=True)):
+        kept = items[items >= 0]
+        targets = part.target_items[part.target_starts[row] : part.target_starts[row + 1]]
+        user = str(world.users[part.people[row]])
+        told = [str(text) for text in texts[kept]]
+        labels = np.isin(kept, targets).astype(np.float32)
+        features = ranker_features(score[: len(kept)])
+        found.append(Slate(f"{user}@{cut.day}", cut.told.get(user, ""), told, features, labels, len(targets)))
+    return found
 
 
 def _check(cuts: Sequence[Cut], last: date) -> None:
@@ -205,7 +208,11 @@ def _draw(part: Part, limit: int, seed: int) -> Part:
     """At most `limit` people of a part."""
     if len(part) <= limit:
         return part
-    chosen = np.sort(np.random.default_rng(seed).choice(len(part), limit, replace=False))
+    return _take(part, np.sort(np.random.default_rng(seed).choice(len(part), limit, replace=False)))
+
+
+def _take(part: Part, chosen: NDArray[np.int64]) -> Part:
+    """Some people of a part, by their places in it."""
     spans = [part.target_items[part.target_starts[p] : part.target_starts[p + 1]] for p in chosen]
     starts = np.append(0, np.cumsum([len(span) for span in spans])).astype(np.int64)
     return Part(part.histories.select(chosen), part.people[chosen], starts, np.concatenate(spans).astype(np.int32))
@@ -261,7 +268,7 @@ def train(
 
 
 def _recipe(night: Night, retriever: bool, report: dict[str, Any]) -> bundle.Recipe:
-    days = {role: night._day_of(role) for role in bundle.ROLES}
+    days = {role: day.isoformat() for role, day in night._days().items()}
     depth = night.config.scorer.ranker.depth
     hidden, kinds = night.hidden, night.world.kinds
     return bundle.Recipe(night.settings, depth, night.repeats, hidden, kinds, days, retriever, report)
