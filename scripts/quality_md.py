@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from pathlib import Path
 from typing import Any
+
+from pages import write_or_check
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS, TARGET = ROOT / "benchmarks" / "quality" / "results", ROOT / "docs" / "quality.md"
@@ -20,18 +21,6 @@ mean of the seeds. The whole catalogue is ranked, the full history masked unless
 Before these runs trials of the retriever had read the test events of ml_latest_small and ml_1m; its settings follow
 from validation figures, but on ml_latest_small its size was changed (128 to 64) after such a trial.
 """
-
-
-def main() -> int:
-    """0 where docs/quality.md is (now) what the results say, 1 where --check found it otherwise."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--check", action="store_true", help="write nothing, compare")
-    check = parser.parse_args().check
-    text = document()
-    if check:
-        return 0 if TARGET.exists() and TARGET.read_text(encoding="utf-8") == text else 1
-    TARGET.write_text(text, encoding="utf-8")
-    return 0
 
 
 def document() -> str:
@@ -76,4 +65,4 @@ def _pair(model: str, chosen: dict[tuple[str, str], dict[str, Any]]) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(write_or_check(TARGET, document, __doc__))

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from pathlib import Path
+
+from pages import write_or_check
 
 from lakerec.tables import Column, Table, table, table_names
 
@@ -15,18 +16,6 @@ Made from the DDL in `sql/tables` by `make docs`; do not edit it by hand.
 A table lies at `LAKE/<layer>/<table>`, for example `lake/demo/gold/recommendations`. Ids are strings everywhere.
 Keys are unique. A day is a day of the configuration's `timezone`.
 """
-
-
-def main() -> int:
-    """0 where docs/tables.md is (now) what the DDL says, 1 where --check found it otherwise."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--check", action="store_true", help="write nothing, compare")
-    check = parser.parse_args().check
-    text = document()
-    if check:
-        return 0 if TARGET.exists() and TARGET.read_text(encoding="utf-8") == text else 1
-    TARGET.write_text(text, encoding="utf-8")
-    return 0
 
 
 def document() -> str:
@@ -60,4 +49,4 @@ def cell(text: str) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(write_or_check(TARGET, document, __doc__))
