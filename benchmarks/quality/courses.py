@@ -46,15 +46,18 @@ def course(
     tests: int = 1,
     timed: bool = False,
     validation: bool = False,
+    cuts: int = 1,
 ) -> Course:
     """The course of a protocol; `lessons`: targets behind each other, or earlier windows of a global time split.
 
     tests: so many last events of each person are targets. timed: people are scored at the time of the target.
-    validation: everything a step earlier, so that the test's targets are not touched.
+    validation: everything a step earlier, so that the test's targets are not touched. cuts: in leave-one-out so many
+    runs of `lessons` targets, each with sources of its own.
     """
     if isinstance(protocol, GlobalTime):
         return _by_time(protocol, histories, lessons, validation)
-    return _by_place(protocol, order(histories, protocol.ties, protocol.seed), lessons, tests, timed, validation)
+    ordered = order(histories, protocol.ties, protocol.seed)
+    return _by_place(protocol, ordered, (cuts, lessons), tests, timed, validation)
 
 
 def _by_time(protocol: GlobalTime, histories: Histories, lessons: int, validation: bool) -> Course:
@@ -73,18 +76,23 @@ def _window(protocol: GlobalTime, histories: Histories) -> Cut:
 
 
 def _by_place(
-    protocol: LeaveOneOut, ordered: Histories, lessons: int, tests: int, timed: bool, validation: bool
+    protocol: LeaveOneOut, ordered: Histories, lessons: tuple[int, int], tests: int, timed: bool, validation: bool
 ) -> Course:
-    """Targets by their place from the end: the last `tests` test, the next one chooses, the `lessons` next teach."""
+    """Targets by their place from the end: the last `tests` test, the next one chooses, those before it teach.
+
+    lessons: how many cuts, and the targets behind each.
+    """
+    count, each = lessons
 
     def cut(first: int, count: int) -> Cut:
         parts = [_target(ordered, place, protocol.repeats, timed) for place in range(first, first + count)]
         return Cut(f"minus_{first + count}", ordered.without_last(first + count), parts)
 
-    test, tuning, taught = cut(0, tests), cut(tests, 1), cut(tests + 1, lessons)
+    test, tuning = cut(0, tests), cut(tests, 1)
+    taught = [cut(tests + 1 + back * each, each) for back in reversed(range(count))]
     name = protocol.name + f" last_{tests}" * (tests > 1) + " target_time_known" * timed + " validation" * validation
-    judged, blending = (tuning, replace(taught, parts=taught.parts[:1])) if validation else (test, tuning)
-    return Course(name, protocol.repeats, [taught], tuning, blending, judged, test.ground, refit=not validation)
+    judged, blending = (tuning, replace(taught[-1], parts=taught[-1].parts[:1])) if validation else (test, tuning)
+    return Course(name, protocol.repeats, taught, tuning, blending, judged, test.ground, refit=not validation)
 
 
 def _target(ordered: Histories, place: int, repeats: bool, timed: bool) -> Part:

@@ -21,7 +21,7 @@ Pair = tuple[str, str]
 
 @dataclass(frozen=True)
 class Table:
-    """One protocol of a data set; `lessons`, `tests` and `timed` as in courses.course.
+    """One protocol of a data set; `lessons`, `cuts`, `tests` and `timed` as in courses.course.
 
     paired: only the rankers, for a paired gain over more targets. refit: the ranker that also learns the validation
     targets. settings: as in Plan, where they differ.
@@ -29,6 +29,7 @@ class Table:
 
     protocol: LeaveOneOut | GlobalTime
     lessons: int = 5
+    cuts: int = 1
     tests: int = 1
     timed: bool = False
     paired: bool = False
@@ -139,8 +140,12 @@ _ARMS = (
     Arm("retriever text graph", graph=True),
 )
 ML_100K = Plan(
-    # The last 44 of 215 days; most of their people are new, so that profiles have something to say.
-    tables=(Table(GlobalTime(day("1998-03-10"), 44.0), lessons=2),),
+    # The last 44 of 215 days; most of their people are new, so that profiles have something to say. They rate in one
+    # sitting: what a sequence tells is seen where each rating is scored with those before it.
+    tables=(
+        Table(GlobalTime(day("1998-03-10"), 44.0), lessons=2),
+        Table(GlobalTime(day("1998-03-10"), 44.0, each=20), lessons=2),
+    ),
     generators=(*FILMS, *OF_DAYS, "graph", "profile"),
     arm=Arm("retriever", graph=True, profile=True),
     arms=_ARMS,

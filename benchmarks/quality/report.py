@@ -76,7 +76,7 @@ class Report:
         told = [metric for metric in HEADLINES if metric in values]
         found = {(metric, ALL): array for metric, array in values.items()}
         for name, people in self.user_slices().items():
-            found |= {(metric, name): values[metric][people] for metric in told}
+            found |= {(metric, name): np.where(people, values[metric], np.nan) for metric in told}
         for name, targets in self.target_slices().items():
             inside = self._inside(outcome.ranks, targets)
             found |= {(metric, f"target {name}"): inside[metric] for metric in told}

@@ -167,7 +167,8 @@ class Bench:
 
 def bench(data: str, plan: Plan, table: Table, dataset: Dataset, validation: bool, spark: bool) -> Bench:
     """A table's bench; its models are kept under the names of data and protocol."""
-    made = course(table.protocol, dataset.records.histories, table.lessons, table.tests, table.timed, validation)
+    histories = dataset.records.histories
+    made = course(table.protocol, histories, table.lessons, table.tests, table.timed, validation, table.cuts)
     slug = made.name.removesuffix(" validation").replace(" ", "_").replace("=", "-")
     return Bench(plan, table, dataset, made, CACHE / data / slug, spark)
 

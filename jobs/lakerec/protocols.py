@@ -54,13 +54,17 @@ class GlobalTime:
     """Targets: the distinct items chosen on the `horizon` days from `cut` on (days since 1970-01-01 UTC).
 
     Only events of positive weight make targets. `repeats`: items of the person's history count too; without, they are
-    to be masked. `first_basket`: only the person's first day (UTC) with such events in the window.
+    to be masked. `first_basket`: only the person's first day (UTC) with such events in the window. `each`: so many of
+    a person's events in the window, drawn by seed, are targets by themselves, with what the person did before them as
+    history: models are as old as the cut, histories are not.
     """
 
     cut: float
     horizon: float
     repeats: bool = False
     first_basket: bool = False
+    each: int = 0
+    seed: int = 0
 
     @property
     def name(self) -> str:
@@ -70,7 +74,8 @@ class GlobalTime:
     @property
     def _options(self) -> str:
         """What differs from the default, for the name."""
-        return " repeats" * self.repeats + " first_basket" * self.first_basket
+        each = f" each={self.each}" if self.each else ""
+        return " repeats" * self.repeats + " first_basket" * self.first_basket + each
 
     def cuts(self, count: int) -> list[GlobalTime]:
         """`count` protocols, oldest first, a horizon apart, so that no two test windows overlap; the last is this."""
@@ -89,9 +94,25 @@ class GlobalTime:
         window = window.keep((window.times >= start) & (window.times < start + self.horizon))
         if self.first_basket:
             window = window.keep(_on_first_day(window))
+        where = f"{self.name}: {split} split ({_day(start)} to {_day(start + self.horizon)})"
+        if self.each:
+            return self._each(histories.chosen(), start, where)
         wanted = window.keep(_first_of_pair(window))
-        span = f"{split} split ({_day(start)} to {_day(start + self.horizon)})"
-        return _part(known, wanted.users, wanted.items, self.repeats, f"{self.name}: {span}")
+        return _part(known, wanted.users, wanted.items, self.repeats, where)
+
+    def _each(self, chosen: Histories, start: float, where: str) -> Part:
+        """A row for each target; a person stands there as often as they have one."""
+        places = np.flatnonzero((chosen.times >= start) & (chosen.times < start + self.horizon))
+        chance = np.random.default_rng(self.seed).random(len(places))
+        drawn = np.lexsort((chance, chosen.users[places]))
+        users = chosen.users[places][drawn]
+        drawn = np.sort(places[drawn][np.arange(len(users)) - np.searchsorted(users, users) < self.each])
+        known = chosen.select(chosen.users[drawn])
+        left = known.lengths - (drawn - chosen.starts[chosen.users[drawn]])
+        known = known.keep(known.places >= np.repeat(left, known.lengths))
+        known = replace(known, at=chosen.times[drawn])
+        part = _part(known, np.arange(len(drawn)), chosen.items[drawn], self.repeats, where)
+        return replace(part, people=chosen.users[drawn][part.people].astype(np.int64))
 
 
 @dataclass(frozen=True)

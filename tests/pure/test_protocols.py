@@ -99,6 +99,25 @@ def test_parts_hold_people_with_targets_and_train_holds_everyone(events, protoco
         assert (part.histories.times <= np.repeat(part.histories.at, part.histories.lengths)).all()
 
 
+@settings(max_examples=150, deadline=None)
+@given(rows, st.integers(1, 4))
+def test_each_event_of_the_window_is_a_target_behind_what_was_done_before_it(events, each):
+    whole = histories(events)
+    found = split(GlobalTime(4.0, 2.0, each=each), whole)
+    if found is None:
+        return
+    part = found.test
+    inside = (whole.times >= 4.0) & (whole.times < 6.0)
+    wanted = np.minimum(np.bincount(whole.users[inside], minlength=PEOPLE), each)
+    np.testing.assert_array_equal(np.bincount(part.people, minlength=PEOPLE), wanted)
+    assert (np.diff(part.target_starts) == 1).all() and (np.diff(part.people) >= 0).all()
+    for row, (person, item) in enumerate(zip(part.people, part.target_items, strict=True)):
+        mine = whole.items[whole.starts[person] : whole.starts[person + 1]].tolist()
+        known = part.histories.select([row])
+        assert known.items.tolist() == mine[: mine.index(item)]
+        assert (known.at >= known.times.max(initial=0)).all()
+
+
 @settings(max_examples=100, deadline=None)
 @given(rows, leave_one_out)
 def test_leave_one_out_takes_the_last_two_of_those_with_three(events, protocol):

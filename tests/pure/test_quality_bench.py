@@ -98,6 +98,14 @@ class TestCourses:
                 assert not wanted & set(zip(*_targets(part), strict=True))
         assert len(valid.stop.items) == len(test.judged.ground.items)
 
+    def test_further_cuts_of_leave_one_out_know_less_and_come_first(self):
+        made = course(LeaveOneOut(), make_histories(), 2, cuts=3)
+        assert [cut.name for cut in made.lessons] == ["minus_8", "minus_6", "minus_4"]
+        for cut in made.lessons:
+            for part in cut.parts:
+                assert not np.isin(part.target_items[:1], cut.ground.select(part.people[:1]).items).any()
+        assert made.blending is made.tuning
+
     def test_the_lessons_of_leave_one_out_are_three_to_seven_from_the_end(self):
         histories = make_histories()
         made = course(LeaveOneOut(), histories, 5)
