@@ -65,7 +65,14 @@ def _judged(job: Job, snapshot: str, version: str, test: Any) -> Any:
     recommender = evaluation.recommender_at(world, cut, opened)
     settings = job.config
     judged = evaluation.model(
-        world, cut, version, recommender, predictor, settings.candidates.per_user, settings.policy.k
+        world,
+        cut,
+        version,
+        recommender,
+        predictor,
+        opened.final(),
+        settings.candidates.per_user,
+        settings.policy.k,
     )
     seed = settings.scorer.training.seed
     sheet = evaluation.Sheet(world, cut, recommender.stage.shelf, seed, _attributes(job, cut.day))

@@ -35,6 +35,12 @@ class Part:
         return len(self.people)
 
     @property
+    def targets(self) -> list[Ints]:
+        """The targets of each person, by their place in `histories`."""
+        bounds = zip(self.target_starts, self.target_starts[1:], strict=False)
+        return [self.target_items[first:last] for first, last in bounds]
+
+    @property
     def target_users(self) -> Codes:
         """The place in `histories` of each target's person, (t,)."""
         return np.repeat(np.arange(len(self)), np.diff(self.target_starts))
@@ -111,7 +117,7 @@ class GlobalTime:
         left = known.lengths - (drawn - chosen.starts[chosen.users[drawn]])
         known = known.keep(known.places >= np.repeat(left, known.lengths))
         known = replace(known, at=chosen.times[drawn])
-        part = _part(known, np.arange(len(drawn)), chosen.items[drawn], self.repeats, where)
+        part = _part(known, np.arange(len(drawn), dtype=np.int32), chosen.items[drawn], self.repeats, where)
         return replace(part, people=chosen.users[drawn][part.people].astype(np.int64))
 
 

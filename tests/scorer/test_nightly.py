@@ -21,7 +21,8 @@ from lakerec.scorer import bundle, nightly
 from lakerec.scorer.artefact import checked
 from lakerec.scorer.bundle import Bundle
 from lakerec.scorer.evaluation import recommender_at
-from lakerec.scorer.nightly import FEATURES, Night, best, cuts_of, ranker_features
+from lakerec.scorer.final import Shortlist
+from lakerec.scorer.nightly import FEATURES, Night, cuts_of, ranker_features
 from lakerec.scorer.prediction import Predictor
 from lakerec.scorer.ranker import Ranker
 from lakerec.scorer.recommender import Ranked, full_ranks
@@ -232,12 +233,13 @@ def test_a_slate_of_training_is_scored_by_who_has_not_seen_the_person(planned, n
     opened = Bundle.open(night[0])
     ranker, cut = opened.ranker(), planned.train[0]
     stage = planned.stage(cut.day, cut.known, opened.retriever("learned"))
-    slates = planned.slates(stage, ranker, cut, 100, unseen=True)
+    slates = planned.slates(stage, ranker, cut, 100, unseen=True).slates
     assert [slate.slate_id for slate in slates] == [f"{PEOPLE[p]}@{cut.day}" for p in cut.part.people]
     histories = cut.part.histories
     made = stage.candidates(histories, stage.scores(histories), stage.allowed(histories) & cut.on_shelf)
     score = ranker.unseen(made.features, cut.part.people[made.person])
-    lists, scores = best(Ranked(made, score), len(cut.part), 6)
+    made = Shortlist.of(Ranked(made, score), len(cut.part), 6)
+    lists, scores = made.items, made.scores
     texts = planned.world.texts(cut.day)
     for row, slate in enumerate(slates):
         items = lists[row][lists[row] >= 0]
@@ -247,7 +249,7 @@ def test_a_slate_of_training_is_scored_by_who_has_not_seen_the_person(planned, n
         assert np.allclose(slate.features, ranker_features(scores[row][: len(items)]))
         wanted = cut.part.target_items[cut.part.target_starts[row] : cut.part.target_starts[row + 1]]
         assert slate.labels.tolist() == [float(item in wanted) for item in items] and slate.targets == len(wanted)
-    seen = planned.slates(stage, ranker, cut, 100, unseen=False)
+    seen = planned.slates(stage, ranker, cut, 100, unseen=False).slates
     assert not all(np.array_equal(a.features, b.features) for a, b in zip(slates, seen, strict=True))
 
 
@@ -263,7 +265,7 @@ def test_the_language_model_learns_from_slates_of_every_train_cut_also_without_a
     wanted = [
         slate
         for stage, cut in zip(stages, planned.train, strict=True)
-        for slate in planned.slates(stage, ranker, cut, 30, unseen=True)  # of max_slates 60, from two cuts
+        for slate in planned.slates(stage, ranker, cut, 30, unseen=True).slates  # of max_slates 60, from two cuts
     ]
     told, held = given[:2]
     assert [slate.slate_id for slate in told] == [slate.slate_id for slate in wanted]
@@ -278,8 +280,8 @@ def test_slates_are_drawn_the_same_again_and_hold_their_own_targets(planned, nig
     opened = Bundle.open(night[0])
     ranker, cut = opened.ranker(), planned.valid
     stage = planned.stage(cut.day, cut.known, opened.retriever("learned"))
-    whole = {slate.slate_id: slate for slate in planned.slates(stage, ranker, cut, 100, unseen=False)}
-    some, again = (planned.slates(stage, ranker, cut, 5, unseen=False) for _ in range(2))
+    whole = {slate.slate_id: slate for slate in planned.slates(stage, ranker, cut, 100, unseen=False).slates}
+    some, again = (planned.slates(stage, ranker, cut, 5, unseen=False).slates for _ in range(2))
     assert len(some) == 5 < len(whole) and [s.slate_id for s in some] == [s.slate_id for s in again]
     for slate in some:
         assert (slate.texts, slate.targets) == (whole[slate.slate_id].texts, whole[slate.slate_id].targets)
@@ -438,7 +440,7 @@ def test_a_language_model_is_kept_and_reads_slates(filtered):
     assert predictor.model is not None and checked(filtered).language_model
     planned = night_of(make_config(filtered, filtered=["buy"]))
     stage = planned.stage(planned.valid.day, planned.valid.known, None)
-    slates = planned.slates(stage, Bundle.open(filtered).ranker(), planned.valid, 3, unseen=False)
+    slates = planned.slates(stage, Bundle.open(filtered).ranker(), planned.valid, 3, unseen=False).slates
     assert all(
         ((p > 0) & (p < 1)).all() and len(p) == len(s.texts)
         for p, s in zip(predictor.score(slates), slates, strict=True)
@@ -451,11 +453,12 @@ def test_a_language_model_is_kept_and_reads_slates(filtered):
 def test_the_best_of_each_with_their_scores():
     person, item, score = np.array([0, 0, 2]), np.array([4, 1, 3]), np.array([0.5, 0.75, -1.0], dtype=np.float32)
     found = Candidates(person, item, np.zeros((0, 0), np.float32), np.zeros(3, int))
-    lists, scores = best(Ranked(found, score), 3, 2)
+    made = Shortlist.of(Ranked(found, score), 3, 2)
+    lists, scores = made.items, made.scores
     assert lists.tolist() == [[1, 4], [-1, -1], [3, -1]]
     assert np.array_equal(scores, np.array([[0.75, 0.5], [np.nan] * 2, [-1, np.nan]], np.float32), equal_nan=True)
     nothing = Candidates(*(np.zeros(0, int),) * 2, np.zeros((0, 0), np.float32), np.zeros(0, int))
-    assert np.isnan(best(Ranked(nothing, np.zeros(0, np.float32)), 2, 2)[1]).all()
+    assert np.isnan(Shortlist.of(Ranked(nothing, np.zeros(0, np.float32)), 2, 2).scores).all()
 
 
 def test_a_list_as_the_language_model_gets_it():

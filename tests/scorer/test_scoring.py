@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from nights import PEOPLE, make_events, make_world, readings_of, shelf_of
 
-from conftest import make_slates
+from conftest import DECODERS, make_slates
 from lakerec.config import Scorer, Training
 from lakerec.errors import ModelError
 from lakerec.scorer import registry
@@ -62,6 +62,16 @@ def test_the_embedder_and_the_encoder_agree(tiny):
     expected = TextEncoder(str(tiny)).encode(["red train", "", "blue kettle " * 400], batch=2)
     np.testing.assert_allclose(np.stack(found["vector"]), expected, atol=1e-5)
     np.testing.assert_allclose(np.linalg.norm(expected, axis=1), 1, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", DECODERS)
+def test_a_decoder_makes_vectors_that_do_not_depend_on_the_company(models, kind):
+    told = ["red train", "", "blue kettle " * 400, "blue kettle"]
+    encoder = TextEncoder(str(models[kind]))
+    together, alone = encoder.encode(told), encoder.encode(told, batch=1)
+    np.testing.assert_allclose(together, alone, atol=1e-5)
+    np.testing.assert_allclose(np.linalg.norm(together, axis=1), 1, atol=1e-5)
+    assert together.shape == (4, 32) and together[0] @ together[3] < 0.999
 
 
 def test_the_bundled_model_knows_what_texts_mean():

@@ -23,6 +23,7 @@ from nights import (
 from scipy import sparse
 
 from lakerec.scorer.bundle import Bundle
+from lakerec.scorer.final import Shortlist
 from lakerec.scorer.nightly import ranker_features
 from lakerec.scorer.prediction import Predictor
 from lakerec.scorer.serving_day import ScoringDay, ShelfOfDay, pattern_shares
@@ -139,7 +140,16 @@ def test_the_lists_of_a_frame_are_those_computed_directly(served, frame):
         mine, where = items[row][items[row] >= 0], places[row][places[row] >= 0]
         texts = [str(text) for text in world.texts(LAST)[mine]]
         told = frame["history"][row]
-        (chance,) = predictor.score([Slate(user, told, texts, ranker_features(ranked.score[where]), None, 0)])
+        slate = Slate(user, told, texts, ranker_features(ranked.score[where]), None, 0)
+        (chance,) = predictor.score([slate])
+        if day.final is not None:
+            alone = Shortlist(mine[None], ranked.score[where][None])
+            read = predictor.corrections([slate])
+            table = alone.table(read, world.known(LAST).select([row]), shelf.stock)
+            score = table[:, 0] + day.final.ranker.score(table)
+            place = np.empty(len(mine), dtype=int)
+            place[np.lexsort((mine, -score))] = np.arange(1, len(mine) + 1)
+            chance = day.final.calibration.probabilities(score, place)
         names = [recommender.stage.names[source] for source in ranked.found.source[where]]
         wanted[user] = [(ITEMS[i], p, s) for i, p, s in zip(mine, chance, names, strict=True)]
     lists = day.lists(frame, predictor, PER_USER)

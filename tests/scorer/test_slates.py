@@ -3,26 +3,44 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from conftest import DECODERS, make_decoder
 from lakerec.errors import ModelError
+from lakerec.scorer import prediction
+from lakerec.scorer.artefact import Manifest
 from lakerec.scorer.base_model import folder
-from lakerec.scorer.language_model import load_encoder
+from lakerec.scorer.language_model import TextEncoder, is_decoder, load_encoder
 from lakerec.scorer.model import SlateScorer, check_blocks, check_length
+from lakerec.scorer.prediction import Predictor
 from lakerec.scorer.slates import PACK_TOKENS, Packer, Slate, batches
 
 WORDS = ["tea", "garden", "wooden", "train", "kettle", "unbelievable", "x"]
 texts = st.lists(st.sampled_from(WORDS), max_size=30).map(" ".join)
 
 
-@pytest.fixture(scope="module")
-def scorer(tiny):
-    encoder, tokenizer = load_encoder(tiny)
-    model = SlateScorer(encoder, np.zeros(1, np.float32), np.ones(1, np.float32), torch.float32)
+def build(place, dtype=torch.float32):
+    encoder, tokenizer = load_encoder(place)
+    model = SlateScorer(encoder, np.zeros(1, np.float32), np.ones(1, np.float32), dtype)
     torch.manual_seed(1)
     torch.nn.init.normal_(model.head[-1].weight)
     return model.eval(), Packer(tokenizer, history_tokens=20, candidate_tokens=8)
+
+
+@pytest.fixture(scope="module")
+def scorer(tiny):
+    return build(tiny)
+
+
+@pytest.fixture(scope="module", params=["bert", *DECODERS])
+def any_scorer(models, request):
+    return build(models[request.param])
+
+
+@pytest.fixture(scope="module", params=DECODERS)
+def decoder(models, request):
+    return build(models[request.param])
 
 
 def slate(history, candidates):
@@ -39,8 +57,9 @@ def logits(model, packs):
 
 @settings(max_examples=40, deadline=None)
 @given(texts, st.lists(texts, min_size=1, max_size=6), texts, st.lists(texts, min_size=1, max_size=4))
-def test_a_slate_in_one_pass_equals_each_candidate_alone(scorer, history, candidates, other, more):
-    model, packer = scorer
+@example("", ["tea"], "garden x", ["", *WORDS * 6])
+def test_a_slate_in_one_pass_equals_each_candidate_alone(any_scorer, history, candidates, other, more):
+    model, packer = any_scorer
     together = logits(model, packer.pack([slate(history, candidates), slate(other, more)]))
     pairs = [(history, text) for text in candidates] + [(other, text) for text in more]
     alone = [logits(model, packer.pack([slate(h, [text])]))[0] for h, text in pairs]
@@ -49,8 +68,8 @@ def test_a_slate_in_one_pass_equals_each_candidate_alone(scorer, history, candid
 
 @settings(max_examples=20, deadline=None)
 @given(texts, st.lists(texts, min_size=2, max_size=6), st.integers(0, 5))
-def test_a_long_slate_cut_in_pieces_reads_the_same(scorer, history, candidates, extra):
-    model, packer = scorer
+def test_a_long_slate_cut_in_pieces_reads_the_same(any_scorer, history, candidates, extra):
+    model, packer = any_scorer
     whole = logits(model, packer.pack([slate(history, candidates)]))
     short = Packer(packer.tokenizer, packer.history_tokens, packer.candidate_tokens)
     short.longest = 20 + 8 + 3 + extra
@@ -60,8 +79,36 @@ def test_a_long_slate_cut_in_pieces_reads_the_same(scorer, history, candidates, 
     np.testing.assert_allclose(logits(model, packs), whole, atol=1e-4)
 
 
-def test_the_scores_depend_on_the_history(scorer):
-    model, packer = scorer
+@settings(max_examples=20, deadline=None)
+@given(texts, st.lists(texts, min_size=1, max_size=5))
+@example("", ["", "tea"])
+def test_a_decoder_reads_a_candidate_as_its_plain_forward_pass_does(decoder, history, candidates):
+    """Without our mask and positions: history and candidate as one text, its states at the two separators."""
+    model, packer = decoder
+    packs = [packer.pack([slate(history, [text])])[0] for text in candidates]
+    with torch.inference_mode():
+        found = model.read(model.collate(packer.pack([slate(history, candidates)])))
+        for pack, read in zip(packs, found, strict=True):
+            (states,) = model.encoder(torch.from_numpy(pack.ids[None]).long()).last_hidden_state
+            end = states[int((pack.owners == 0).sum()) - 1]
+            torch.testing.assert_close(read, torch.cat([states[-1], states[-1] * end]), atol=1e-4, rtol=0)
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.lists(st.tuples(texts, st.lists(texts, max_size=5)), min_size=2, max_size=6))
+def test_scores_do_not_depend_on_the_company_in_a_pass(any_scorer, people):
+    predictor = Predictor(Manifest("v", "b", ["f"], [0.0], [1.0], [0.0, 0.0], {}), *any_scorer)
+    slates = [slate(history, candidates) for history, candidates in people]
+    alone = [predictor.score([one])[0] for one in slates]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(prediction.BATCH_TOKENS, "cpu", 4096)
+        together = predictor.score(slates)
+    for one, found in zip(alone, together, strict=True):
+        np.testing.assert_allclose(found, one, atol=1e-5)
+
+
+def test_the_scores_depend_on_the_history(any_scorer):
+    model, packer = any_scorer
     one, two = (logits(model, packer.pack([slate(h, ["tea"])])) for h in ("garden train", "kettle x"))
     assert abs(one - two) > 1e-3
 
@@ -80,6 +127,37 @@ def test_positions_restart_behind_the_history(scorer):
     (pack,) = scorer[1].pack([slate("tea x", ["train", "kettle garden"])])
     assert pack.owners.tolist() == [0, 0, 0, 0, 1, 1, 2, 2, 2]
     assert pack.positions.tolist() == [0, 1, 2, 3, 4, 5, 4, 5, 6]
+
+
+def test_a_decoder_begins_as_its_tokenizer_does_and_ends_each_part_with_the_end_of_sequence(decoder):
+    packer = decoder[1]
+    begin, end = packer.tokenizer.bos_token_id, packer.tokenizer.eos_token_id
+    assert packer.tokenizer.cls_token_id is None and packer.tokenizer.sep_token_id is None
+    (pack,) = packer.pack([slate("red", ["blue", f"a{packer.tokenizer.eos_token}"])])
+    begins = 0 if begin is None else 1
+    assert (pack.ids == end).sum() == 3 + (begin == end) and (begin is None or pack.ids[0] == begin)
+    ends = np.flatnonzero(np.append(np.diff(pack.owners), 1))
+    assert (pack.ids[ends] == end).all() and (pack.owners == 0).sum() == begins + 2
+    assert pack.positions[pack.owners > 0].min() == begins + 2
+
+
+def test_a_tokenizer_without_a_separator_is_refused(tmp_path):
+    place = make_decoder(tmp_path, "gpt_neox", end=None)
+    with pytest.raises(ModelError, match="end-of-sequence"):
+        Packer(load_encoder(place)[1], 20, 8)
+    with pytest.raises(ModelError, match="end-of-sequence"):
+        TextEncoder(str(place))
+
+
+def test_the_architecture_says_who_is_a_decoder(models):
+    from transformers import AutoConfig
+
+    kinds = {kind: is_decoder(AutoConfig.from_pretrained(place)) for kind, place in models.items()}
+    assert kinds == {"bert": False, **dict.fromkeys(DECODERS, True)}
+    others = ("roberta", "mpnet", "distilbert", "modernbert", "electra", "nomic_bert", "mistral", "gemma2", "opt")
+    assert [is_decoder(AutoConfig.for_model(kind)) for kind in others] == [False] * 6 + [True] * 3
+    assert not is_decoder(AutoConfig.for_model("llama", is_causal=False))
+    assert not is_decoder(AutoConfig.for_model("gemma3_text", use_bidirectional_attention=True))
 
 
 def test_a_separator_in_a_text_is_text(scorer):
@@ -102,8 +180,8 @@ def test_a_thousand_candidates_stay_within_the_length_of_a_pack(scorer):
     assert max(len(pack) for pack in packs) <= PACK_TOKENS
 
 
-def test_an_encoder_that_ignores_the_mask_is_refused(scorer, monkeypatch):
-    model, packer = scorer
+def test_a_model_that_ignores_the_mask_is_refused(any_scorer, monkeypatch):
+    model, packer = any_scorer
     check_blocks(model, packer, "tiny")
     forward = model.encoder.forward
     monkeypatch.setattr(model.encoder, "forward", lambda **given: forward(**{**given, "attention_mask": None}))
@@ -111,9 +189,21 @@ def test_an_encoder_that_ignores_the_mask_is_refused(scorer, monkeypatch):
         check_blocks(model, packer, "tiny")
 
 
-def test_a_history_beyond_the_positions_is_refused(scorer):
+def test_the_mask_holds_in_bf16(models):
+    for place in models.values():
+        check_blocks(*build(place, torch.bfloat16), "tiny")
+
+
+def test_a_tokenizer_of_another_model_is_refused(models, tmp_path):
+    model, _ = build(models["gpt2"])
+    with pytest.raises(ModelError, match="index out of range"):
+        check_blocks(model, build(models["bert"])[1], "mixed")
+
+
+def test_a_history_beyond_the_positions_is_refused(any_scorer):
+    check_length(any_scorer[0].encoder, 512, "tiny")
     with pytest.raises(ModelError, match="512 positions"):
-        check_length(scorer[0].encoder, 513, "tiny")
+        check_length(any_scorer[0].encoder, 513, "tiny")
 
 
 def test_the_bundled_model_is_the_real_one_and_others_are_refused_offline():

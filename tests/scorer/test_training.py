@@ -6,18 +6,21 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from conftest import make_slates
+from conftest import DECODERS, SIZES, make_slates
 from lakerec.config import Scorer, Training
 from lakerec.errors import ContractError, ModelError, NotEnoughDataError
-from lakerec.scorer import training
+from lakerec.scorer import artefact, training
 from lakerec.scorer.artefact import checked, load, sha256
+from lakerec.scorer.language_model import load_encoder
 from lakerec.scorer.prediction import Predictor
+from lakerec.scorer.slates import Packer
 
 WEIGHTS = ("model.safetensors", "head.safetensors", "manifest.json")
 WORST = 10.0  # noise that leaves the feature worthless: only the text can tell
@@ -65,10 +68,11 @@ def test_the_same_data_give_the_same_files(tiny, tmp_path, freeze):
         assert sha256(tmp_path / "a" / "v" / file) == sha256(tmp_path / "b" / "v" / file), file
 
 
+@pytest.mark.parametrize("kind", ["bert", "llama", "gpt2"])
 @pytest.mark.parametrize("freeze", ["head", "lora", "full"])
-def test_the_artefact_scores_as_the_trained_model(tiny, tmp_path, freeze):
+def test_the_artefact_scores_as_the_trained_model(models, tmp_path, freeze, kind):
     out = tmp_path / "v"
-    report, _ = fit(tiny, out, slates=40, freeze=freeze, learning_rate=5e-3)
+    report, _ = fit(models[kind], out, slates=40, freeze=freeze, learning_rate=5e-3)
     slates = make_slates(30, 2, WORST)
     scores, labels = (
         np.concatenate(Predictor.load(out, 1).score(slates)),
@@ -77,6 +81,38 @@ def test_the_artefact_scores_as_the_trained_model(tiny, tmp_path, freeze):
     loss = -np.mean(np.log(np.where(labels > 0, scores, 1 - scores)))
     assert loss == pytest.approx(report.best_loss, abs=5e-3)  # a merged adapter is rounded once more
     assert not list(out.parent.glob(".*"))
+
+
+@pytest.mark.parametrize("kind", ["bert", *DECODERS])
+def test_an_adapter_reaches_every_block_and_merged_reads_as_before(models, tmp_path, monkeypatch, kind):
+    monkeypatch.setattr(artefact, "precision", lambda _: torch.float32)
+    encoder, tokenizer = load_encoder(models[kind])
+    model = artefact.build(encoder, np.zeros(1, np.float32), np.ones(1, np.float32))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        training.apply_freeze(model, Training(freeze="lora", lora_rank=2))
+    trained = {name: w for name, w in model.encoder.named_parameters() if w.requires_grad}
+    assert trained and all("lora" in name for name in trained)
+    assert all(any(f".{block}." in name for name in trained) for block in range(SIZES["num_hidden_layers"]))
+    for weight in trained.values():
+        torch.nn.init.normal_(weight, std=0.1)
+    packs = Packer(tokenizer, 32, 4).pack(make_slates(6, 4))
+    with torch.inference_mode():
+        before = model.read(model.collate(packs))
+        model.encoder = model.encoder.merge_and_unload()
+        sizes = {"history_tokens": 32, "candidate_tokens": 4}
+        artefact.save(tmp_path / "v", model, tokenizer, artefact.Manifest("v", kind, ["f"], [0], [1], [0, 0], sizes))
+        found, packer, _ = load(tmp_path / "v")
+        after = found.read(found.collate(packer.pack(make_slates(6, 4))))
+    assert found.causal == (kind != "bert")
+    torch.testing.assert_close(after, before, atol=1e-4, rtol=1e-4)
+
+
+def test_a_decoder_learns_what_the_features_do_not_tell(models, tmp_path):
+    data = (make_slates(count, seed, WORST, ["red"]) for count, seed in ((200, 1), (50, 2)))
+    scorer = settings_of(models["llama"], epochs=4, token_budget=256)
+    report = training.train(*data, scorer, ["noise"], tmp_path / "v", lambda _: None)
+    assert report.best_loss < report.prior_loss / 2
 
 
 def test_training_starts_at_the_quality_of_the_features(tiny, tmp_path):
@@ -118,6 +154,29 @@ def test_a_language_model_that_lowers_no_loss_is_left_out_unless_it_is_wanted(ti
     assert not list(tmp_path.glob(".*"))
 
 
+@pytest.mark.parametrize("wish", ["auto", "always"])
+@pytest.mark.parametrize("worth", [True, False])
+def test_a_language_model_that_does_not_pay_is_left_out_unless_it_is_wanted(tiny, tmp_path, wish, worth):
+    asked = []
+
+    def pays(told):
+        asked.append(told)
+        return worth
+
+    data, out = (make_slates(200, 1, WORST, ["red"]), make_slates(50, 2, WORST, ["red"])), tmp_path / "v"
+    scorer = settings_of(tiny, epochs=4, token_budget=256, language_model=wish)
+    report = training.train(*data, scorer, ["noise"], out, lambda _: None, None, pays)
+    assert report.best_epoch > 0 and report.language_model == (worth or wish == "always")
+    ((told),) = asked
+    assert [len(each) for each in told] == [len(slate.texts) for slate in data[1]]
+    predictor = Predictor.load(out, 1)
+    found = predictor.corrections(data[1])
+    if report.language_model:
+        assert all(np.allclose(a, b, atol=1e-5) for a, b in zip(found, told, strict=True))
+    else:
+        assert not np.concatenate(found).any() and np.concatenate(told).any()
+
+
 def test_a_prior_is_a_matter_of_its_slate_alone_to_the_last_bit(tiny, tmp_path):
     fit(tiny, tmp_path / "v", slates=10, language_model="never")
     predictor, slates = Predictor.load(tmp_path / "v", 1), make_slates(60, 5)
@@ -130,7 +189,7 @@ def test_a_prior_is_a_matter_of_its_slate_alone_to_the_last_bit(tiny, tmp_path):
 
 
 def test_what_stands_beside_is_part_of_the_artefact_and_is_watched(tiny, tmp_path):
-    def beside(folder):
+    def beside(folder, _language_model):
         (folder / "deep").mkdir()
         (folder / "deep" / "more.txt").write_text("more")
 
@@ -145,7 +204,7 @@ def test_what_stands_beside_is_part_of_the_artefact_and_is_watched(tiny, tmp_pat
 
 
 def test_a_fault_beside_leaves_no_artefact(tiny, tmp_path):
-    def beside(folder):
+    def beside(folder, _language_model):
         (folder / "half.txt").write_text("half")
         raise OSError("the disk is full")
 

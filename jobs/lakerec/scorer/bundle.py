@@ -16,6 +16,7 @@ from lakerec.features import Stock
 from lakerec.generators.base import Generator, Shelf
 from lakerec.generators.popularity import New, PatternPopular, Popular, Rising
 from lakerec.histories import Floats, Histories
+from lakerec.scorer.final import Final
 from lakerec.scorer.ranker import Ranker
 from lakerec.scorer.recommender import FirstStage, Recommender, Scores
 from lakerec.scorer.retriever import ItemSide, Retriever
@@ -67,6 +68,7 @@ def save(
     stages: Mapping[str, FirstStage],
     retrievers: Mapping[str, Retriever],
     ranker: Ranker,
+    final: Final | None = None,
 ) -> None:
     """Write everything below `out`/recommender."""
     folder = out / FOLDER
@@ -82,6 +84,8 @@ def save(
         model.save(folder / f"retriever-{role}")
     for place, text in enumerate(ranker.text()):
         (folder / f"booster-{place}.txt").write_text(text, encoding="utf-8")
+    if final is not None:
+        final.save(folder)
 
 
 @dataclass(frozen=True)
@@ -119,7 +123,14 @@ class Bundle:
     def ranker(self) -> Ranker:
         """The boosters."""
         files = sorted(self.folder.glob("booster-*.txt"), key=lambda file: int(file.stem.split("-")[1]))
-        return Ranker.restore([file.read_text(encoding="utf-8") for file in files])
+        try:
+            return Ranker.restore([file.read_text(encoding="utf-8") for file in files])
+        except (OSError, ValueError, IndexError) as error:
+            raise ModelError(f"{self.folder}/booster-*.txt: no final ranker ({error}); train again") from error
+
+    def final(self) -> Final | None:
+        """The final order; None where no language model reads."""
+        return Final.load(self.folder)
 
     def recommender(self, role: str, shelf: Shelf, stock: Stock, patterns: Floats | None = None) -> Recommender:
         """The recommender of a role over today's shelf and stock; patterns (patterns, items) shares of each."""

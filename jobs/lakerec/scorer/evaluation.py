@@ -14,6 +14,7 @@ from lakerec.generators.base import Shelf
 from lakerec.generators.popularity import ALWAYS, DailyCounts, PatternPopular
 from lakerec.protocols import Part
 from lakerec.scorer.bundle import Bundle
+from lakerec.scorer.final import Final, Shortlist, chances
 from lakerec.scorer.nightly import Cut, labelled_slates
 from lakerec.scorer.prediction import Predictor
 from lakerec.scorer.recommender import Ranked, Recommender, full_ranks
@@ -47,17 +48,26 @@ def recommender_at(world: World, cut: Cut, opened: Bundle) -> Recommender:
 
 
 def model(
-    world: World, cut: Cut, name: str, recommender: Recommender, predictor: Predictor, per_user: int, k: int
+    world: World,
+    cut: Cut,
+    name: str,
+    recommender: Recommender,
+    predictor: Predictor,
+    final: Final | None,
+    per_user: int,
+    k: int,
 ) -> list[Judged]:
     """The served order (the language model's where it is on), and the ranker's own where that is another."""
     part = cut.part
     ranked = recommender.rank(part.histories, cut.on_shelf)
-    made = labelled_slates(world, cut, ranked, part, per_user)
-    probabilities = predictor.score(made)
-    served = _judged(name, part, ranked, made, probabilities, per_user, k)
+    shortlist = Shortlist.of(ranked, len(part), per_user)
+    made = labelled_slates(world, cut, shortlist, part)
+    found = chances(final, predictor, made, shortlist, part.histories, recommender.stage.stock)
+    served = _judged(name, part, ranked, made, found, shortlist.items, k)
     if predictor.model is None:
         return [served]
-    return [served, _judged(f"{name} without language model", part, ranked, made, predictor.prior(made), per_user, k)]
+    alone = predictor.prior(made)
+    return [served, _judged(f"{name} without language model", part, ranked, made, alone, shortlist.items, k)]
 
 
 def _judged(
@@ -66,12 +76,11 @@ def _judged(
     ranked: Ranked,
     made: Sequence[Slate],
     probabilities: Sequence[NDArray[np.float32]],
-    per_user: int,
+    lists: NDArray[np.int64],
     k: int,
 ) -> Judged:
     """Targets among the slate rank by probability (nan last), the others behind it as the ranker has them."""
     ordered = [np.where(np.isnan(p), -np.inf, p) for p in probabilities]
-    lists, _ = ranked.tops(len(part), per_user)
     order = [np.lexsort((items[: len(p)], -p)) for items, p in zip(lists, ordered, strict=True)]
     shown = np.full((len(part), k), -1, dtype=np.int64)
     for row, by in enumerate(order):

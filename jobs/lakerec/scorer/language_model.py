@@ -10,12 +10,18 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from transformers import AutoModel, AutoTokenizer
+from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_FOR_MASKED_LM_MAPPING,
+    AutoModel,
+    AutoTokenizer,
+    PreTrainedConfig,
+)
 from transformers.utils import logging
 
 from lakerec.errors import ModelError
 from lakerec.scorer.base_model import folder
-from lakerec.scorer.slates import tokenise
+from lakerec.scorer.slates import special_tokens, tokenise
 
 TEXT_TOKENS = 256  # all-MiniLM-L6-v2 was trained on at most so many
 logging.disable_progress_bar()
@@ -38,8 +44,15 @@ def precision(place: str) -> torch.dtype:
     return torch.bfloat16 if able.get("amx_bf16") or able.get("avx512_bf16") else torch.float32
 
 
+def is_decoder(config: PreTrainedConfig) -> bool:
+    """Whether a token sees only earlier ones: the architecture models language left to right, and not by masking."""
+    causal, masked = (type(config) in kinds for kinds in (MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_MASKED_LM_MAPPING))
+    both_ways = getattr(config, "use_bidirectional_attention", None) in (True, "all")  # EmbeddingGemma
+    return causal and not masked and not both_ways and bool(getattr(config, "is_causal", True))
+
+
 def load_encoder(place: Path) -> tuple[Any, Any]:
-    """Encoder (float32, evaluation mode) and tokenizer of a folder; no pickles, no code from the model."""
+    """Encoder or decoder (float32, evaluation mode) and tokenizer of a folder; no pickles, no code from the model."""
     try:
         tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=False, local_files_only=True)
         encoder = AutoModel.from_pretrained(
@@ -58,6 +71,8 @@ def load_encoder(place: Path) -> tuple[Any, Any]:
         ) from error
     if hasattr(encoder, "pooler"):
         encoder.pooler = None  # only the last hidden states are read
+    if is_decoder(encoder.config):
+        encoder.config.use_cache = False  # nothing is generated
     encoder.eval()
     return encoder, tokenizer
 
@@ -68,12 +83,13 @@ class TextEncoder:
     def __init__(self, name: str) -> None:
         self.encoder, self.tokenizer = load_encoder(folder(name))
         self.encoder.to(device())
+        self.begin, self.separator = special_tokens(self.tokenizer)
 
     def encode(self, texts: Sequence[str], batch: int = 64) -> NDArray[np.float32]:
         """Vectors (n, d) float32 of length 1, in the order of the texts; at most `batch` texts at a time."""
         tokens = tokenise(self.tokenizer, texts)
-        cls, sep = self.tokenizer.cls_token_id, self.tokenizer.sep_token_id
-        ids = [[cls, *tokens[text][: TEXT_TOKENS - 2], sep] for text in texts]
+        room = TEXT_TOKENS - len(self.begin) - 1
+        ids = [[*self.begin, *tokens[text][:room], self.separator] for text in texts]
         vectors = np.zeros((len(ids), self.encoder.config.hidden_size), dtype=np.float32)
         order = np.argsort([len(row) for row in ids], kind="stable")
         for start in range(0, len(order), batch):

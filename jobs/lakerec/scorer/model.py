@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from lakerec.errors import ModelError
+from lakerec.scorer.language_model import is_decoder
 from lakerec.scorer.slates import Pack, Packer, Slate
 
 HEAD_WIDTH = 64
@@ -26,13 +27,17 @@ class Batch:
     ids: Tensor  # (b, t)
     positions: Tensor  # (b, t)
     mask: Tensor  # (b, 1, t, t) additive
-    pool: Tensor  # (b, 1 + n, t): row 0 averages the history, row i candidate i
+    pool: Tensor  # (b, 1 + n, t): row 0 reads the history, row i candidate i
     present: Tensor  # (b, n) bool
     rows: Tensor  # (r,)
 
 
-def collate(packs: Sequence[Pack], place: torch.device, dtype: torch.dtype) -> Batch:
-    """Tensors of a batch: a token sees the history and its own candidate; nobody sees padding."""
+def collate(packs: Sequence[Pack], place: torch.device, dtype: torch.dtype, causal: bool) -> Batch:
+    """Tensors of a batch: a token sees the history and its own candidate; nobody sees padding.
+
+    A candidate is read as the mean of its tokens; where a token sees only what stands before it (`causal`), as its
+    last one.
+    """
     shape = (len(packs), max(len(pack) for pack in packs))
     ids, positions = np.zeros(shape, dtype=np.int64), np.zeros(shape, dtype=np.int64)
     owners = np.full(shape, -1, dtype=np.int64)
@@ -41,8 +46,10 @@ def collate(packs: Sequence[Pack], place: torch.device, dtype: torch.dtype) -> B
         ids[row, span], positions[row, span], owners[row, span] = pack.ids, pack.positions, pack.owners
     owner = torch.from_numpy(owners).to(place)
     seen = (owner[:, None, :] == 0) | (owner[:, :, None] == owner[:, None, :])
-    mask = torch.zeros(seen.shape, dtype=dtype, device=place).masked_fill_(~seen, torch.finfo(dtype).min)
     member = owner[:, None, :] == torch.arange(owners.max() + 1, device=place)[:, None]
+    if causal:
+        seen, member = seen.tril(), member & _ends(owner)[:, None, :]
+    mask = torch.zeros(seen.shape, dtype=dtype, device=place).masked_fill_(~seen, torch.finfo(dtype).min)
     counts = member.sum(dim=2, keepdim=True)
     return Batch(
         ids=torch.from_numpy(ids).to(place),
@@ -52,6 +59,11 @@ def collate(packs: Sequence[Pack], place: torch.device, dtype: torch.dtype) -> B
         present=counts[:, 1:, 0] > 0,
         rows=torch.cat([torch.arange(pack.rows.start, pack.rows.stop) for pack in packs]),
     )
+
+
+def _ends(owner: Tensor) -> Tensor:
+    """Where the next token, (b, t), is another owner's."""
+    return owner.diff(dim=1, append=torch.full_like(owner[:, :1], -2)) != 0
 
 
 class SlateScorer(nn.Module):
@@ -71,6 +83,7 @@ class SlateScorer(nn.Module):
         super().__init__()
         self.width = width = 2 * encoder.config.hidden_size
         self.encoder, self.dtype = encoder, dtype
+        self.causal = is_decoder(encoder.config)
         self.first_position = _first_position(encoder)
         self.register_buffer("mean", torch.from_numpy(mean), persistent=False)
         self.register_buffer("std", torch.from_numpy(std), persistent=False)
@@ -88,10 +101,10 @@ class SlateScorer(nn.Module):
 
     def collate(self, packs: Sequence[Pack]) -> Batch:
         """A batch on the device and in the precision of this model."""
-        return collate(packs, self.mean.device, self.dtype)
+        return collate(packs, self.mean.device, self.dtype, self.causal)
 
     def read(self, batch: Batch) -> Tensor:
-        """The encoder's view of each candidate, (r, 2d) float32: its mean state, and that times history's."""
+        """The encoder's view of each candidate, (r, 2d) float32: its pooled state, and that times history's."""
         fast = self.dtype != torch.float32
         with torch.autocast(batch.ids.device.type, dtype=torch.bfloat16, enabled=fast):
             hidden = self.encoder(
@@ -99,13 +112,17 @@ class SlateScorer(nn.Module):
                 position_ids=batch.positions + self.first_position,
                 attention_mask=batch.mask,
             ).last_hidden_state
-        means = torch.bmm(batch.pool, hidden.float())
-        candidates = torch.cat([means[:, 1:], means[:, 1:] * means[:, :1]], dim=2)
+        states = torch.bmm(batch.pool, hidden.float())
+        candidates = torch.cat([states[:, 1:], states[:, 1:] * states[:, :1]], dim=2)
         return candidates[batch.present]
 
     def combine(self, reads: Tensor, features: Tensor) -> Tensor:
         """Logits (r,) float32 from `read`'s (r, 2d) and raw features (r, f)."""
-        return (self.prior(self.standardise(features)) + self.head(reads)).squeeze(1)
+        return self.prior(self.standardise(features)).squeeze(1) + self.correction(reads)
+
+    def correction(self, reads: Tensor) -> Tensor:
+        """What the language model adds to the logits (r,), from `read`'s (r, 2d)."""
+        return self.head(reads).squeeze(1)
 
     def forward(self, batch: Batch, features: Tensor) -> Tensor:
         """Logits (r,) of the batch's candidates; features (r, f) in the order of `batch.rows`."""
@@ -141,11 +158,12 @@ def check_blocks(model: SlateScorer, packer: Packer, name: str) -> None:
     try:
         with torch.inference_mode():
             together, apart = (model.read(model.collate(packer.pack(s))) for s in (probe, alone))
-    except (TypeError, RuntimeError, ValueError) as error:
-        raise ModelError(f"scorer.model {name}: does not take positions and a 4D mask ({error})") from error
+    except (TypeError, RuntimeError, ValueError, IndexError) as error:
+        raise ModelError(f"scorer.model {name}: does not take tokens, positions and a 4D mask ({error})") from error
     gap, size = float((together - apart).abs().max()), float(apart.abs().max())
     if gap > 0.05 * size:  # bf16 keeps 3 digits; a mask that is ignored moves the states by their own size
         raise ModelError(
             f"scorer.model {name}: a slate reads otherwise than its candidates alone "
-            f"(by {gap:.3g} of {size:.3g}); its architecture ignores the block mask: name a BERT-like encoder"
+            f"(by {gap:.3g} of {size:.3g}); its architecture ignores the block mask: "
+            "name a BERT-like encoder, or a decoder such as Llama, Qwen or GPT-2"
         )

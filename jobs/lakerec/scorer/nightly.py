@@ -26,7 +26,8 @@ from lakerec.errors import ConfigError, NotEnoughDataError
 from lakerec.generators.popularity import DailyCounts
 from lakerec.histories import Floats, Histories
 from lakerec.protocols import Part
-from lakerec.scorer import bundle, training
+from lakerec.scorer import bundle, final, training
+from lakerec.scorer.final import Shortlist, Verdict
 from lakerec.scorer.ranker import Lessons, Ranker
 from lakerec.scorer.recommender import FirstStage, Ranked, Recommender, first_stage, full_ranks, learn, tuned
 from lakerec.scorer.retriever import Retriever, fit
@@ -165,10 +166,10 @@ class Night:
         ranker, learned = learn(pairs, self.config.scorer.ranker, self.threads, self.say, shelves)
         return stages, ranker, learned
 
-    def slates(self, stage: FirstStage, ranker: Ranker, cut: Cut, limit: int, unseen: bool) -> list[Slate]:
+    def slates(self, stage: FirstStage, ranker: Ranker, cut: Cut, limit: int, unseen: bool) -> Slated:
         """The ranker's best `per_user` of each person as slates, drawn by seed; `unseen`: scored by other folds."""
         some = _draw(cut.part, limit, self.config.scorer.training.seed)
-        found: list[Slate] = []
+        found: list[Shortlist] = []
         for people, mine, scores in stage.blocks(some.histories):
             made = stage.candidates(mine, scores, stage.allowed(mine) & cut.on_shelf)
             score = (
@@ -176,18 +177,43 @@ class Night:
                 if unseen
                 else ranker.score(made.features)
             )
-            part = _take(some, people)
-            found += labelled_slates(self.world, cut, Ranked(made, score), part, self.config.candidates.per_user)
+            found.append(Shortlist.of(Ranked(made, score), len(people), self.config.candidates.per_user))
+        shortlist = Shortlist.joined(found)
+        return Slated(labelled_slates(self.world, cut, shortlist, some), shortlist, some)
+
+    def verdict(self, stage: FirstStage, held: Slated, told: Sequence[Floats]) -> Verdict | None:
+        """The final order learned on the validation's slates; None where there are too few people."""
+        part = held.part
+        table = held.shortlist.table(told, part.histories, stage.stock)
+        ranker = self.config.scorer.ranker
+        try:
+            found = final.learn(held.shortlist, table, part.targets, part.people, ranker, self.threads)
+        except NotEnoughDataError as error:
+            self.say(f"what the language model brings cannot be judged: {error}")
+            return None
+        gain = found.gain
+        self.say(
+            f"the language model's gain in ndcg@10 on {gain.users} people: {gain.gain:+.4f} "
+            f"[{gain.low:+.4f}, {gain.high:+.4f}], detectable {gain.detectable:.4f}"
+        )
         return found
 
 
-def labelled_slates(world: World, cut: Cut, ranked: Ranked, part: Part, per_user: int) -> list[Slate]:
-    """The ranker's best `per_user` of each person of a part, as the language model reads them, labelled."""
-    lists, scores = best(ranked, len(part), per_user)
+@dataclass(frozen=True)
+class Slated:
+    """The slates of a part's people, and where they come from."""
+
+    slates: list[Slate]
+    shortlist: Shortlist
+    part: Part
+
+
+def labelled_slates(world: World, cut: Cut, shortlist: Shortlist, part: Part) -> list[Slate]:
+    """The ranker's best of each person of a part, as the language model reads them, labelled."""
     texts, found = world.texts(cut.day), []
-    for row, (items, score) in enumerate(zip(lists, scores, strict=True)):
+    for row, (items, score) in enumerate(zip(shortlist.items, shortlist.scores, strict=True)):
         kept = items[items >= 0]
-        targets = part.target_items[part.target_starts[row] : part.target_starts[row + 1]]
+        targets = part.targets[row]
         user = str(world.users[part.people[row]])
         told = [str(text) for text in texts[kept]]
         labels = np.isin(kept, targets).astype(np.float32)
@@ -213,16 +239,9 @@ def _draw(part: Part, limit: int, seed: int) -> Part:
 
 def _take(part: Part, chosen: NDArray[np.int64]) -> Part:
     """Some people of a part, by their places in it."""
-    spans = [part.target_items[part.target_starts[p] : part.target_starts[p + 1]] for p in chosen]
+    spans = [part.targets[p] for p in chosen]
     starts = np.append(0, np.cumsum([len(span) for span in spans])).astype(np.int64)
     return Part(part.histories.select(chosen), part.people[chosen], starts, np.concatenate(spans).astype(np.int32))
-
-
-def best(ranked: Ranked, people: int, k: int) -> tuple[NDArray[np.int64], Floats]:
-    """lists (people, k) of items, -1 behind the last, and their scores (people, k)."""
-    lists, places = ranked.tops(people, k)
-    scores = np.where(places >= 0, ranked.score[np.maximum(places, 0)] if len(ranked.score) else 0.0, np.nan)
-    return lists, scores.astype(np.float32)
 
 
 def ranker_features(scores: Floats) -> Floats:
@@ -252,17 +271,25 @@ def train(
     each = max(1, settings.max_slates // len(stages))
     parts = zip(stages, night.train, strict=True)
     # Also those without a positive: the probabilities would be too high else.
-    slates = [slate for stage, cut in parts for slate in night.slates(stage, ranker, cut, each, unseen=True)]
+    slates = [slate for stage, cut in parts for slate in night.slates(stage, ranker, cut, each, unseen=True).slates]
     held = night.slates(valid, ranker, night.valid, settings.valid_slates, unseen=False)
     evaluated = night.stage(night.test.day, night.test.known, retrievers.get("evaluated"))
     serving = night.stage(night.last, world.known(night.last), retrievers.get("serving"))
     recipe = _recipe(night, bool(retrievers), report)
+    verdict: Verdict | None = None
 
-    def beside(folder: Path) -> None:
+    def pays(told: Sequence[Floats]) -> bool:
+        nonlocal verdict
+        verdict = night.verdict(valid, held, told)
+        report["language_model"] = None if verdict is None else verdict.gain._asdict()
+        return verdict is not None and verdict.pays
+
+    def beside(folder: Path, language_model: bool) -> None:
         kept = {"evaluated": evaluated, "serving": serving}
-        bundle.save(folder, recipe, list(world.items), world.nodes, kept, retrievers, ranker)
+        order = verdict.final if verdict is not None and language_model else None
+        bundle.save(folder, recipe, list(world.items), world.nodes, kept, retrievers, ranker, order)
 
-    made = training.train(slates, held, config.scorer, FEATURES, out, say, beside)
+    made = training.train(slates, held.slates, config.scorer, FEATURES, out, say, beside, pays)
     shutil.rmtree(checkpoints, ignore_errors=True)
     return made
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from lakerec.errors import ContractError
 from lakerec.scorer.artefact import Manifest, checked, load, load_manifest
 from lakerec.scorer.model import SlateScorer, standardise
-from lakerec.scorer.slates import Pack, Packer, Slate, batches
+from lakerec.scorer.slates import Packer, Slate, batches
 
 # Tokens a batch. A GPU wants many. A processor is faster with one slate at a time: no time goes into padding,
 # and a score depends on its slate alone, to the last bit, however Spark cuts the users into batches.
@@ -36,32 +36,40 @@ class Predictor:
 
     def score(self, slates: Sequence[Slate]) -> list[NDArray[np.float32]]:
         """P(positive) of each candidate, one float32 array (n,) per slate, in the order given."""
-        if self.model is None or self.packer is None:
+        if self.model is None:
             return self.prior(slates)
-        counts = [len(slate.texts) for slate in slates]
-        features = stack_features(slates, len(self.manifest.feature_names))
-        found = self._probabilities(self.model, self.packer.pack(slates), features)
-        return np.split(found.numpy(), np.cumsum(counts)[:-1]) if slates else []
+        pairs = zip(self._prior(slates), self.corrections(slates), strict=True)
+        return [torch.sigmoid(torch.from_numpy(prior + read)).float().numpy() for prior, read in pairs]
 
     def prior(self, slates: Sequence[Slate]) -> list[NDArray[np.float32]]:
         """P(positive) by the features alone, without the language model's correction; shaped as `score`."""
+        return [torch.sigmoid(torch.from_numpy(prior)).float().numpy() for prior in self._prior(slates)]
+
+    def corrections(self, slates: Sequence[Slate]) -> list[NDArray[np.float32]]:
+        """What the language model adds to each candidate's logit, 0 without one; shaped as `score`."""
+        if self.model is None or self.packer is None:
+            return [np.zeros(len(slate.texts), dtype=np.float32) for slate in slates]
+        return corrections(self.model, self.packer, slates)
+
+    def _prior(self, slates: Sequence[Slate]) -> list[NDArray[np.float64]]:
+        """Logits by the features alone."""
         counts = [len(slate.texts) for slate in slates]
         features = stack_features(slates, len(self.manifest.feature_names))
         mean, std, prior = (torch.tensor(getattr(self.manifest, name)) for name in ("mean", "std", "prior"))
         # In float64 and without a product of matrices: how float32 rounds depends on the number of rows.
         told = (standardise(features, mean, std).double() * prior[:-1]).sum(dim=1) + prior[-1]
-        found = torch.sigmoid(told).float()
-        return np.split(found.numpy(), np.cumsum(counts)[:-1]) if slates else []
+        return np.split(told.numpy(), np.cumsum(counts)[:-1]) if slates else []
 
-    @torch.inference_mode()
-    def _probabilities(self, model: SlateScorer, packs: Sequence[Pack], features: torch.Tensor) -> torch.Tensor:
-        found = torch.zeros(len(features))
-        budget = BATCH_TOKENS[model.mean.device.type]
-        for indices in batches([len(pack) for pack in packs], budget):
-            batch = model.collate([packs[index] for index in indices])
-            logits = model(batch, features[batch.rows].to(batch.ids.device))
-            found[batch.rows] = torch.sigmoid(logits).cpu()
-        return found
+
+@torch.inference_mode()
+def corrections(model: SlateScorer, packer: Packer, slates: Sequence[Slate]) -> list[NDArray[np.float32]]:
+    """What a model adds to each candidate's logit, one float32 array (n,) per slate."""
+    counts = [len(slate.texts) for slate in slates]
+    packs, found = packer.pack(slates), torch.zeros(sum(counts))
+    for indices in batches([len(pack) for pack in packs], BATCH_TOKENS[model.mean.device.type]):
+        batch = model.collate([packs[index] for index in indices])
+        found[batch.rows] = model.correction(model.read(batch)).cpu()
+    return np.split(found.numpy(), np.cumsum(counts)[:-1]) if slates else []
 
 
 def stack_features(slates: Sequence[Slate], width: int) -> torch.Tensor:

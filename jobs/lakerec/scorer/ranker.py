@@ -21,12 +21,16 @@ AT = 10  # early stopping looks at NDCG@10
 
 @dataclass(frozen=True)
 class Lessons:
-    """Candidates with labels: features (n, f), labels (n,), query (n,) ascending from 0, person (n,)."""
+    """Candidates with labels: features (n, f), labels (n,), query (n,) ascending from 0, person (n,).
+
+    start (n,): scores that the boosters begin at and only correct; without: 0.
+    """
 
     features: Floats
     labels: NDArray[np.int8]
     query: NDArray[np.int64]
     person: NDArray[np.int64]
+    start: Floats | None = None
 
     @classmethod
     def of(cls, found: Candidates, positives: NDArray[np.bool_], people: NDArray, negatives: int, seed: int) -> Lessons:
@@ -62,7 +66,8 @@ class Lessons:
     def where(self, mask: NDArray[np.bool_]) -> Lessons:
         """Whole queries where `mask` (n,) holds."""
         query = np.unique(self.query[mask], return_inverse=True)[1]
-        return Lessons(self.features[mask], self.labels[mask], query, self.person[mask])
+        start = None if self.start is None else self.start[mask]
+        return Lessons(self.features[mask], self.labels[mask], query, self.person[mask], start)
 
     def dataset(self, names: Sequence[str], reference: lightgbm.Dataset | None = None) -> lightgbm.Dataset:
         """As LightGBM reads it."""
@@ -70,6 +75,7 @@ class Lessons:
             self.features,
             self.labels,
             group=np.bincount(self.query),
+            init_score=self.start,
             feature_name=list(names),
             reference=reference,
             params={"verbose": -1, "max_bin": 127},
@@ -122,8 +128,11 @@ class Ranker:
 
     @classmethod
     def restore(cls, texts: Sequence[str]) -> Ranker:
-        """From `text`."""
-        boosters = [lightgbm.Booster(model_str=text) for text in texts]
+        """From `text`; ValueError where that is no booster."""
+        try:
+            boosters = [lightgbm.Booster(model_str=text) for text in texts]
+        except lightgbm.basic.LightGBMError as error:
+            raise ValueError(str(error)) from error
         return cls(boosters, boosters[0].feature_name())
 
 

@@ -18,9 +18,10 @@ from lakerec.generators.base import Shelf, pack, unpack
 from lakerec.generators.popularity import ALWAYS, DailyCounts
 from lakerec.histories import Floats, Histories
 from lakerec.scorer.bundle import Bundle
-from lakerec.scorer.nightly import best, ranker_features
+from lakerec.scorer.final import Final, Shortlist, chances
+from lakerec.scorer.nightly import ranker_features
 from lakerec.scorer.prediction import Predictor
-from lakerec.scorer.recommender import Ranked, Recommender
+from lakerec.scorer.recommender import Recommender
 from lakerec.scorer.slates import Slate
 
 
@@ -75,6 +76,7 @@ class ScoringDay:
 
     day: ShelfOfDay
     recommender: Recommender
+    final: Final | None = None
 
     @classmethod
     def load(cls, artefact: Path, day: Path) -> ScoringDay:
@@ -82,7 +84,8 @@ class ScoringDay:
         opened = Bundle.open(artefact)
         # A type keeps the code that the model learned, whatever the configuration has got since.
         shelf = replace(ShelfOfDay.load(day), kinds=opened.recipe.kinds)
-        return cls(shelf, opened.recommender("serving", shelf.shelf, shelf.stock, shelf.patterns))
+        made = opened.recommender("serving", shelf.shelf, shelf.stock, shelf.patterns)
+        return cls(shelf, made, opened.final())
 
     @cached_property
     def codes(self) -> dict[str, int]:
@@ -133,8 +136,10 @@ class ScoringDay:
         without = np.array(taken, dtype=np.int64).reshape(-1, 2).T
         ranked = self.recommender.rank(histories, self.day.on_shelf, (without[0], without[1]))
         items, places = ranked.tops(len(frame), per_user)
-        slates = self._slates(frame, ranked, items, per_user)
-        probabilities = np.concatenate([np.zeros(0, dtype=np.float32), *predictor.score(slates)])
+        shortlist = Shortlist.of(ranked, len(frame), per_user)
+        slates = self._slates(frame, shortlist)
+        found = chances(self.final, predictor, slates, shortlist, histories, self.day.stock)
+        probabilities = np.concatenate([np.zeros(0, dtype=np.float32), *found])
         kept = items >= 0
         names = np.array(self.recommender.stage.names, dtype=object)
         person, code = np.nonzero(kept)[0], items[kept]
@@ -166,11 +171,10 @@ class ScoringDay:
             code += more.tolist()
         return np.array(person, dtype=np.int64), np.array(code, dtype=np.int64)
 
-    def _slates(self, frame: pd.DataFrame, ranked: Ranked, items: NDArray[np.int64], per_user: int) -> list[Slate]:
-        _, scores = best(ranked, len(frame), per_user)
-        found = []
+    def _slates(self, frame: pd.DataFrame, shortlist: Shortlist) -> list[Slate]:
+        found, scores = [], shortlist.scores
         for row, (user, history) in enumerate(zip(frame["user_id"], frame["history"], strict=True)):
-            mine = items[row][items[row] >= 0]
+            mine = shortlist.items[row][shortlist.items[row] >= 0]
             texts = [self.day.texts[item] for item in mine]
             told = history if isinstance(history, str) else ""
             found.append(Slate(str(user), told, texts, ranker_features(scores[row][: len(mine)]), None, 0))

@@ -52,8 +52,7 @@ class Packer:
     """Tokenises slates: the most recent `history_tokens`, the first `candidate_tokens` of each candidate."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast, history_tokens: int, candidate_tokens: int) -> None:
-        if tokenizer.cls_token_id is None or tokenizer.sep_token_id is None:
-            raise ModelError(f"{tokenizer.name_or_path}: has no [CLS] and [SEP]; scorer.model must be an encoder")
+        self.begin, self.separator = special_tokens(tokenizer)
         self.tokenizer = tokenizer
         self.history_tokens, self.candidate_tokens = history_tokens, candidate_tokens
         self.longest = max(PACK_TOKENS, history_tokens + candidate_tokens + 3)
@@ -70,19 +69,31 @@ class Packer:
         return packs
 
     def _split(self, history: list[int], texts: list[list[int]], row: int) -> Iterator[Pack]:
-        room = self.longest - len(history) - 2
+        room = self.longest - len(self.begin) - len(history) - 1
         for first, last in _chunks([len(text) + 1 for text in texts], room):
             yield self._join(history, texts[first:last], row + first)
 
     def _join(self, history: list[int], texts: list[list[int]], start: int) -> Pack:
-        sep = self.tokenizer.sep_token_id
-        blocks = [[self.tokenizer.cls_token_id, *history, sep], *([*text, sep] for text in texts)]
+        blocks = [[*self.begin, *history, self.separator], *([*text, self.separator] for text in texts)]
         lengths = [len(block) for block in blocks]
         owners = np.repeat(np.arange(len(blocks), dtype=np.int32), lengths)
         offsets = np.arange(len(owners)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
         positions = np.where(owners == 0, offsets, offsets + lengths[0])
         ids = np.concatenate([np.asarray(block, dtype=np.int32) for block in blocks])
         return Pack(start, ids, owners, positions.astype(np.int32))
+
+
+def special_tokens(tokenizer: PreTrainedTokenizerFast) -> tuple[list[int], int]:
+    """What a text begins with ([CLS], begin-of-sequence or nothing), its separator ([SEP] or end-of-sequence)."""
+    begins = (tokenizer.cls_token_id, tokenizer.bos_token_id)
+    ends = (tokenizer.sep_token_id, tokenizer.eos_token_id)
+    begin, end = ([token for token in tokens if token is not None] for tokens in (begins, ends))
+    if not end:
+        raise ModelError(
+            f"{tokenizer.name_or_path}: its tokenizer has neither a separator nor an end-of-sequence token; "
+            "name one as eos_token in tokenizer_config.json"
+        )
+    return begin[:1], end[0]
 
 
 def tokenise(tokenizer: PreTrainedTokenizerFast, texts: Iterable[str]) -> dict[str, list[int]]:

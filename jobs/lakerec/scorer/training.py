@@ -18,12 +18,14 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits as cross_entropy
+from transformers.pytorch_utils import Conv1D
 
 from lakerec.config import Scorer, Training
 from lakerec.scorer.artefact import Manifest, build, save
 from lakerec.scorer.base_model import folder, model_id
 from lakerec.scorer.language_model import load_encoder
 from lakerec.scorer.model import SlateScorer, check_blocks, check_length
+from lakerec.scorer.prediction import corrections
 from lakerec.scorer.reading import CachedReading, Examples, Reading
 from lakerec.scorer.slates import Packer, Slate
 
@@ -72,12 +74,14 @@ def train(
     feature_names: list[str],
     out: Path,
     progress: Callable[[str], None],
-    beside: Callable[[Path], None] | None = None,
+    beside: Callable[[Path, bool], None] | None = None,
+    pays: Callable[[list[NDArray[np.float32]]], bool] | None = None,
 ) -> TrainingReport:
     """Fine-tune and write the artefact to `out`, whose name is its version; a run that was killed goes on.
 
-    `beside` writes what else belongs to the artefact into its folder. A language model that does not lower the
-    validation loss is left out, unless the configuration wants it always: lists are then the features' alone.
+    `beside` writes what else belongs to the artefact into its folder, told whether the language model does. One that
+    does not lower the validation loss, or by what it adds to the validation slates' logits does not pay, is left out,
+    unless the configuration wants it always: lists are then the features' alone.
     """
     torch.manual_seed(scorer.training.seed)
     encoder, tokenizer = load_encoder(folder(scorer.model))
@@ -99,15 +103,30 @@ def train(
         run.fit(checkpoint, fingerprint([*train, *valid], scorer, report.base_model))
     if isinstance(model.encoder, PeftModel):
         model.encoder = model.encoder.merge_and_unload()
-    report.language_model = scorer.language_model == "always" or report.best_epoch > 0
+    report.language_model = _kept(model, packer, valid, scorer.language_model, report, pays)
     if not report.language_model:
-        progress("the language model does not lower the validation loss: it is left out, and costs nothing")
+        progress("the language model does not pay: it is left out, and costs nothing")
     settings = scorer.model_dump(mode="json", exclude={"model"}) | {"language_model": report.language_model}
     prior = [*model.prior.weight.detach().flatten().tolist(), float(model.prior.bias.detach())]
     made = Manifest(out.name, report.base_model, feature_names, mean.tolist(), std.tolist(), prior, settings)
-    save(out, model, tokenizer, made, beside)
+    save(out, model, tokenizer, made, None if beside is None else lambda folder: beside(folder, made.language_model))
     checkpoint.unlink(missing_ok=True)
     return report
+
+
+def _kept(
+    model: SlateScorer,
+    packer: Packer,
+    valid: list[Slate],
+    wish: str,
+    report: TrainingReport,
+    pays: Callable[[list[NDArray[np.float32]]], bool] | None,
+) -> bool:
+    """Whether the language model becomes part of the artefact."""
+    wanted = wish == "always" or report.best_epoch > 0
+    if not wanted or pays is None:
+        return wanted
+    return pays(corrections(model, packer, valid)) or wish == "always"
 
 
 def moments(features: Tensor) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -145,7 +164,10 @@ def apply_freeze(model: SlateScorer, settings: Training) -> None:
     model.encoder.requires_grad_(settings.freeze == "full")
     if settings.freeze == "lora":
         rank = settings.lora_rank
-        adapters = LoraConfig(r=rank, lora_alpha=2 * rank, lora_dropout=0.0, target_modules="all-linear")
+        transposed = any(isinstance(module, Conv1D) for module in model.encoder.modules())  # GPT-2 and its kin
+        adapters = LoraConfig(
+            r=rank, lora_alpha=2 * rank, lora_dropout=0.0, target_modules="all-linear", fan_in_fan_out=transposed
+        )
         model.encoder = get_peft_model(model.encoder, adapters)
     model.eval()  # no dropout: it costs the fast attention kernel; early stopping guards
 

@@ -1,0 +1,202 @@
+"""The final order where a language model reads the best candidates: it begins at the ranker's and corrects it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lakerec import metrics
+from lakerec.config import Ranker as Settings
+from lakerec.errors import ModelError
+from lakerec.features import Stock
+from lakerec.generators.popularity import ALWAYS
+from lakerec.histories import Floats, Histories
+from lakerec.scorer.calibration import Calibration
+from lakerec.scorer.prediction import Predictor
+from lakerec.scorer.ranker import Lessons, Ranker
+from lakerec.scorer.recommender import Ranked
+from lakerec.scorer.slates import Slate
+
+READ = ("language_model", "language_model_z", "language_model_place")
+FEATURES = ("ranker", "ranker_z", "ranker_place", "events", "item_age", "chosen", *READ)
+CALIBRATION = "final.json"
+
+
+@dataclass(frozen=True)
+class Shortlist:
+    """The ranker's best of each person: items and scores (people, k), best first, -1 and nan behind the last."""
+
+    items: NDArray[np.int64]
+    scores: Floats
+
+    @classmethod
+    def of(cls, ranked: Ranked, people: int, k: int) -> Shortlist:
+        """The `k` best of each."""
+        items, places = ranked.tops(people, k)
+        scores = np.where(places >= 0, ranked.score[np.maximum(places, 0)] if len(ranked.score) else 0.0, np.nan)
+        return cls(items, scores.astype(np.float32))
+
+    @classmethod
+    def joined(cls, parts: Sequence[Shortlist]) -> Shortlist:
+        """Those of several blocks of people as one."""
+        return cls(np.concatenate([part.items for part in parts]), np.concatenate([part.scores for part in parts]))
+
+    @property
+    def kept(self) -> NDArray[np.bool_]:
+        """(people, k): where there is a candidate; their n, row by row, are the candidates of `table`."""
+        return self.items >= 0
+
+    @property
+    def person(self) -> NDArray[np.int64]:
+        """The person of each candidate, (n,)."""
+        return np.nonzero(self.kept)[0]
+
+    def table(self, told: Sequence[Floats], histories: Histories, stock: Stock) -> Floats:
+        """(n, f) as in FEATURES; told: what the language model adds to each candidate's logit, by person."""
+        kept, person, item = self.kept, self.person, self.items[self.kept]
+        read = np.full(self.items.shape, np.nan, dtype=np.float32)
+        read[kept] = np.concatenate([np.zeros(0, dtype=np.float32), *told])
+        at = histories.at[person]
+        chosen = {day: stock.daily.within(day, ALWAYS) for day in np.unique(np.floor(at))}
+        columns = [*(each[kept] for each in _standing(self.scores)), np.log1p(histories.lengths)[person]]
+        columns += [at - stock.first_seen[item]]
+        columns += [np.log1p([chosen[day][code] for day, code in zip(np.floor(at), item, strict=True)])]
+        columns += [each[kept] for each in _standing(read)]
+        return np.stack([np.asarray(column, dtype=np.float32) for column in columns], axis=1)
+
+    def ordered(self, scores: Floats) -> Shortlist:
+        """The same candidates by other scores (n,), best first, ties by item."""
+        found = np.full(self.items.shape, np.nan, dtype=np.float32)
+        found[self.kept] = scores
+        order = np.lexsort((self.items, -np.where(self.kept, found, -np.inf)), axis=1)
+        return Shortlist(np.take_along_axis(self.items, order, axis=1), np.take_along_axis(found, order, axis=1))
+
+    def ndcg(self, scores: Floats, targets: Sequence[NDArray[np.int32]]) -> NDArray[np.float64]:
+        """NDCG@10 (people,) by scores (n,); a target that is no candidate is not found."""
+        lists = self.ordered(scores).items
+        ranks = []
+        for row, wanted in zip(lists, targets, strict=True):
+            place = {item: float(rank) for rank, item in enumerate(row.tolist(), 1) if item >= 0}
+            ranks += [place.get(int(item), np.inf) for item in wanted]
+        starts = np.append(0, np.cumsum([len(wanted) for wanted in targets])).astype(np.int64)
+        return metrics.by_user(np.array(ranks), starts)["ndcg@10"]
+
+
+def _standing(scores: Floats) -> tuple[NDArray, NDArray, NDArray]:
+    """Scores (people, k) as they are, in standard deviations within each person's list, and as log1p of their rank."""
+    some = np.isfinite(scores).any(axis=1, keepdims=True)
+    safe = np.where(some, scores, 0.0)
+    mean, std = np.nanmean(safe, axis=1, keepdims=True), np.nanstd(safe, axis=1, keepdims=True)
+    order = np.argsort(np.argsort(-np.where(np.isnan(scores), -np.inf, scores), axis=1, kind="stable"), axis=1)
+    return scores, (scores - mean) / np.maximum(std, 1e-6), np.log1p(order)
+
+
+@dataclass(frozen=True)
+class Final:
+    """Boosters on top of the ranker's scores, and the probability of a place in the final order."""
+
+    ranker: Ranker
+    calibration: Calibration
+
+    def score(self, table: Floats) -> Floats:
+        """(n,) from `Shortlist.table`."""
+        return table[:, 0] + self.ranker.score(table)
+
+    def save(self, folder: Path) -> None:
+        """Write into a folder that is there."""
+        for place, text in enumerate(self.ranker.text()):
+            (folder / f"final-{place}.txt").write_text(text, encoding="utf-8")
+        (folder / CALIBRATION).write_text(json.dumps(self.calibration.weights), encoding="utf-8")
+
+    @classmethod
+    def load(cls, folder: Path) -> Final | None:
+        """What `save` wrote; None where nothing was."""
+        if not (folder / CALIBRATION).exists():
+            return None
+        files = sorted(folder.glob("final-*.txt"), key=lambda file: int(file.stem.split("-")[1]))
+        try:
+            ranker = Ranker.restore([file.read_text(encoding="utf-8") for file in files])
+            return cls(ranker, Calibration(json.loads((folder / CALIBRATION).read_text(encoding="utf-8"))))
+        except (OSError, ValueError, IndexError) as error:
+            raise ModelError(f"{folder / CALIBRATION}: no final order ({error}); train again") from error
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A final order, and what the language model brings it: the paired gain in NDCG@10 on people it did not learn."""
+
+    final: Final
+    gain: metrics.Comparison
+
+    @property
+    def pays(self) -> bool:
+        """Whether the gain is above zero beyond chance."""
+        return bool(self.gain.low > 0)
+
+
+def learn(
+    shortlist: Shortlist,
+    table: Floats,
+    targets: Sequence[NDArray[np.int32]],
+    people: NDArray[np.int64],
+    settings: Settings,
+    threads: int,
+) -> Verdict:
+    """From slates that neither ranker nor language model learned; beside it one that does not know what was read.
+
+    people (people,) identify the persons across folds. NotEnoughDataError as Ranker.fit.
+    """
+    person = shortlist.person
+    labels = np.concatenate(
+        [np.isin(row[row >= 0], wanted) for row, wanted in zip(shortlist.items, targets, strict=True)]
+    )
+    holds = np.bincount(person, weights=labels, minlength=len(people)) > 0
+    inside = holds[person]
+    query = np.unique(person[inside], return_inverse=True)[1]
+    whole = Lessons(table[inside], labels[inside].astype(np.int8), query, people[person][inside], table[inside, 0])
+    ranker, scores = _fit(whole, table, people[person], FEATURES, settings, threads)
+    _, deaf = _fit(whole, table, people[person], FEATURES[: -len(READ)], settings, threads)
+    gain = metrics.paired(shortlist.ndcg(scores, targets), shortlist.ndcg(deaf, targets), settings.seed)
+    calibration = Calibration.fit(scores, _places(shortlist, scores), labels.astype(np.float32))
+    return Verdict(Final(ranker, calibration), gain)
+
+
+def chances(
+    final: Final | None,
+    predictor: Predictor,
+    slates: Sequence[Slate],
+    shortlist: Shortlist,
+    histories: Histories,
+    stock: Stock,
+) -> list[NDArray[np.float32]]:
+    """P(positive) of each candidate by person, (n,) each; sorted by it a list is in its final order."""
+    if final is None:
+        return predictor.score(slates)
+    scores = final.score(shortlist.table(predictor.corrections(slates), histories, stock))
+    found = final.calibration.probabilities(scores, _places(shortlist, scores))
+    return np.split(found, np.cumsum(shortlist.kept.sum(axis=1))[:-1])
+
+
+def _fit(
+    lessons: Lessons, table: Floats, people: NDArray[np.int64], names: Sequence[str], settings: Settings, threads: int
+) -> tuple[Ranker, Floats]:
+    """Boosters over some of the columns, and the scores (n,) of each person by those that did not learn from them."""
+    width = len(names)
+    few = Lessons(lessons.features[:, :width], lessons.labels, lessons.query, lessons.person, lessons.start)
+    ranker = Ranker.fit(few, names, settings, threads)
+    return ranker, table[:, 0] + ranker.unseen(table[:, :width], people)
+
+
+def _places(shortlist: Shortlist, scores: Floats) -> NDArray[np.int64]:
+    """The rank from 1 of each candidate (n,) in the order of `scores`."""
+    found = np.full(shortlist.items.shape, -np.inf)
+    found[shortlist.kept] = scores
+    order = np.lexsort((shortlist.items, -found), axis=1)
+    places = np.empty_like(order)
+    np.put_along_axis(places, order, np.broadcast_to(np.arange(order.shape[1]), order.shape), axis=1)
+    return places[shortlist.kept] + 1
