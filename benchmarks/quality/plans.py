@@ -164,8 +164,8 @@ ML_100K = Plan(
 _MONTH = GlobalTime(day("2011-11-10"), 30.0, first_basket=True)
 ONLINE_RETAIL = Plan(
     tables=(
-        Table(GlobalTime(_MONTH.cut, _MONTH.horizon, first_basket=True, repeats=True), lessons=3),
-        Table(_MONTH, lessons=3),
+        Table(GlobalTime(_MONTH.cut, _MONTH.horizon, first_basket=True, repeats=True), lessons=5),
+        Table(_MONTH, lessons=5),
     ),
     generators=(*FILMS, *OF_DAYS, *AGAIN),
     pairs=(*PAIRS, ("ranker", "personal"), (WITHOUT, "personal")),
