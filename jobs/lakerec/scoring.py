@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import traceback
 from collections.abc import Callable, Iterator
 from functools import lru_cache
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
+import pyarrow as pa
+from pyarrow import parquet
 
 if TYPE_CHECKING:
     from lakerec.scorer.language_model import TextEncoder
@@ -15,6 +20,9 @@ if TYPE_CHECKING:
     from lakerec.scorer.serving_day import ScoringDay
 
 BatchFunction = Callable[[Iterator[pd.DataFrame]], Iterator[pd.DataFrame]]
+ListFunction = Callable[[pd.DataFrame], pd.DataFrame]
+
+SCORED = "user_id string, item_id string, score float, source string"
 
 
 @lru_cache(maxsize=1)
@@ -41,20 +49,78 @@ def _day(artefact: str, day: str) -> ScoringDay:
     return ScoringDay.load(Path(artefact), Path(day))
 
 
-def list_scorer(artefact: str, day: str, threads: int, per_user: int) -> BatchFunction:
-    """For mapInPandas: user_id, history, items, types, days, taken, pattern -> user_id, item_id, score, source.
+def list_scorer(artefact: str, day: str, threads: int, per_user: int) -> ListFunction:
+    """A function of user_id, history, items, types, days, taken, pattern -> user_id, item_id, score, source.
 
     Candidates, features, final ranker and the language model's correction, in one pass; score is P(positive) in
     float32 of the ranker's best `per_user`. `artefact` is the model's folder, `day` the file of the day's shelf.
     """
 
-    def score(frames: Iterator[pd.DataFrame]) -> Iterator[pd.DataFrame]:
-        for frame in frames:
-            if len(frame):
-                predictor = _predictor(artefact, threads)
-                yield _day(artefact, day).lists(frame, predictor, per_user)
+    def score(frame: pd.DataFrame) -> pd.DataFrame:
+        return _day(artefact, day).lists(frame, _predictor(artefact, threads), per_user)
 
     return score
+
+
+def bucket_scorer(lists: ListFunction, place: str) -> BatchFunction:
+    """For mapInPandas over users with their bucket, sorted by it: a file of lists for each bucket, renamed when whole.
+
+    What comes back is a row a bucket: bucket, users, failed, first_failure. A user who cannot be scored stops nobody
+    else.
+    """
+
+    def score(frames: Iterator[pd.DataFrame]) -> Iterator[pd.DataFrame]:
+        for bucket, blocks in groupby(_blocks(frames), key=lambda block: int(block["bucket"].iloc[0])):
+            users, found, failures = 0, [], []
+            for block in blocks:
+                rows, failed = _scored(lists, block)
+                users += len(block)
+                found.append(rows)
+                failures += failed
+            _keep(pd.concat(found), bucket_file(Path(place), bucket, users))
+            told = {"bucket": bucket, "users": users, "failed": len(failures)}
+            yield pd.DataFrame([told | {"first_failure": failures[0] if failures else None}])
+
+    return score
+
+
+def _blocks(frames: Iterator[pd.DataFrame]) -> Iterator[pd.DataFrame]:
+    """The frames, cut where the bucket changes."""
+    for frame in frames:
+        for _, block in frame.groupby("bucket", sort=False):
+            yield block.reset_index(drop=True)
+
+
+def _scored(lists: ListFunction, block: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
+    """The lists of a block and what failed; where the block does, each user stands alone."""
+    try:
+        return lists(block), []
+    except Exception:
+        if len(block) == 1:
+            cause = traceback.format_exc(limit=-1).strip().splitlines()[-1]
+            empty = pd.DataFrame({"user_id": [], "item_id": [], "score": [], "source": []})
+            return empty, [f"user {block['user_id'].iloc[0]}: {cause}"]
+    alone = [_scored(lists, block.iloc[[row]].reset_index(drop=True)) for row in range(len(block))]
+    return pd.concat([rows for rows, _ in alone]), [told for _, failed in alone for told in failed]
+
+
+def _keep(rows: pd.DataFrame, file: Path) -> None:
+    """Write a bucket's rows as parquet beside the file and rename."""
+    draft = file.with_name(f".{file.name}.{os.getpid()}")
+    types = [("user_id", pa.string()), ("item_id", pa.string()), ("score", pa.float32()), ("source", pa.string())]
+    parquet.write_table(pa.Table.from_pandas(rows, pa.schema(types), preserve_index=False), draft)
+    draft.replace(file)
+
+
+def bucket_file(place: Path, bucket: int, users: int) -> Path:
+    """Where the lists of a bucket of so many users stand."""
+    return place / f"bucket-{bucket}-{users}.parquet"
+
+
+def buckets_in(place: Path) -> dict[int, int]:
+    """The users of each bucket that is done."""
+    stems = (file.stem.split("-") for file in place.glob("bucket-*.parquet"))
+    return {int(bucket): int(users) for _, bucket, users in stems}
 
 
 def text_embedder(name: str, threads: int) -> BatchFunction:

@@ -18,7 +18,7 @@ from lakerec.scorer.language_model import TextEncoder
 from lakerec.scorer.prediction import Predictor
 from lakerec.scorer.serving_day import ScoringDay
 from lakerec.scorer.training import train
-from lakerec.scoring import list_scorer, text_embedder
+from lakerec.scoring import bucket_file, bucket_scorer, buckets_in, list_scorer, text_embedder
 
 
 @pytest.fixture(scope="module")
@@ -33,15 +33,20 @@ def test_importing_the_udf_side_imports_no_torch():
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_the_lists_of_frames_are_those_of_the_day_and_empty_ones_give_none(night, tmp_path):
+def test_a_bucket_is_a_file_of_the_days_lists_however_the_frames_are_cut(night, tmp_path):
     file, frame = tmp_path / "day.npz", readings_of(make_events())
     shelf_of(make_world()).save(file)
     day, predictor = ScoringDay.load(night[0], file), Predictor.load(night[0], 1)
-    score = list_scorer(str(night[0]), str(file), 1, 4)
-    found = list(score(iter([frame[:5], frame[:0], frame[5:]])))
-    assert len(found) == 2
-    for made, given in zip(found, (frame[:5], frame[5:]), strict=True):
-        pd.testing.assert_frame_equal(made, day.lists(given, predictor, 4))
+    told = frame.assign(bucket=[3] * 7 + [5] * (len(frame) - 7))
+    score = bucket_scorer(list_scorer(str(night[0]), str(file), 1, 4), str(tmp_path))
+    found = pd.concat(score(iter([told[:4], told[4:9], told[:0], told[9:]])))
+    assert found["bucket"].tolist() == [3, 5] and found["users"].tolist() == [7, len(frame) - 7]
+    assert found["failed"].tolist() == [0, 0]
+    kept = pd.concat([pd.read_parquet(bucket_file(tmp_path, n, k)) for n, k in buckets_in(tmp_path).items()])
+    whole, key = day.lists(frame, predictor, 4), ["user_id", "item_id"]
+    kept, whole = (rows.sort_values(key, ignore_index=True) for rows in (kept, whole))
+    assert kept["score"].dtype == np.float32 and kept[[*key, "source"]].equals(whole[[*key, "source"]])
+    assert np.allclose(kept["score"], whole["score"], atol=1e-6)
 
 
 def test_a_worker_opens_model_and_day_once(night, tmp_path, monkeypatch):
@@ -51,7 +56,7 @@ def test_a_worker_opens_model_and_day_once(night, tmp_path, monkeypatch):
     monkeypatch.setattr(ScoringDay, "load", lambda *given: opened.append(given) or load(*given))
     frame = readings_of(make_events(), people=PEOPLE[:3])
     for _ in range(2):
-        list(list_scorer(str(night[0]), str(file), 1, 4)(iter([frame, frame])))
+        list_scorer(str(night[0]), str(file), 1, 4)(frame)
     assert len(opened) == 1
 
 

@@ -1,0 +1,135 @@
+"""Batch inference in buckets of users: what a killed run had scored is not scored again, and how far it is is told."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
+
+from lakerec.errors import ModelError
+from lakerec.scoring import SCORED, BatchFunction, bucket_file, buckets_in
+
+USERS = 1000  # of a bucket at most, about: what a killed run loses of each core's work
+FEW = 100  # a worker takes some ten seconds to load the model: fewer users than this are done sooner by one
+WAVES = 4  # buckets per core at least, so that cores end together
+KEPT_DAYS = 7  # what a failed run had scored is there to go on from
+EVERY = 15.0  # seconds between two lines of progress
+BROKEN = 0.01  # share of users that may fail before the run does
+DONE = "bucket int, users long, failed long, first_failure string"
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Scored:
+    """Rows user_id, item_id, score, source, and how many users they are of."""
+
+    rows: DataFrame
+    users: int
+    resumed: int
+    failed: int
+    seconds: float
+
+    @property
+    def counts(self) -> dict[str, object]:
+        """What ops.runs tells of it."""
+        speed = f"{(self.users - self.resumed) / max(self.seconds, 1e-9):.1f}"
+        return {"users": self.users, "resumed": self.resumed, "failed": self.failed, "users_per_second": speed}
+
+
+def count_of(users: int, cores: int) -> int:
+    """How many buckets so many users make: a matter of the data and the machine alone, so that a second run agrees."""
+    return max(1, min(cores * WAVES, users // FEW), -(-users // USERS))
+
+
+def fingerprint(*parts: object) -> str:
+    """A name for what scores depend on: the same parts, the same name."""
+    return hashlib.sha256(json.dumps(parts, default=str, sort_keys=True).encode()).hexdigest()[:16]
+
+
+@contextmanager
+def workspace(folder: Path, name: str, run_id: str) -> Iterator[Path]:
+    """A folder for the buckets of `name`, kept where the run fails; one of its own while another run is at it."""
+    place = folder / name
+    place.mkdir(parents=True, exist_ok=True)
+    lock = os.open(place, os.O_RDONLY)
+    try:
+        if not _locked(lock):
+            place = folder / f"{name}-{run_id}"
+            place.mkdir()
+        yield place
+        for done in (place, *_forgotten(folder)):
+            shutil.rmtree(done, ignore_errors=True)
+    finally:
+        os.close(lock)
+
+
+def _locked(lock: int) -> bool:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _forgotten(folder: Path) -> list[Path]:
+    """What runs left that nobody took up."""
+    return [each for each in folder.iterdir() if time.time() - each.stat().st_mtime > KEPT_DAYS * 86400]
+
+
+def run(spark: SparkSession, users: DataFrame, total: int, score: BatchFunction, place: Path, say: Say) -> Scored:
+    """Score `users` (user_id and what the function reads), `total` of them, bucket by bucket into `place`.
+
+    A bucket whose file is there is not scored again. ModelError where more than BROKEN of the users fail.
+    """
+    began = time.monotonic()
+    buckets = count_of(total, spark.sparkContext.defaultParallelism)
+    there = buckets_in(place)
+    resumed = sum(there.values())
+    if there:
+        say(f"{resumed} of {total} users were scored by a run that did not end: their lists are kept")
+    bucket = F.pmod(F.xxhash64("user_id"), F.lit(buckets)).cast("int")
+    due = users.withColumn("bucket", bucket).where(~F.col("bucket").isin([*there, -1]))
+    with _progress(place, total, resumed, say):
+        told = due.repartition(buckets, "bucket").sortWithinPartitions("bucket").mapInPandas(score, DONE).collect()
+    failed = sum(row["failed"] for row in told)
+    if failed:
+        first = next(row["first_failure"] for row in told if row["failed"])
+        text = f"{failed} of {total} users could not be scored, the first: {first}"
+        if failed > max(1, BROKEN * total):
+            raise ModelError(f"{text}; nothing is written: look at the model and its inputs, then run again")
+        say(f"{text}; they keep the list of everyone")
+    files = [str(bucket_file(place, number, count)) for number, count in sorted(buckets_in(place).items())]
+    rows = spark.read.schema(SCORED).parquet(*files) if files else spark.createDataFrame([], SCORED)
+    return Scored(rows, total, resumed, failed, time.monotonic() - began)
+
+
+@contextmanager
+def _progress(place: Path, total: int, resumed: int, say: Say) -> Iterator[None]:
+    """Lines of progress while the buckets' files appear."""
+    ended, began = threading.Event(), time.monotonic()
+
+    def watch() -> None:
+        while not ended.wait(EVERY):
+            done = sum(buckets_in(place).values())
+            speed = (done - resumed) / (time.monotonic() - began)
+            left = f"{(total - done) / speed / 60:.1f} min left" if speed else "no bucket done yet"
+            say(f"{done} of {total} users, {speed:.1f} users/s, {left}")
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
