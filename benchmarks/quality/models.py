@@ -27,6 +27,8 @@ from lakerec.generators.factors import Als
 from lakerec.histories import Floats, Histories
 from lakerec.metrics import mean_ranks
 from lakerec.protocols import Part
+from lakerec.scorer.bundle import averaged
+from lakerec.scorer.nightly import SEEDS_APART
 from lakerec.scorer.ranker import Lessons, Ranker
 from lakerec.scorer.recommender import SCORES, FirstStage, Ranked, Recommender, Scores, allowed, lessons, tuned
 from lakerec.scorer.retriever import ItemSide, Retriever, RetrieverSettings, fit
@@ -77,14 +79,16 @@ class Arm:
 
 
 @dataclass(frozen=True)
-class Told:
-    """A retriever that reads each person's profile."""
+class Ensemble:
+    """Retrievers whose log-probabilities are averaged; with `told` they read each person's profile."""
 
-    retriever: Retriever
+    members: Sequence[Retriever]
+    told: bool
 
     def score(self, histories: Histories) -> Floats:
         """(users, items)."""
-        return self.retriever.score(histories, profile=histories.profiles)
+        profile = histories.profiles if self.told else None
+        return averaged(member.score(histories, profile=profile) for member in self.members)
 
 
 @dataclass
@@ -104,9 +108,10 @@ class Trainer:
     made: dict[tuple[str, int], tuple[Retriever, float]] = field(default_factory=dict)
 
     def at(self, cut: Cut, seed: int) -> tuple[Scores, float]:
-        """The retriever of a cut, and the seconds of all its training."""
-        model, seconds = self._trained(cut, seed)
-        return (Told(model) if self.arm.profile else model), seconds
+        """The retriever of a cut, all its members, and the seconds of all its training."""
+        seeds = [seed + SEEDS_APART * place for place in range(self.settings.members)]
+        made = [self._trained(cut, each) for each in seeds]
+        return Ensemble([model for model, _ in made], self.arm.profile), sum(seconds for _, seconds in made)
 
     def _trained(self, cut: Cut, seed: int) -> tuple[Retriever, float]:
         if (cut.name, seed) not in self.made:

@@ -224,8 +224,11 @@ class Policy(Model):
 
 
 class Training(Model):
-    """Fine-tuning of the language model with binary cross-entropy.
+    """Fine-tuning of the language model on slates.
 
+    loss: bce over candidates, softmax over each slate, or distill: `distill_weight` of the distance to a teacher's
+    softmax at `distill_temperature`, the rest softmax; teacher: `ranker`, or the folder or version of another artefact;
+    accumulate: steps an update; stop: the curve of the validation slates that decides, loss or NDCG@10.
     `targets` are the event types that count as a choice; without them every type with a positive weight. `slices` are
     attributes of users (in sources.users.columns) whose values get figures of their own in the evaluation.
     """
@@ -238,6 +241,12 @@ class Training(Model):
     patience: int = Field(default=1, ge=1)
     learning_rate: float = Field(default=2e-4, gt=0)
     token_budget: int = Field(default=2048, ge=64)
+    loss: Literal["bce", "softmax", "distill"] = "bce"
+    distill_weight: float = Field(default=0.5, ge=0, le=1)
+    distill_temperature: float = Field(default=2.0, gt=0)
+    teacher: str = "ranker"
+    accumulate: int = Field(default=1, ge=1)
+    stop: Literal["loss", "ndcg"] = "loss"
     lora_rank: int = Field(default=8, ge=1)
     seed: int = 17
     cuts: int = Field(default=3, ge=1)
@@ -267,7 +276,9 @@ class Retriever(Model):
     and in time; target_gap: the time to the event to be predicted is known (never in production); id_dropout: share
     of items that are read without their id, so that new ones work from text and graph; ema: decay of the averaged
     weights; sampled: 0 for the softmax over the whole catalogue, n for n sampled items with logQ correction;
-    max_minutes: what one of its trainings may take.
+    max_minutes: what one of its trainings may take; members: so many networks, trained from different seeds, whose
+    log-probabilities are averaged (deep ensembles, Lakshminarayanan et al. 2017);
+    exact_items: a larger catalogue is searched by an inverted file.
     """
 
     enabled: bool = True
@@ -288,13 +299,15 @@ class Retriever(Model):
     ema: float = Field(default=0.99, ge=0, lt=1)
     sampled: int = Field(default=0, ge=0)
     max_minutes: float = Field(default=2.0, gt=0)
+    exact_items: int = Field(default=1_000_000, ge=1)
+    members: int = Field(default=1, ge=1)
     seed: int = 17
 
 
 class Scorer(Model):
     """The models that score: the retriever, the final ranker, and the language model that may correct it.
 
-    `language_model`: auto uses it where it lowers the validation loss of the ranker's own probabilities.
+    `language_model`: auto uses it where it ranks better than the ranker alone, beyond chance, on validation.
     `tune`: choose each generator's settings on the first cut, not the defaults.
     """
 

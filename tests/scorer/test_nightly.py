@@ -1,6 +1,7 @@
 """A night: what it writes, that nothing of it has seen its targets, and that it goes on where it was killed."""
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -30,7 +31,7 @@ from lakerec.scorer.retriever import Retriever
 from lakerec.world import day_number
 
 TEST_CUT = CUTS[-1][0]
-LEARNED = ("recommender/evaluated", "recommender/retriever-learned", "recommender/retriever-evaluated")
+LEARNED = ("recommender/evaluated", "recommender/retriever-learned-0", "recommender/retriever-evaluated-0")
 ALONE = ("recommender/booster", "recommender/recipe", "recommender/items", "recommender/nodes")
 
 
@@ -116,13 +117,13 @@ def test_the_planted_tastes_are_found(night):
 
 
 def test_some_histories_are_longer_than_the_retrievers_window(night):
-    assert Retriever.load(night[0] / "recommender" / "retriever-serving").settings.window == 8
+    assert Retriever.load(night[0] / "recommender" / "retriever-serving-0").settings.window == 8
     assert make_world().known(CUTS[0][0]).chosen().lengths.max() > 8
 
 
 def test_what_is_restored_ranks_as_what_was_fitted(night, planned):
     opened, cut = Bundle.open(night[0]), planned.test
-    fitted = planned.stage(cut.day, cut.known, opened.retriever("evaluated"))
+    fitted = planned.stage(cut.day, cut.known, opened.retrievers("evaluated"))
     restored = recommender_at(planned.world, cut, opened)
     assert list(fitted.members) == list(restored.stage.members)
     for name, score in fitted.scores(cut.part.histories).items():
@@ -232,7 +233,7 @@ def test_a_cut_knows_what_had_arrived_and_its_targets_lie_behind_it(planned):
 def test_a_slate_of_training_is_scored_by_who_has_not_seen_the_person(planned, night):
     opened = Bundle.open(night[0])
     ranker, cut = opened.ranker(), planned.train[0]
-    stage = planned.stage(cut.day, cut.known, opened.retriever("learned"))
+    stage = planned.stage(cut.day, cut.known, opened.retrievers("learned"))
     slates = planned.slates(stage, ranker, cut, 100, unseen=True).slates
     assert [slate.slate_id for slate in slates] == [f"{PEOPLE[p]}@{cut.day}" for p in cut.part.people]
     histories = cut.part.histories
@@ -261,7 +262,7 @@ def test_the_language_model_learns_from_slates_of_every_train_cut_also_without_a
     config = config.model_copy(update={"candidates": config.candidates.model_copy(update={"per_user": 1})})
     nights.run(tmp_path / "v1", config)
     planned = night_of(config)
-    stages, ranker, _ = planned.lessons(None)
+    stages, ranker, _ = planned.lessons([])
     wanted = [
         slate
         for stage, cut in zip(stages, planned.train, strict=True)
@@ -279,7 +280,7 @@ def test_the_language_model_learns_from_slates_of_every_train_cut_also_without_a
 def test_slates_are_drawn_the_same_again_and_hold_their_own_targets(planned, night):
     opened = Bundle.open(night[0])
     ranker, cut = opened.ranker(), planned.valid
-    stage = planned.stage(cut.day, cut.known, opened.retriever("learned"))
+    stage = planned.stage(cut.day, cut.known, opened.retrievers("learned"))
     whole = {slate.slate_id: slate for slate in planned.slates(stage, ranker, cut, 100, unseen=False).slates}
     some, again = (planned.slates(stage, ranker, cut, 5, unseen=False).slates for _ in range(2))
     assert len(some) == 5 < len(whole) and [s.slate_id for s in some] == [s.slate_id for s in again]
@@ -293,14 +294,31 @@ def test_slates_are_drawn_the_same_again_and_hold_their_own_targets(planned, nig
 
 def test_a_retriever_goes_on_from_the_champions_of_the_same_role_which_knows_no_more(planned, night):
     champion = Bundle.open(night[0])
-    found = {"learned": "mine"}
+    found = {"learned": ["mine"]}
     for role in bundle.ROLES:
-        assert isinstance(planned._warm(role, found, champion), Retriever)
+        assert isinstance(planned._warm(role, 0, found, champion), Retriever)
+        assert planned._warm(role, 1, {"learned": ["mine", "other"]}, champion) == "other"
     later = Bundle(
         champion.folder, bundle.Recipe(**{**vars(champion.recipe), "days": dict.fromkeys(bundle.ROLES, "2026-12-31")})
     )
-    assert [planned._warm(role, found, later) for role in bundle.ROLES] == ["mine"] * 3
-    assert planned._warm("learned", {}, None) is None
+    assert [planned._warm(role, 0, found, later) for role in bundle.ROLES] == ["mine"] * 3
+    assert planned._warm("learned", 0, {}, None) is None
+
+
+def test_an_ensemble_is_the_mean_of_its_members_and_comes_back(tiny, tmp_path):
+    config = make_config(tiny, retriever={"size": 8, "window": 8, "epochs": 1, "members": 2})
+    nights.run(tmp_path / "v1", config)
+    opened = Bundle.open(tmp_path / "v1")
+    members = opened.retrievers("serving")
+    assert len(members) == 2 and not np.array_equal(*(each.item_vectors() for each in members))
+    known, shelf = make_world().known(LAST), make_world().shelf(LAST)
+    found = bundle.RetrieverSource(members, bundle.side(shelf)).score(known)
+    alone = [bundle.RetrieverSource([each], bundle.side(shelf)).score(known) for each in members]
+    assert np.allclose(found, (alone[0] + alone[1]) / 2, atol=1e-5) and not np.allclose(*alone, atol=1e-3)
+    for folder in (tmp_path / "v1" / "recommender").glob("retriever-serving-*"):
+        shutil.rmtree(folder)
+    with pytest.raises(ModelError, match="retriever-serving-0: no retriever"):
+        opened.retrievers("serving")
 
 
 def test_the_next_night_keeps_the_champions_codes_and_knows_new_items(night, tiny, tmp_path):
@@ -377,7 +395,7 @@ def test_a_whole_number_in_the_yaml_is_a_whole_number(tiny, settings):
     config["candidates"]["generators"] = settings
     planned = night_of(type(make_config(tiny)).model_validate(config))
     cut = planned.train[0]
-    for name, score in planned.stage(cut.day, cut.known, None).scores(cut.part.histories).items():
+    for name, score in planned.stage(cut.day, cut.known, []).scores(cut.part.histories).items():
         assert np.isfinite(score).all(), name
 
 
@@ -427,7 +445,7 @@ def filtered(tiny, tmp_path_factory):
 
 def test_what_was_bought_is_in_no_list_where_it_is_filtered(filtered):
     opened, world = Bundle.open(filtered), make_world()
-    assert opened.recipe.hidden == [0] and opened.retriever("serving") is None
+    assert opened.recipe.hidden == [0] and opened.retrievers("serving") == []
     (cut,) = cuts_of(world, make_examples(cuts=CUTS[-1:]))
     ranked = recommender_at(world, cut, opened).rank(cut.part.histories, cut.on_shelf)
     bought = cut.part.histories.keep(cut.part.histories.types == 0).matrix()
@@ -439,7 +457,7 @@ def test_a_language_model_is_kept_and_reads_slates(filtered):
     predictor = Predictor.load(filtered, 1)
     assert predictor.model is not None and checked(filtered).language_model
     planned = night_of(make_config(filtered, filtered=["buy"]))
-    stage = planned.stage(planned.valid.day, planned.valid.known, None)
+    stage = planned.stage(planned.valid.day, planned.valid.known, [])
     slates = planned.slates(stage, Bundle.open(filtered).ranker(), planned.valid, 3, unseen=False).slates
     assert all(
         ((p > 0) & (p < 1)).all() and len(p) == len(s.texts)

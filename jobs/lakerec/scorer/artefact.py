@@ -21,7 +21,7 @@ from lakerec.scorer.language_model import device, load_encoder, precision
 from lakerec.scorer.model import SlateScorer
 from lakerec.scorer.slates import Packer
 
-FORMAT = 2
+FORMAT = 3
 MANIFEST, HEAD = "manifest.json", "head.safetensors"
 
 
@@ -30,7 +30,8 @@ class Manifest:
     """What an artefact holds and how it was made; `files` are SHA-256 by file name.
 
     `prior` are the weights of the standardised features, and the bias. settings["language_model"] says whether the
-    artefact has one: without, a score is the prior's.
+    artefact has one: without, a score is the prior's. `alone` are the prior's weights as fitted without the language
+    model, where training for order left others in `prior`; empty where `prior` tells probabilities by itself.
     """
 
     version: str
@@ -40,6 +41,7 @@ class Manifest:
     std: list[float]
     prior: list[float]
     settings: dict[str, Any]
+    alone: list[float] = field(default_factory=list)
     format: int = FORMAT
     files: dict[str, str] = field(default_factory=dict)
 

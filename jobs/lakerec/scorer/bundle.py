@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from lakerec import generators
-from lakerec.errors import ModelError
+from lakerec.errors import ContractError, ModelError
 from lakerec.features import Stock
 from lakerec.generators.base import Generator, Shelf
 from lakerec.generators.popularity import New, PatternPopular, Popular, Rising
@@ -45,14 +45,24 @@ class Recipe:
 
 @dataclass(frozen=True)
 class RetrieverSource:
-    """A retriever as a source over a catalogue that may have grown."""
+    """Retrievers as one source over a catalogue that may have grown."""
 
-    model: Retriever
+    models: Sequence[Retriever]
     side: ItemSide
 
     def score(self, histories: Histories) -> Floats:
-        """(users, items) log-probabilities."""
-        return self.model.score(histories, self.side, histories.profiles)
+        """(users, items) the mean of their log-probabilities."""
+        return averaged(model.score(histories, self.side, histories.profiles) for model in self.models)
+
+
+def averaged(scores: Iterable[Floats]) -> Floats:
+    """The mean of several (users, items), one in memory beside it at a time."""
+    total, count = None, 0
+    for score in scores:
+        total, count = score if total is None else total + score, count + 1
+    if total is None:
+        raise ContractError("no retriever to average")
+    return total if count == 1 else total / np.float32(count)
 
 
 def side(shelf: Shelf) -> ItemSide:
@@ -66,7 +76,7 @@ def save(
     items: Sequence[str],
     nodes: Sequence[str],
     stages: Mapping[str, FirstStage],
-    retrievers: Mapping[str, Retriever],
+    retrievers: Mapping[str, Sequence[Retriever]],
     ranker: Ranker,
     final: Final | None = None,
 ) -> None:
@@ -80,8 +90,9 @@ def save(
         for name, member in stage.members.items():
             if not member.fresh:
                 np.savez(folder / role / f"{name}.npz", **member.state())  # type: ignore[arg-type]
-    for role, model in retrievers.items():
-        model.save(folder / f"retriever-{role}")
+    for role, models in retrievers.items():
+        for place, model in enumerate(models):
+            model.save(folder / f"retriever-{role}-{place}")
     for place, text in enumerate(ranker.text()):
         (folder / f"booster-{place}.txt").write_text(text, encoding="utf-8")
     if final is not None:
@@ -116,9 +127,12 @@ class Bundle:
         found: list[str] = json.loads((self.folder / NODES).read_text(encoding="utf-8"))
         return found
 
-    def retriever(self, role: str) -> Retriever | None:
-        """A role's retriever; None where the recipe has none."""
-        return Retriever.load(self.folder / f"retriever-{role}") if self.recipe.retriever else None
+    def retrievers(self, role: str) -> list[Retriever]:
+        """A role's retrievers; none where the recipe has none."""
+        folders = sorted(self.folder.glob(f"retriever-{role}-*"), key=lambda each: int(each.name.split("-")[-1]))
+        if self.recipe.retriever and not folders:
+            raise ModelError(f"{self.folder / f'retriever-{role}-0'}: no retriever; train again")
+        return [Retriever.load(folder) for folder in folders]
 
     def ranker(self) -> Ranker:
         """The boosters."""
@@ -136,8 +150,8 @@ class Bundle:
         """The recommender of a role over today's shelf and stock; patterns (patterns, items) shares of each."""
         settings = self.recipe.settings
         members = {name: self._member(role, name, shelf, stock, patterns) for name in settings}
-        model = self.retriever(role)
-        source: Scores | None = RetrieverSource(model, side(shelf)) if model else None
+        models = self.retrievers(role)
+        source: Scores | None = RetrieverSource(models, side(shelf)) if models else None
         stage = FirstStage(
             members, source, shelf, stock, self.recipe.depth, self.recipe.repeats, tuple(self.recipe.hidden)
         )

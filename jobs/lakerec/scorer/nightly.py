@@ -36,6 +36,7 @@ from lakerec.world import World
 
 FEATURES = ["ranker", "ranker_reciprocal_rank"]
 REPEATABLE = ("personal", "personal_decayed")
+SEEDS_APART = 1000  # of the members of an ensemble
 WARM_EPOCHS = 3  # of a retriever that goes on from a trained one
 Say = Callable[[str], None]
 
@@ -107,40 +108,51 @@ class Night:
             **dict.fromkeys(REPEATABLE, not self.hidden),
         }.get(name, True)
 
-    def stage(self, day: date, known: Histories, retriever: Retriever | None) -> FirstStage:
+    def stage(self, day: date, known: Histories, retrievers: Sequence[Retriever]) -> FirstStage:
         """Generators that know what was known on a day, with that day's texts, graph, prices and counts."""
         shelf = self.world.shelf(day)
-        source = bundle.RetrieverSource(retriever, bundle.side(shelf)) if retriever else None
+        source = bundle.RetrieverSource(retrievers, bundle.side(shelf)) if retrievers else None
         stock = self.world.stock(day, DailyCounts.of(known))
         ranker = self.config.scorer.ranker
         return first_stage(known, shelf, self.settings, source, ranker, self.repeats, stock, self.hidden)
 
-    def retrievers(self, checkpoints: Path, champion: bundle.Bundle | None) -> dict[str, Retriever]:
-        """One for each role, each going on from the one before it, or from the champion's of the same role."""
+    def retrievers(self, checkpoints: Path, champion: bundle.Bundle | None) -> dict[str, list[Retriever]]:
+        """Those of each role, each going on from the one before it, or from the champion's of the same role."""
         if not self.config.scorer.retriever.enabled:
             return {}
-        found: dict[str, Retriever] = {}
+        found: dict[str, list[Retriever]] = {}
         for role, day in self._days().items():
-            warm = self._warm(role, found, champion)
-            made = self._retriever(role, day, warm, checkpoints / f"retriever-{role}.checkpoint")
-            if made is None:
-                return {}
-            found[role] = made
+            found[role] = []
+            for place in range(self.config.scorer.retriever.members):
+                warm = self._warm(role, place, found, champion)
+                file = checkpoints / f"retriever-{role}-{place}.checkpoint"
+                made = self._retriever(role, place, day, warm, file)
+                if made is None:
+                    return {}
+                found[role].append(made)
         return found
 
-    def _warm(self, role: str, found: dict[str, Retriever], champion: bundle.Bundle | None) -> Retriever | None:
+    def _warm(
+        self, role: str, place: int, found: dict[str, list[Retriever]], champion: bundle.Bundle | None
+    ) -> Retriever | None:
         """The champion's of the same role knows no more than this one may: each role's day only moves on."""
         if champion is not None and champion.recipe.days.get(role, "9999") <= self._days()[role].isoformat():
-            return champion.retriever(role)
-        return next(reversed(found.values()), None)
+            theirs = champion.retrievers(role)
+            if place < len(theirs):
+                return theirs[place]
+        before = [models[place] for models in found.values() if place < len(models)]
+        return before[-1] if before else None
 
     def _days(self) -> dict[str, date]:
         """The last day that each role knows."""
         return {"learned": self.train[0].day, "evaluated": self.test.day, "serving": self.last}
 
-    def _retriever(self, role: str, day: date, warm: Retriever | None, checkpoint: Path) -> Retriever | None:
+    def _retriever(
+        self, role: str, place: int, day: date, warm: Retriever | None, checkpoint: Path
+    ) -> Retriever | None:
         known = self.world.known(day)
         settings = self.config.scorer.retriever
+        settings = settings.model_copy(update={"seed": settings.seed + SEEDS_APART * place})
         items = bundle.side(self.world.shelf(day))
         try:
             if warm is not None:
@@ -158,9 +170,9 @@ class Night:
         behind = known.times >= known.at[0] - self.config.scorer.training.horizon_days
         return np.bincount(known.users[behind], minlength=len(known)).astype(np.int64)
 
-    def lessons(self, retriever: Retriever | None) -> tuple[list[FirstStage], Ranker, Lessons]:
+    def lessons(self, retrievers: Sequence[Retriever]) -> tuple[list[FirstStage], Ranker, Lessons]:
         """The ranker, learned from every train cut."""
-        stages = [self.stage(cut.day, cut.known, retriever) for cut in self.train]
+        stages = [self.stage(cut.day, cut.known, retrievers) for cut in self.train]
         pairs = [(stage, [cut.part]) for stage, cut in zip(stages, self.train, strict=True)]
         shelves = [cut.on_shelf for cut in self.train]
         ranker, learned = learn(pairs, self.config.scorer.ranker, self.threads, self.say, shelves)
@@ -264,8 +276,8 @@ def train(
     night = Night(world, cuts_of(world, examples), last, config, threads, say)
     checkpoints = out.with_name(f".{out.name}.parts")
     retrievers = night.retrievers(checkpoints, champion)
-    stages, ranker, learned = night.lessons(retrievers.get("learned"))
-    valid = night.stage(night.valid.day, night.valid.known, retrievers.get("learned"))
+    stages, ranker, learned = night.lessons(retrievers.get("learned", []))
+    valid = night.stage(night.valid.day, night.valid.known, retrievers.get("learned", []))
     report = _report(night, valid, ranker, learned)
     settings = config.scorer.training
     each = max(1, settings.max_slates // len(stages))
@@ -273,8 +285,8 @@ def train(
     # Also those without a positive: the probabilities would be too high else.
     slates = [slate for stage, cut in parts for slate in night.slates(stage, ranker, cut, each, unseen=True).slates]
     held = night.slates(valid, ranker, night.valid, settings.valid_slates, unseen=False)
-    evaluated = night.stage(night.test.day, night.test.known, retrievers.get("evaluated"))
-    serving = night.stage(night.last, world.known(night.last), retrievers.get("serving"))
+    evaluated = night.stage(night.test.day, night.test.known, retrievers.get("evaluated", []))
+    serving = night.stage(night.last, world.known(night.last), retrievers.get("serving", []))
     recipe = _recipe(night, bool(retrievers), report)
     verdict: Verdict | None = None
 
