@@ -277,8 +277,7 @@ class Retriever(Model):
     of items that are read without their id, so that new ones work from text and graph; ema: decay of the averaged
     weights; sampled: 0 for the softmax over the whole catalogue, n for n sampled items with logQ correction;
     max_minutes: what one of its trainings may take; members: so many networks, trained from different seeds, whose
-    log-probabilities are averaged (deep ensembles, Lakshminarayanan et al. 2017);
-    exact_items: a larger catalogue is searched by an inverted file.
+    log-probabilities are averaged (deep ensembles, Lakshminarayanan et al. 2017).
     """
 
     enabled: bool = True
@@ -299,7 +298,6 @@ class Retriever(Model):
     ema: float = Field(default=0.99, ge=0, lt=1)
     sampled: int = Field(default=0, ge=0)
     max_minutes: float = Field(default=2.0, gt=0)
-    exact_items: int = Field(default=1_000_000, ge=1)
     members: int = Field(default=1, ge=1)
     seed: int = 17
 

@@ -80,7 +80,9 @@ def _local(fast_start: bool, days: int) -> dict[str, str]:
         options.append(extra)
     # On the class path, not in spark.jars: the class-data archive covers only the former.
     jars = os.pathsep.join(map(str, delta_jars()))
-    return {**LOCAL, "spark.driver.extraClassPath": jars, "spark.driver.extraJavaOptions": " ".join(options)}
+    built = {**LOCAL, "spark.driver.extraClassPath": jars, "spark.driver.extraJavaOptions": " ".join(options)}
+    # local-cluster has executors of its own; local has none, and reads neither.
+    return built | {"spark.executor.extraClassPath": jars, "spark.executor.extraJavaOptions": log4j}
 
 
 def delta_jars() -> list[Path]:
