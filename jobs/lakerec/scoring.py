@@ -14,6 +14,8 @@ import pandas as pd
 import pyarrow as pa
 from pyarrow import parquet
 
+from lakerec.errors import LakerecError
+
 if TYPE_CHECKING:
     from lakerec.scorer.language_model import TextEncoder
     from lakerec.scorer.prediction import Predictor
@@ -92,9 +94,14 @@ def _blocks(frames: Iterator[pd.DataFrame]) -> Iterator[pd.DataFrame]:
 
 
 def _scored(lists: ListFunction, block: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
-    """The lists of a block and what failed; where the block does, each user stands alone."""
+    """The lists of a block and what failed; where the block does, each user stands alone.
+
+    What is wrong with the model or the day is no user's fault: it ends the run.
+    """
     try:
         return lists(block), []
+    except LakerecError:
+        raise
     except Exception:
         if len(block) == 1:
             cause = traceback.format_exc(limit=-1).strip().splitlines()[-1]
