@@ -9,12 +9,12 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import DataFrame, Row, SparkSession
 from pyspark.sql import functions as F
 
 from lakerec.errors import ModelError
@@ -102,16 +102,25 @@ def run(spark: SparkSession, users: DataFrame, total: int, score: BatchFunction,
     due = users.withColumn("bucket", bucket).where(~F.col("bucket").isin([*there, -1]))
     with _progress(place, total, resumed, say):
         told = due.repartition(buckets, "bucket").sortWithinPartitions("bucket").mapInPandas(score, DONE).collect()
-    failed = sum(row["failed"] for row in told)
-    if failed:
-        first = next(row["first_failure"] for row in told if row["failed"])
-        text = f"{failed} of {total} users could not be scored, the first: {first}"
-        if failed > max(1, BROKEN * total):
-            raise ModelError(f"{text}; nothing is written: look at the model and its inputs, then run again")
-        say(f"{text}; they keep the list of everyone")
+    failed = _failed(told, total, say)
     files = [str(bucket_file(place, number, count)) for number, count in sorted(buckets_in(place).items())]
     rows = spark.read.schema(SCORED).parquet(*files) if files else spark.createDataFrame([], SCORED)
     return Scored(rows, total, resumed, failed, time.monotonic() - began)
+
+
+def _failed(told: Sequence[Row], total: int, say: Say) -> int:
+    """How many users could not be scored; ModelError where they are many, or where nobody could."""
+    failed, faults = 0, [row for row in told if row["failed"]]
+    for row in faults:
+        if row["failed"] < 0:
+            raise ModelError(row["first_failure"])
+        failed += row["failed"]
+    if failed:
+        text = f"{failed} of {total} users could not be scored, the first: {faults[0]['first_failure']}"
+        if failed > max(1, BROKEN * total):
+            raise ModelError(f"{text}; nothing is written: look at the model and its inputs, then run again")
+        say(f"{text}; they keep the list of everyone")
+    return failed
 
 
 @contextmanager

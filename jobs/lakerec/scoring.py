@@ -68,22 +68,36 @@ def bucket_scorer(lists: ListFunction, place: str) -> BatchFunction:
     """For mapInPandas over users with their bucket, sorted by it: a file of lists for each bucket, renamed when whole.
 
     What comes back is a row a bucket: bucket, users, failed, first_failure. A user who cannot be scored stops nobody
-    else.
+    else; what is wrong with the model or the day comes back as a row with `failed` -1.
     """
 
     def score(frames: Iterator[pd.DataFrame]) -> Iterator[pd.DataFrame]:
         for bucket, blocks in groupby(_blocks(frames), key=lambda block: int(block["bucket"].iloc[0])):
-            users, found, failures = 0, [], []
-            for block in blocks:
-                rows, failed = _scored(lists, block)
-                users += len(block)
-                found.append(rows)
-                failures += failed
-            _keep(pd.concat(found), bucket_file(Path(place), bucket, users))
-            told = {"bucket": bucket, "users": users, "failed": len(failures)}
-            yield pd.DataFrame([told | {"first_failure": failures[0] if failures else None}])
+            try:
+                users, failures = _bucket(lists, blocks, Path(place), bucket)
+            except LakerecError as error:
+                yield _told(bucket, 0, -1, str(error))
+                return
+            yield _told(bucket, users, len(failures), failures[0] if failures else None)
 
     return score
+
+
+def _bucket(lists: ListFunction, blocks: Iterator[pd.DataFrame], place: Path, bucket: int) -> tuple[int, list[str]]:
+    """Score and keep a bucket; its users and what failed."""
+    users, found, failures = 0, [], []
+    for block in blocks:
+        rows, failed = _scored(lists, block)
+        users += len(block)
+        found.append(rows)
+        failures += failed
+    _keep(pd.concat(found), bucket_file(place, bucket, users))
+    return users, failures
+
+
+def _told(bucket: int, users: int, failed: int, first_failure: str | None) -> pd.DataFrame:
+    told = {"bucket": bucket, "users": users, "failed": failed, "first_failure": first_failure}
+    return pd.DataFrame([told])
 
 
 def _blocks(frames: Iterator[pd.DataFrame]) -> Iterator[pd.DataFrame]:

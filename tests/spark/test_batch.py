@@ -77,6 +77,15 @@ def test_many_failures_end_the_run(spark, users, tmp_path):
         run(spark, users, tmp_path / "b", bad=("u1", "u2", "u3", "u4"))
 
 
+def test_what_is_wrong_with_the_model_ends_the_run_at_once(spark, users, tmp_path):
+    def broken(frame):
+        raise ModelError("v7: differs from its hash")
+
+    with pytest.raises(ModelError, match="^v7: differs from its hash$"):
+        batch.run(spark, users, USERS, bucket_scorer(broken, str(tmp_path)), tmp_path, print)
+    assert not buckets_in(tmp_path)
+
+
 def test_nobody_is_due(spark, users, tmp_path):
     (tmp_path / "b").mkdir()
     score = bucket_scorer(lists_of(), str(tmp_path / "b"))
