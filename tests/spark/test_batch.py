@@ -81,7 +81,7 @@ def test_what_is_wrong_with_the_model_ends_the_run_at_once(spark, users, tmp_pat
     def broken(frame):
         raise ModelError("v7: differs from its hash")
 
-    with pytest.raises(ModelError, match="^v7: differs from its hash$"):
+    with pytest.raises(ModelError, match=r"^v7: differs from its hash$"):
         batch.run(spark, users, USERS, bucket_scorer(broken, str(tmp_path)), tmp_path, print)
     assert not buckets_in(tmp_path)
 
