@@ -36,10 +36,11 @@ def device() -> torch.device:
 def precision(place: str) -> torch.dtype:
     """The dtype of the encoder's matrix products on 'cuda' or 'cpu'; head and scores are always float32.
 
-    bf16 on processors that multiply it (MiniLM forward: AMX 4 times, avx512_bf16 1.5 to 1.7 times faster).
+    bf16 on processors that multiply it (MiniLM forward: AMX 4 times, avx512_bf16 1.5 to 1.7 times faster). A GPU older
+    than Ampere takes fp16, whose gradients have to be scaled.
     """
     if place == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
     able = torch.cpu.get_capabilities()
     return torch.bfloat16 if able.get("amx_bf16") or able.get("avx512_bf16") else torch.float32
 

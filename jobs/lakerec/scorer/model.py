@@ -106,7 +106,7 @@ class SlateScorer(nn.Module):
     def read(self, batch: Batch) -> Tensor:
         """The encoder's view of each candidate, (r, 2d) float32: its pooled state, and that times history's."""
         fast = self.dtype != torch.float32
-        with torch.autocast(batch.ids.device.type, dtype=torch.bfloat16, enabled=fast):
+        with torch.autocast(batch.ids.device.type, dtype=self.dtype, enabled=fast):
             hidden = self.encoder(
                 input_ids=batch.ids,
                 position_ids=batch.positions + self.first_position,

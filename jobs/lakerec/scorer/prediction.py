@@ -38,12 +38,17 @@ class Predictor:
         """P(positive) of each candidate, one float32 array (n,) per slate, in the order given."""
         if self.model is None:
             return self.prior(slates)
-        pairs = zip(self._prior(slates), self.corrections(slates), strict=True)
-        return [torch.sigmoid(torch.from_numpy(prior + read)).float().numpy() for prior, read in pairs]
+        return [torch.sigmoid(torch.from_numpy(logits)).float().numpy() for logits in self.logits(slates)]
+
+    def logits(self, slates: Sequence[Slate]) -> list[NDArray[np.float64]]:
+        """The log odds of `score`, shaped as it."""
+        pairs = zip(self._prior(slates, self.manifest.prior), self.corrections(slates), strict=True)
+        return [prior + read for prior, read in pairs]
 
     def prior(self, slates: Sequence[Slate]) -> list[NDArray[np.float32]]:
         """P(positive) by the features alone, without the language model's correction; shaped as `score`."""
-        return [torch.sigmoid(torch.from_numpy(prior)).float().numpy() for prior in self._prior(slates)]
+        alone = self._prior(slates, self.manifest.alone or self.manifest.prior)
+        return [torch.sigmoid(torch.from_numpy(logits)).float().numpy() for logits in alone]
 
     def corrections(self, slates: Sequence[Slate]) -> list[NDArray[np.float32]]:
         """What the language model adds to each candidate's logit, 0 without one; shaped as `score`."""
@@ -51,11 +56,11 @@ class Predictor:
             return [np.zeros(len(slate.texts), dtype=np.float32) for slate in slates]
         return corrections(self.model, self.packer, slates)
 
-    def _prior(self, slates: Sequence[Slate]) -> list[NDArray[np.float64]]:
-        """Logits by the features alone."""
+    def _prior(self, slates: Sequence[Slate], weights: Sequence[float]) -> list[NDArray[np.float64]]:
+        """Logits by the features alone, their weights and the bias given."""
         counts = [len(slate.texts) for slate in slates]
         features = stack_features(slates, len(self.manifest.feature_names))
-        mean, std, prior = (torch.tensor(getattr(self.manifest, name)) for name in ("mean", "std", "prior"))
+        mean, std, prior = (torch.tensor(given) for given in (self.manifest.mean, self.manifest.std, weights))
         # In float64 and without a product of matrices: how float32 rounds depends on the number of rows.
         told = (standardise(features, mean, std).double() * prior[:-1]).sum(dim=1) + prior[-1]
         return np.split(told.numpy(), np.cumsum(counts)[:-1]) if slates else []

@@ -216,7 +216,8 @@ class Run:
         self.ema = self._copy()
         self.best = self.ema
         self.optimiser = self._optimiser()
-        self.dtype = precision(model.place.type)
+        fast = precision(model.place.type)
+        self.dtype = torch.float32 if fast == torch.float16 else fast  # its gradients are not scaled
         self.log_q = self._log_q()
 
     def _optimiser(self) -> torch.optim.AdamW:

@@ -120,13 +120,20 @@ def _chunks(lengths: Sequence[int], room: int) -> Iterator[tuple[int, int]]:
         yield first, len(lengths)
 
 
-def batches(lengths: Sequence[float], token_budget: int) -> list[list[int]]:
-    """Indices in batches of similar length, longest first; size times longest stays within the budget."""
-    order = np.argsort(-np.asarray(lengths), kind="stable")
+def batches(lengths: Sequence[float], token_budget: int, rows: Sequence[int] | None = None) -> list[list[int]]:
+    """Indices in batches of similar length, longest first; rows times longest stays within the budget.
+
+    `rows`: the sequences that an index stands for, none of them longer than its length; 1 without. What is over the
+    budget by itself stands alone.
+    """
+    sizes = [1] * len(lengths) if rows is None else rows
     found: list[list[int]] = []
-    for index in order.tolist():
-        if found and lengths[found[-1][0]] * (len(found[-1]) + 1) <= token_budget:
+    filled = 0
+    for index in np.argsort(-np.asarray(lengths), kind="stable").tolist():
+        if found and lengths[found[-1][0]] * (filled + sizes[index]) <= token_budget:
             found[-1].append(index)
+            filled += sizes[index]
         else:
             found.append([index])
+            filled = sizes[index]
     return found

@@ -1,0 +1,267 @@
+"""The epochs of one training: steps, updates, validation, early stopping, checkpoints."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from lakerec import metrics
+from lakerec.config import Training
+from lakerec.scorer import parallel
+from lakerec.scorer.losses import Objective
+from lakerec.scorer.model import SlateScorer
+from lakerec.scorer.prior import start
+from lakerec.scorer.reading import CachedReading, Examples, Reading
+
+HEAD_RATE = 5.0  # the head starts from nothing: it learns so many times faster than the encoder
+WARM_UP = 0.1  # share of all steps
+CLIP = 1.0  # norm of the gradient
+REPORTS = 4  # progress lines an epoch
+FIRST_SCALE = 1024.0  # of fp16's gradients: a tiny training has no steps to lose on the way down from 65536
+MOMENTS = ("step", "exp_avg", "exp_avg_sq")  # AdamW's state
+
+
+@dataclass
+class TrainingReport:
+    """How a training went; [0] of the validation's curves is that of the prior alone.
+
+    Losses are mean nats per candidate for bce, per slate for losses over slates. `scale` and `shift` made the latter's
+    logits log odds.
+    """
+
+    base_model: str
+    slates: int
+    candidates: int
+    train_loss: list[float] = field(default_factory=list)
+    valid_loss: list[float] = field(default_factory=list)
+    valid_ndcg: list[float] = field(default_factory=list)
+    best_epoch: int = 0
+    seconds: float = 0.0
+    tokens: int = 0
+    language_model: bool = True
+    scale: float = 1.0
+    shift: float = 0.0
+
+    @property
+    def prior_loss(self) -> float:
+        """Validation loss of the features alone."""
+        return self.valid_loss[0]
+
+    @property
+    def best_loss(self) -> float:
+        """Validation loss of the weights that were kept."""
+        return self.valid_loss[self.best_epoch]
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Tokens trained on per second, validation included."""
+        return self.tokens / self.seconds if self.seconds else 0.0
+
+
+class Run:
+    """The epochs of one training and all that they change."""
+
+    def __init__(
+        self,
+        model: SlateScorer,
+        examples: Examples,
+        held_out: Examples,
+        settings: Training,
+        report: TrainingReport,
+        progress: Callable[[str], None],
+    ) -> None:
+        self.model, self.settings, self.report, self.progress = model, settings, report, progress
+        began = time.perf_counter()
+        self.objective, self.valid_objective = Objective(settings, examples), Objective(settings, held_out)
+        kind = CachedReading if settings.freeze == "head" else Reading
+        self.reading = kind(model, examples, settings.token_budget, self.objective.by_slate)
+        self.held_out = kind(model, held_out, settings.token_budget, self.objective.by_slate)
+        self.counts = np.add.reduceat(self.objective.counts, self.reading.starts)
+        self.slates = int(np.count_nonzero(self.counts)) if self.objective.by_slate else report.slates
+        self.weights = {name: w for name, w in model.named_parameters() if w.requires_grad}
+        self.optimiser = self._optimiser()
+        place, narrow = model.mean.device.type, model.dtype == torch.float16
+        self.scaler = torch.amp.GradScaler(place, init_scale=FIRST_SCALE, enabled=narrow)
+        report.seconds, report.tokens = time.perf_counter() - began, self._tokens_read()
+
+    def _optimiser(self) -> torch.optim.AdamW:
+        inside = [w for name, w in self.weights.items() if name.startswith("encoder.")]
+        outside = [w for name, w in self.weights.items() if not name.startswith("encoder.")]
+        rate = self.settings.learning_rate
+        groups = [{"params": inside, "rate": rate}, {"params": outside, "rate": HEAD_RATE * rate}]
+        return torch.optim.AdamW([group for group in groups if group["params"]], weight_decay=0.01)
+
+    def begin(self) -> None:
+        """Tell and check the start, and validate it."""
+        self.progress(start(self.model, self.reading.examples, self.slates))
+        self._validate()
+
+    def fit(self, checkpoint: Path, fingerprint: str) -> None:
+        """Train until the last epoch or until `patience` epochs brought nothing; leaves the best weights."""
+        if not self._resume(checkpoint, fingerprint):
+            self.begin()
+            self.best = self._copy()
+        while self._worth_going_on():
+            self._epoch()
+            if parallel.rank() == 0:
+                self._save(checkpoint, fingerprint)
+        self._set(self.best)
+
+    def _worth_going_on(self) -> bool:
+        done = len(self.report.train_loss)
+        return done < self.settings.epochs and done - self.report.best_epoch < self.settings.patience
+
+    def _epoch(self) -> None:
+        report, began = self.report, time.perf_counter()
+        tokens = self._tokens_read()
+        report.train_loss.append(self._train(len(report.train_loss)))
+        self._validate()
+        report.seconds += time.perf_counter() - began
+        report.tokens += self._tokens_read() - tokens
+        done = len(report.train_loss)
+        if self._better(done):
+            report.best_epoch = done
+            self.best = self._copy()
+        self.progress(
+            f"epoch {done}: validation loss {report.valid_loss[-1]:.4f}, ndcg@10 {report.valid_ndcg[-1]:.4f}; "
+            f"features alone {report.prior_loss:.4f}, {report.valid_ndcg[0]:.4f}"
+        )
+
+    def _better(self, epoch: int) -> bool:
+        """Whether an epoch validates better than the best before it; nan does not."""
+        report = self.report
+        if self.settings.stop == "ndcg":
+            return report.valid_ndcg[epoch] > report.valid_ndcg[report.best_epoch]
+        return report.valid_loss[epoch] < report.best_loss
+
+    def _tokens_read(self) -> int:
+        return self.reading.tokens_read + self.held_out.tokens_read
+
+    def _train(self, epoch: int) -> float:
+        """One epoch of updates; the mean loss."""
+        among = np.flatnonzero(self.counts)
+        steps = self.reading.shuffled(np.random.default_rng([self.settings.seed, epoch]), among)
+        began, total, count = time.perf_counter(), 0.0, 0.0
+        marks = [round(part * len(steps) / REPORTS) for part in range(1, REPORTS + 1)]
+        for first in range(0, len(steps), self.settings.accumulate):
+            last = min(first + self.settings.accumulate, len(steps))
+            loss, weight = self._update(steps[first:last], (epoch + last / len(steps)) / self.settings.epochs)
+            total, count = total + loss, count + weight
+            if any(first < mark <= last for mark in marks):
+                self._tell(epoch, last / len(steps), total / count, time.perf_counter() - began)
+        return total / count
+
+    def _tell(self, epoch: int, share: float, loss: float, seconds: float) -> None:
+        left = seconds / share * (self.settings.epochs - epoch - share)
+        seen, speed = self.slates * (epoch + share), self.slates * share / seconds
+        self.progress(
+            f"epoch {epoch + 1}/{self.settings.epochs} {share:4.0%}  loss {loss:.4f}  {seen:.0f} slates seen, "
+            f"{speed:.1f} slates/s  at most {left / 60:.1f} min left"
+        )
+
+    def _update(self, steps: Sequence[NDArray[np.int64]], share: float) -> tuple[float, float]:
+        """One update at `share` of the whole training (linear warm-up, linear decay); as `gradients`."""
+        factor = min(share / WARM_UP, (1 - share) / (1 - WARM_UP))
+        for group in self.optimiser.param_groups:
+            group["lr"] = group["rate"] * factor
+        found = self.gradients(steps)
+        self.scaler.unscale_(self.optimiser)
+        nn.utils.clip_grad_norm_(self.weights.values(), CLIP)
+        self.scaler.step(self.optimiser)
+        self.scaler.update()
+        return found
+
+    def gradients(self, steps: Sequence[NDArray[np.int64]]) -> tuple[float, float]:
+        """Leave the gradients of the mean loss over several steps and all processes; the loss's sum and its divisor."""
+        count = float(sum(self.counts[step].sum() for step in steps))
+        total = torch.zeros((), device=self.model.mean.device)
+        for weight in self.weights.values():
+            weight.grad = torch.zeros_like(weight)
+        for step in steps:
+            if len(mine := parallel.share(step)):
+                loss = self.objective.total(*self.reading.logits(mine))
+                self.scaler.scale(loss / count).backward()
+                total += loss.detach()
+        parallel.add_up([*(w.grad for w in self.weights.values() if w.grad is not None), total])
+        return float(total), count
+
+    @torch.no_grad()
+    def read_held_out(self) -> Tensor:
+        """Logits (n,) of the validation slates' candidates, the same in every process."""
+        found = torch.zeros(len(self.held_out.examples.labels), device=self.model.mean.device)
+        for step in self.held_out.in_order():
+            if len(mine := parallel.share(step)):
+                logits, rows = self.held_out.logits(mine)
+                found[rows] = logits
+        parallel.add_up([found])
+        return found
+
+    def _validate(self) -> None:
+        """Append the validation slates' mean loss and NDCG@10 to the report, nan where a logit is not finite."""
+        logits, objective, examples = self.read_held_out(), self.valid_objective, self.held_out.examples
+        loss = ndcg = float("nan")
+        if bool(torch.isfinite(logits).all()):
+            loss = float(objective.total(logits, np.arange(len(logits)))) / max(float(objective.counts.sum()), 1.0)
+            ndcg = _ndcg(logits.cpu().numpy(), examples)
+        self.report.valid_loss.append(loss)
+        self.report.valid_ndcg.append(ndcg)
+
+    def _copy(self) -> dict[str, Tensor]:
+        return {name: weight.detach().clone() for name, weight in self.weights.items()}
+
+    @torch.no_grad()
+    def _set(self, values: dict[str, Tensor]) -> None:
+        for name, weight in self.weights.items():
+            weight.copy_(values[name])
+
+    def _save(self, checkpoint: Path, fingerprint: str) -> None:
+        """The run's state in one file, renamed into place: weights, the best, AdamW's moments, report."""
+        groups = {"now": self._copy(), "best": self.best}
+        state = {name: self.optimiser.state[w] for name, w in self.weights.items() if w in self.optimiser.state}
+        for moment in MOMENTS:
+            groups[moment] = {name: values[moment] for name, values in state.items()}
+        tensors = {f"{group} {name}": t for group, named in groups.items() for name, t in named.items()}
+        about = {"report": json.dumps(asdict(self.report)), "scaler": json.dumps(self.scaler.state_dict())}
+        draft = checkpoint.with_suffix(f".{os.getpid()}")
+        checkpoint.parent.mkdir(parents=True, exist_ok=True)
+        save_file(tensors, draft, {"fingerprint": fingerprint, **about})
+        draft.replace(checkpoint)
+
+    def _resume(self, checkpoint: Path, fingerprint: str) -> bool:
+        """Go on from a checkpoint of the same training, if there is one."""
+        if not checkpoint.exists():
+            return False
+        with safe_open(checkpoint, framework="pt") as stream:
+            about = stream.metadata()
+            tensors = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118
+        if about["fingerprint"] != fingerprint:
+            return False
+        vars(self.report).update(json.loads(about["report"]))
+        if scaler := json.loads(about["scaler"]):
+            self.scaler.load_state_dict(scaler)
+        self._set({name: tensors[f"now {name}"] for name in self.weights})
+        self.best = {name: tensors[f"best {name}"] for name in self.weights}
+        for name, weight in self.weights.items():
+            moments = {moment: tensors[key] for moment in MOMENTS if (key := f"{moment} {name}") in tensors}
+            if moments:  # `step` stays on the processor
+                self.optimiser.state[weight] = {k: t.to(weight.device) if t.ndim else t for k, t in moments.items()}
+        self.progress(f"resumed after epoch {len(self.report.train_loss)} from {checkpoint}")
+        return True
+
+
+def _ndcg(logits: NDArray[np.float32], examples: Examples) -> float:
+    """Mean NDCG@10 of slates with targets."""
+    inner = examples.starts[1:-1]
+    scores, labels = np.split(logits, inner), np.split(examples.labels.numpy(), inner)
+    return float(np.nanmean(metrics.evaluate(scores, labels, examples.targets, [10])["ndcg@10"]))

@@ -1,0 +1,101 @@
+"""Two processes train what one trains: the same curves, the same weights, one artefact."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from lakerec.scorer import parallel
+
+CASES = {
+    "bce": {},
+    "softmax": {"loss": "softmax", "accumulate": 2},
+    "head": {"freeze": "head", "loss": "distill"},
+    "lora": {"freeze": "lora"},
+}
+SCRIPT = """
+import json, os, sys
+sys.path.insert(0, sys.argv[1])
+from pathlib import Path
+import torch
+from lakerec.scorer import artefact, parallel, training
+artefact.precision = lambda _: torch.float32  # a batch's shape rounds nothing that counts
+import conftest, test_parallel as t, test_training
+tiny, place = Path(sys.argv[2]), Path(sys.argv[3])
+
+def train(name, changes):
+    data = (conftest.make_slates(count, seed, 10.0, ["red"]) for count, seed in ((40, 1), (20, 2)))
+    lines, asked = [], []
+    scorer = test_training.settings_of(tiny, token_budget=192, epochs=2, patience=2, **changes)
+    pays = lambda told: asked.append(1) or True
+    report = training.train(*data, scorer, ["noise"], place / name, lines.append, None, pays)
+    return {"train": report.train_loss, "valid": report.valid_loss, "ndcg": report.valid_ndcg,
+            "best": report.best_epoch, "kept": report.language_model, "lines": len(lines), "asked": len(asked)}
+
+with parallel.group():
+    found = {name: train(name, changes) for name, changes in t.CASES.items()}
+(place / f"{os.environ.get('RANK', 0)}.json").write_text(json.dumps(found))
+"""
+
+
+def start(tiny, place, **rank):
+    told = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", **{name: str(value) for name, value in rank.items()}}
+    given = [str(Path(__file__).parent), str(tiny), str(place)]
+    return subprocess.Popen([sys.executable, "-c", SCRIPT, *given], env=os.environ | told)
+
+
+def run(tiny, place, size):
+    """Train every case with so many processes; what each of them reports."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    where = {"WORLD_SIZE": size, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    ranks = [{"RANK": rank, "LOCAL_RANK": rank, **where} for rank in range(size)]
+    children = [start(tiny, place, **rank) for rank in ranks]
+    try:
+        assert [child.wait(timeout=400) for child in children] == [0] * size
+    finally:
+        for child in children:
+            child.kill()
+    return [json.loads((place / f"{rank}.json").read_text()) for rank in range(size)]
+
+
+@pytest.fixture(scope="module")
+def trained(tiny, tmp_path_factory):
+    """The folders and reports of one process and of two."""
+    places = [tmp_path_factory.mktemp(name) for name in ("alone", "both")]
+    return [(place, run(tiny, place, size)) for size, place in enumerate(places, 1)]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_two_processes_train_what_one_trains(trained, case):
+    (alone, (expected,)), (both, found) = ((place, [each[case] for each in told]) for place, told in trained)
+    for report in found:
+        assert len(report["valid"]) == 3
+        for curve in ("train", "valid", "ndcg"):
+            np.testing.assert_allclose(report[curve], expected[curve], atol=1e-5, err_msg=curve)
+        assert (report["best"], report["kept"]) == (expected["best"], expected["kept"])
+    assert found[0]["lines"] == expected["lines"] and found[1]["lines"] == 0
+    assert found[0]["asked"] == expected["asked"] and found[1]["asked"] == 0
+    for file in ("model.safetensors", "head.safetensors"):
+        one, two = (load_file(place / case / file) for place in (alone, both))
+        # Attention does not see its keys' bias: the gradient is rounding, and AdamW makes steps of it.
+        for name in (name for name in one if not name.endswith("key.bias")):
+            np.testing.assert_allclose(two[name], one[name], atol=1e-4, err_msg=name)
+    assert not list(both.glob(".*"))
+
+
+def test_a_share_of_every_process_is_the_whole_step(monkeypatch):
+    step = np.array([5, 3, 9])
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    shares = []
+    for rank in range(4):
+        monkeypatch.setenv("RANK", str(rank))
+        shares.append(parallel.share(step).tolist())
+    assert shares == [[5], [3], [9], []]
