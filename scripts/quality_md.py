@@ -11,6 +11,7 @@ from pages import write_or_check
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS, TARGET = ROOT / "benchmarks" / "quality" / "results", ROOT / "docs" / "quality.md"
+KNOWN = "history known"  # a slice of protocols where some people are new
 METRICS = ("hr@10", "ndcg@10", "mrr@10", "recall@20")
 HEAD = """# Quality
 
@@ -44,19 +45,40 @@ def section(rows: list[dict[str, Any]]) -> str:
     told = f"{about}, {first['cores']} cores."
     chosen = {(row["model"], row["metric"]): row for row in rows if row["slice"] == "all" and row["seed"] != "spread"}
     models = list(dict.fromkeys(model for model, _ in chosen))
-    lines = ["| model | " + " | ".join(METRICS) + " |", "|---" * (1 + len(METRICS)) + "|"]
-    lines += [_line(model, chosen) for model in models if " - " not in model]
+    known = {row["model"]: row for row in rows if row["slice"] == KNOWN and row["metric"] == "ndcg@10"} or _long(rows)
+    heads = [*METRICS, *(["ndcg@10 of people with a history"] if known else [])]
+    lines = ["| model | " + " | ".join(heads) + " |", "|---" * (1 + len(heads)) + "|"]
+    lines += [_line(model, chosen, known) for model in models if " - " not in model]
     pairs = [_pair(model, chosen) for model in models if " - " in model and (model, "ndcg@10") in chosen]
     head = ["", "| paired gain in ndcg@10 | mean | 95 % interval | detectable |", "|---|---|---|---|"] if pairs else []
     return "\n".join([f"## {first['data']}: {first['protocol']}", "", told, "", *lines, *head, *pairs, ""])
 
 
-def _line(model: str, chosen: dict[tuple[str, str], dict[str, Any]]) -> str:
-    return f"| {model} | " + " | ".join(_figure(chosen.get((model, metric))) for metric in METRICS) + " |"
+def _line(model: str, chosen: dict[tuple[str, str], dict[str, Any]], known: dict[str, dict[str, Any]]) -> str:
+    rows = [chosen.get((model, metric)) for metric in METRICS] + ([known.get(model)] if known else [])
+    return f"| {model} | " + " | ".join(_figure(row) for row in rows) + " |"
 
 
 def _figure(row: dict[str, Any] | None) -> str:
-    return "-" if row is None else f"{row['value']:.4f} [{row['low']:.4f}, {row['high']:.4f}]"
+    if row is None:
+        return "-"
+    return f"{row['value']:.4f}" + (f" [{row['low']:.4f}, {row['high']:.4f}]" if "low" in row else "")
+
+
+def _long(rows: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """NDCG@10 of people with a history, from the slices of short and long ones, where some people have none."""
+    mine = [row for row in rows if row["metric"] == "ndcg@10" and row["seed"] in (None, "mean")]
+    if not any(row["slice"] == "history new" for row in mine):
+        return {}
+    found: dict[str, list[dict[str, Any]]] = {}
+    for row in mine:
+        if row["slice"] in ("history short", "history long"):
+            found.setdefault(row["model"], []).append(row)
+    people = {model: sum(row["users"] for row in each) for model, each in found.items()}
+    return {
+        model: {"value": sum(row["value"] * row["users"] for row in each) / people[model]}
+        for model, each in found.items()
+    }
 
 
 def _pair(model: str, chosen: dict[tuple[str, str], dict[str, Any]]) -> str:

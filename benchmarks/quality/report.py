@@ -23,6 +23,7 @@ Key = tuple[str, str]  # metric, slice
 Row = dict[str, Any]
 ALL = "all"
 FAR = 100
+FEW = 30  # people of whom a slice tells nothing
 HEADLINES = ("hr@10", "ndcg@10", "recall@20", f"recall@{FAR}", "auc")  # the metrics that are told by slice
 NEW = "target new"  # in no list's first places, whoever ranks: told by recall far down and by AUC
 SEED = 5  # of the bootstrap
@@ -84,11 +85,13 @@ class Report:
 
     def user_slices(self) -> dict[str, NDArray[np.bool_]]:
         """Masks (users,) by history and by what is known of the people."""
-        found = {f"history {name}": mask for name, mask in metrics.user_slices(self.part.histories.lengths).items()}
+        lengths = self.part.histories.lengths
+        found = {f"history {name}": mask for name, mask in metrics.user_slices(lengths).items()}
+        found |= {"history known": lengths > 0}
         for attribute, values in self.dataset.records.attributes.items():
             mine = [values[person] for person in self.part.people]
             found |= {f"{attribute} {name}": mask for name, mask in metrics.attribute_slices(mine).items()}
-        return {name: mask for name, mask in found.items() if mask.any()}
+        return {name: mask for name, mask in found.items() if mask.sum() >= FEW}
 
     def target_slices(self) -> dict[str, NDArray[np.bool_]]:
         """Masks (t,) of the targets by popularity, and those that nobody had before the cut."""
@@ -112,15 +115,17 @@ class Report:
         return self._ranked(ranks[targets], np.append(0, np.cumsum(counts)).astype(np.int64))
 
     def _of_model(self, model: str, by_seed: Mapping[int | None, dict[Key, Array]]) -> list[Row]:
-        """A row for each seed; for several seeds also their mean (intervals over users) and their spread."""
-        found = []
+        """A row for each seed; of several seeds slices of the mean alone (intervals over users), and the spread."""
+        found, several = [], len(by_seed) > 1
         for seed, figures in by_seed.items():
             seconds = self.outcomes[model][seed].seconds
-            found += [self._row(model, key, values, seed, seconds) for key, values in figures.items()]
-        if len(by_seed) > 1:
+            told = {key: values for key, values in figures.items() if key[1] == ALL or not several}
+            found += [self._row(model, key, values, seed, seconds) for key, values in told.items()]
+        if several:
             seconds = float(np.mean([outcome.seconds for outcome in self.outcomes[model].values()]))
             found += [self._row(model, key, values, "mean", seconds) for key, values in _mean(by_seed).items()]
-            found += [self._spread(model, key, list(by_seed.values()), seconds) for key in next(iter(by_seed.values()))]
+            whole = [key for key in next(iter(by_seed.values())) if key[1] == ALL]
+            found += [self._spread(model, key, list(by_seed.values()), seconds) for key in whole]
         return found
 
     def _row(self, model: str, key: Key, values: Array, seed: int | str | None, seconds: float) -> Row:

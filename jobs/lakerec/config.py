@@ -306,13 +306,16 @@ class Scorer(Model):
     """The models that score: the retriever, the final ranker, and the language model that may correct it.
 
     `language_model`: auto uses it where it ranks better than the ranker alone, beyond chance, on validation.
-    `tune`: choose each generator's settings on the first cut, not the defaults.
+    `tune`: choose each generator's settings on the first cut, not the defaults. `arithmetic` of the language model's
+    scoring: auto (bf16 where the machine multiplies it fast), float32, or int8; a cheaper one that ranks the validation
+    slates otherwise than float32 is refused with its figures.
     """
 
     retriever: Retriever = Field(default_factory=Retriever)
     ranker: Ranker = Field(default_factory=Ranker)
     language_model: Literal["auto", "always", "never"] = "auto"
     tune: bool = False
+    arithmetic: Literal["auto", "float32", "int8"] = "auto"
     model: str = "minilm-l6"
     history_tokens: int = Field(default=160, ge=8)
     candidate_tokens: int = Field(default=16, ge=2)

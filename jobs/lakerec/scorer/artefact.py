@@ -120,7 +120,10 @@ def load(path: Path) -> tuple[SlateScorer, Packer, Manifest]:
     model = build(encoder, _array(manifest.mean), _array(manifest.std))
     model.load_state_dict(load_file(path / HEAD), strict=False)
     settings = manifest.settings
-    return model.eval(), Packer(tokenizer, settings["history_tokens"], settings["candidate_tokens"]), manifest
+    model = model.eval()
+    if "arithmetic" in settings:
+        model = model.computing(settings["arithmetic"])
+    return model, Packer(tokenizer, settings["history_tokens"], settings["candidate_tokens"]), manifest
 
 
 def build(encoder: PreTrainedModel, mean: NDArray[np.float32], std: NDArray[np.float32]) -> SlateScorer:

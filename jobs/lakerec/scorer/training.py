@@ -10,6 +10,7 @@ import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,14 +20,14 @@ from torch import Tensor
 from transformers.pytorch_utils import Conv1D
 
 from lakerec.config import Scorer, Training
-from lakerec.scorer import parallel
+from lakerec.scorer import arithmetic, parallel
 from lakerec.scorer.artefact import Manifest, build, save
 from lakerec.scorer.base_model import folder, model_id
 from lakerec.scorer.fitting import Run, TrainingReport
 from lakerec.scorer.language_model import load_encoder
 from lakerec.scorer.losses import teacher_logits
-from lakerec.scorer.model import SlateScorer, check_blocks, check_length
-from lakerec.scorer.prediction import corrections
+from lakerec.scorer.model import FLOAT32, SlateScorer, check_blocks, check_length
+from lakerec.scorer.prediction import Predictor, corrections
 from lakerec.scorer.prior import fit_prior, moments, prior_weights, rescale
 from lakerec.scorer.reading import Examples
 from lakerec.scorer.slates import Packer, Slate
@@ -91,6 +92,7 @@ class _Trained:
         if self.settings.loss == "distill":
             examples, held_out = self._taught(examples, train), self._taught(held_out, valid)
         self.checkpoint = out.with_name(f".{out.name}.checkpoint")
+        self.arithmetic, self.agreement = FLOAT32, dict[str, Any]()
         run = Run(self.model, examples, held_out, self.settings, self.report, progress)
         taught = (examples.teacher, held_out.teacher)
         self._fit(run, fingerprint([*train, *valid], scorer, self.report.base_model, taught))
@@ -119,7 +121,8 @@ class _Trained:
         report.language_model = kept = self._kept(pays)
         if not kept:
             self.progress("the language model does not pay: it is left out, and costs nothing")
-        settings = scorer.model_dump(mode="json", exclude={"model"}) | {"language_model": kept}
+        settings = scorer.model_dump(mode="json", exclude={"model"})
+        settings |= {"language_model": kept, "arithmetic": self.arithmetic, "agreement": self.agreement}
         mean, std = (values.tolist() for values in self.moments)
         prior = prior_weights(self.model) if kept else self.alone
         alone = self.alone if kept and self.settings.loss != "bce" else []
@@ -131,9 +134,19 @@ class _Trained:
         """Whether the language model becomes part of the artefact."""
         wish = self.scorer.language_model
         wanted = wish == "always" or self.report.best_epoch > 0
-        if not wanted or pays is None:
-            return wanted
-        return pays(corrections(self.model, self.packer, self.valid)) or wish == "always"
+        if not wanted:
+            return False
+        self.arithmetic, self.agreement = arithmetic.chosen(
+            self._predictor, self.model, self.valid, self.scorer.arithmetic, self.progress
+        )
+        read = self.model.computing(self.arithmetic)
+        return pays is None or pays(corrections(read, self.packer, self.valid)) or wish == "always"
+
+    def _predictor(self, model: SlateScorer) -> Predictor:
+        """The fitted weights in some arithmetic."""
+        mean, std = (values.tolist() for values in self.moments)
+        told = Manifest(self.out.name, self.report.base_model, self.names, mean, std, prior_weights(self.model), {})
+        return Predictor(told, model, self.packer)
 
 
 def apply_freeze(model: SlateScorer, settings: Training) -> None:

@@ -1,0 +1,87 @@
+"""Cheaper arithmetic for the language model's forward pass, each kind behind a gate on how it ranks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from lakerec import metrics
+from lakerec.scorer.language_model import precision
+from lakerec.scorer.model import FLOAT32, INT8, NARROW, SlateScorer
+from lakerec.scorer.prediction import Predictor
+from lakerec.scorer.slates import Slate
+
+TOP = 10
+LEAST_OVERLAP = 0.95  # of the ten best of a slate
+MOST_LOSS = 0.002  # of NDCG@10
+JUDGED = 200  # slates
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How slates are ranked by a kind of arithmetic beside float32: mean overlap of the ten best, loss of NDCG@10."""
+
+    kind: str
+    overlap: float
+    ndcg_loss: float
+    slates: int
+
+    @property
+    def good(self) -> bool:
+        """Whether the kind may be used."""
+        return self.overlap >= LEAST_OVERLAP and self.ndcg_loss <= MOST_LOSS
+
+    def __str__(self) -> str:
+        return (
+            f"{self.kind} beside float32 on {self.slates} slates: {self.overlap:.3f} of the ten best are the same, "
+            f"NDCG@10 loses {self.ndcg_loss:+.4f}"
+        )
+
+
+def chosen(
+    predictor: Callable[[SlateScorer], Predictor],
+    model: SlateScorer,
+    slates: Sequence[Slate],
+    wish: str,
+    say: Callable[[str], None],
+) -> tuple[str, dict[str, Any]]:
+    """The wished kind (`auto`: narrow where that is fast) if it ranks the slates as float32 does, else the next one.
+
+    slates are labelled; what comes with the kind are the figures of the last comparison.
+    """
+    fast = [NARROW] if precision(model.mean.device.type) != torch.float32 else []
+    kinds = {"auto": fast, INT8: [INT8, *fast], FLOAT32: []}[wish]
+    judged, told = slates[:JUDGED], {}
+    exact = predictor(model.computing(FLOAT32)).logits(judged) if kinds else []
+    for kind in kinds:
+        found = compared(kind, exact, predictor(model.computing(kind)).logits(judged), judged)
+        told = asdict(found)
+        say(f"{found}" + ("" if found.good else f": refused (at least {LEAST_OVERLAP}, at most {MOST_LOSS})"))
+        if found.good:
+            return kind, told
+    return FLOAT32, told
+
+
+def compared(
+    kind: str, exact: Sequence[NDArray[np.floating]], other: Sequence[NDArray[np.floating]], slates: Sequence[Slate]
+) -> Agreement:
+    """Two ways to score the same slates."""
+    pairs = [(a, b) for a, b in zip(exact, other, strict=True) if len(a) > 1]
+    shares = [len(np.intersect1d(_best(a), _best(b))) / min(TOP, len(a)) for a, b in pairs]
+    lost = _ndcg(exact, slates) - _ndcg(other, slates)
+    return Agreement(kind, float(np.mean(shares)) if shares else 1.0, 0.0 if np.isnan(lost) else lost, len(slates))
+
+
+def _best(scores: NDArray[np.floating]) -> NDArray[np.int64]:
+    return np.argsort(-scores, kind="stable")[:TOP]
+
+
+def _ndcg(scores: Sequence[NDArray[np.floating]], slates: Sequence[Slate]) -> float:
+    labels = [slate.labels if slate.labels is not None else np.zeros(len(slate.texts), np.float32) for slate in slates]
+    found = metrics.evaluate(list(scores), labels, [slate.targets for slate in slates], [TOP])[f"ndcg@{TOP}"]
+    return float(np.nanmean(found)) if np.isfinite(found).any() else float("nan")

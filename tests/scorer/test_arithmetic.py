@@ -1,0 +1,74 @@
+"""Cheaper arithmetic is used where it ranks as float32 does, refused with its figures elsewhere, and recorded."""
+
+import numpy as np
+import pytest
+import torch
+
+from conftest import make_slates
+from lakerec.config import Scorer, Training
+from lakerec.scorer import arithmetic, training
+from lakerec.scorer.arithmetic import compared
+from lakerec.scorer.artefact import load, load_manifest
+from lakerec.scorer.prediction import Predictor
+from lakerec.scorer.slates import Slate
+
+
+def slate(labels):
+    count = len(labels)
+    texts, features = ["x"] * count, np.zeros((count, 1), np.float32)
+    return Slate("s", "", texts, features, np.array(labels, np.float32), int(sum(labels)))
+
+
+def test_the_figures_by_hand():
+    slates = [slate([1, 0, 0]), slate([0] * 12)]
+    exact = [np.array([3.0, 2.0, 1.0]), np.arange(12.0)]
+    same = compared("int8", exact, exact, slates)
+    assert (same.overlap, same.ndcg_loss, same.good) == (1.0, 0.0, True)
+    other = [np.array([2.0, 3.0, 1.0]), np.arange(12.0)[::-1].copy()]
+    found = compared("int8", exact, other, slates)
+    assert found.overlap == pytest.approx((1 + 0.8) / 2)
+    assert found.ndcg_loss == pytest.approx(1 - 1 / np.log2(3)) and not found.good
+    assert "0.900 of the ten best are the same, NDCG@10 loses +0.3691" in str(found)
+    assert compared("narrow", [], [], []).good
+
+
+def trained(tiny, out, kind, lines):
+    data = make_slates(200, 1, 9.0, ["red"]), make_slates(50, 2, 9.0, ["red"])
+    settings = Training(freeze="full", epochs=3, learning_rate=2e-3, patience=3, token_budget=256)
+    scorer = Scorer(model=str(tiny), training=settings, history_tokens=32, candidate_tokens=4, arithmetic=kind)
+    scorer = scorer.model_copy(update={"language_model": "always"})
+    training.train(*data, scorer, ["noise"], out, lines.append)
+    return data[1]
+
+
+@pytest.mark.parametrize("least", [0.0, 1.1], ids=["accepted", "refused"])
+def test_eight_bits_are_used_where_they_rank_alike(tiny, tmp_path, monkeypatch, least):
+    monkeypatch.setattr(arithmetic, "precision", lambda place: torch.float32)
+    monkeypatch.setattr(arithmetic, "LEAST_OVERLAP", least)
+    monkeypatch.setattr(arithmetic, "MOST_LOSS", 1.0)
+    lines, out = [], tmp_path / "v"
+    slates = trained(tiny, out, "int8", lines)
+    (told,) = (line for line in lines if "int8 beside float32" in line)
+    assert ("refused" in told) == (least > 1)
+    settings = load_manifest(out).settings
+    assert settings["arithmetic"] == ("float32" if least > 1 else "int8")
+    assert settings["agreement"]["kind"] == "int8" and settings["agreement"]["slates"] == 50
+    model = load(out)[0]
+    quantised = [module for module in model.encoder.modules() if "quantized" in type(module).__module__]
+    assert bool(quantised) == (least < 1) and model.dtype == torch.float32
+    found = np.concatenate(Predictor.load(out, 1).score(slates))
+    assert np.isfinite(found).all() and found.std() > 0
+
+
+def test_the_machines_own_arithmetic_is_checked_and_float32_never(tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(arithmetic, "precision", lambda place: torch.bfloat16)
+    lines = []
+    trained(tiny, tmp_path / "a", "auto", lines)
+    assert any("narrow beside float32 on 50 slates" in line for line in lines)
+    assert load_manifest(tmp_path / "a").settings["arithmetic"] in ("narrow", "float32")
+    lines.clear()
+    trained(tiny, tmp_path / "b", "float32", lines)
+    assert not any("beside float32" in line for line in lines)
+    manifest = load_manifest(tmp_path / "b")
+    assert manifest.settings["arithmetic"] == "float32" and manifest.settings["agreement"] == {}
+    assert load(tmp_path / "b")[0].dtype == torch.float32
