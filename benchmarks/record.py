@@ -21,12 +21,17 @@ def data_folder(name: str) -> Path:
     return folder
 
 
-def keep(kind: str, name: str, figures: dict[str, Any]) -> None:
-    """Write benchmarks/<kind>/results/<name>.json and print it."""
+def circumstances() -> dict[str, Any]:
+    """date, commit, cores, memory_gib, processor: what every result says of itself."""
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     machine = {"cores": os.cpu_count(), "memory_gib": round(memory, 1), "processor": platform.machine()}
-    whole = {"date": f"{datetime.now(UTC):%Y-%m-%d}", "commit": commit.strip(), **machine, **figures}
+    return {"date": f"{datetime.now(UTC):%Y-%m-%d}", "commit": commit.strip(), **machine}
+
+
+def keep(kind: str, name: str, figures: dict[str, Any]) -> None:
+    """Write benchmarks/<kind>/results/<name>.json and print it."""
+    whole = {**circumstances(), **figures}
     file = ROOT / "benchmarks" / kind / "results" / f"{name}.json"
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps(whole, indent=2) + "\n")

@@ -65,7 +65,7 @@ def list_scorer(artefact: str, day: str, threads: int, per_user: int) -> ListFun
 
 
 def bucket_scorer(lists: ListFunction, place: str) -> BatchFunction:
-    """For mapInPandas over users with their bucket, sorted by it: a file of lists for each bucket, renamed when whole.
+    """For mapInPandas over users by their bucket: a file of lists for each bucket, renamed there when whole.
 
     What comes back is a row a bucket: bucket, users, failed, first_failure. A user who cannot be scored stops nobody
     else; what is wrong with the model or the day comes back as a row with `failed` -1.

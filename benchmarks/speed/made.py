@@ -1,0 +1,118 @@
+"""Made people for the speed of scoring: histories and candidates of the simulator's words, and a model trained on them.
+
+Everyone has a taste (a category of the simulator's shop), tells it in the history and chooses it among the candidates.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from benchmarks.record import ROOT
+
+from lakerec.config import Scorer
+from lakerec.scorer.artefact import FORMAT, MANIFEST
+from lakerec.scorer.base_model import BUNDLED, folder, model_id
+from lakerec.scorer.language_model import load_encoder
+from lakerec.scorer.slates import Slate
+from lakerec.scorer.training import train
+from lakerec.simulator import VOCABULARY
+
+STATE = ROOT / ".lakerec" / "bench"
+TITLES = 2000
+COLOURS = ("red", "blue", "green", "yellow", "black", "white")
+LIKED = 0.2  # share of the candidates that are of the person's taste
+CANDIDATE_TOKENS = 16  # cut there, as by default; a title has 14 on average
+FEATURES = ["score"]  # noise: whatever is learnt is learnt from the texts
+
+
+@cache
+def titles() -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Category and title of each article."""
+    rng = np.random.default_rng(0)
+    kinds = [(category, *kind) for category, found in VOCABULARY.items() for kind in found]
+    made = []
+    for number in range(TITLES):
+        category, noun, materials, use, _ = kinds[number % len(kinds)]
+        told = f"{rng.choice(materials.split())} {noun} {number} in {rng.choice(COLOURS)}, {use}"
+        made.append((category, told))
+    categories, names = zip(*made, strict=True)
+    return categories, names
+
+
+def people(count: int, candidates: int, history_tokens: int, seed: int = 1) -> pd.DataFrame:
+    """user_id, history, items, texts, features, labels of so many; the same seed makes the same."""
+    rng = np.random.default_rng(seed)
+    categories, names = map(np.array, titles())
+    tastes = np.array(sorted(VOCABULARY))
+    return pd.DataFrame([_person(n, rng, categories, names, tastes, candidates, history_tokens) for n in range(count)])
+
+
+def _person(
+    number: int, rng: np.random.Generator, categories: Any, names: Any, tastes: Any, candidates: int, tokens: int
+) -> dict[str, Any]:
+    own = np.flatnonzero(categories == rng.choice(tastes))
+    events = own[rng.integers(len(own), size=tokens // 8 + 1)]
+    told = "; ".join(f"2026-03-{1 + n % 28:02d} bought {names[item]}" for n, item in enumerate(events))
+    liked = rng.random(candidates) < LIKED
+    liked[:2] = True, False
+    shown = np.where(liked, own[rng.integers(len(own), size=candidates)], rng.integers(TITLES, size=candidates))
+    return {
+        "user_id": f"u{number:06d}",
+        "history": _last_tokens(told, tokens),
+        "items": [f"i{item:05d}" for item in shown],
+        "texts": names[shown].tolist(),
+        "features": rng.normal(size=candidates).astype(np.float32).tolist(),
+        "labels": (categories[shown] == categories[own[0]]).astype(np.float32).tolist(),
+    }
+
+
+@cache
+def tokenizer() -> Any:
+    """The bundled model's, which cuts nothing."""
+    found = load_encoder(folder(BUNDLED))[1]
+    found.backend_tokenizer.no_truncation()
+    found.backend_tokenizer.no_padding()
+    return found
+
+
+def _last_tokens(text: str, tokens: int) -> str:
+    offsets = tokenizer().backend_tokenizer.encode(text, add_special_tokens=False).offsets
+    return text[offsets[-min(tokens, len(offsets))][0] :]
+
+
+def slates(frame: pd.DataFrame) -> list[Slate]:
+    """The people as the scorer takes them."""
+    found = []
+    for user, history, texts, features, labels in zip(
+        *(frame[name] for name in ("user_id", "history", "texts", "features", "labels")), strict=True
+    ):
+        truth = np.asarray(labels, dtype=np.float32)
+        column = np.asarray(features, dtype=np.float32)[:, None]
+        found.append(Slate(user, history, list(texts), column, truth, int(truth.sum())))
+    return found
+
+
+def settings(history_tokens: int, model: str = BUNDLED, **training: Any) -> Scorer:
+    """A scorer whose language model always stays."""
+    return Scorer.model_validate(
+        {
+            "model": model,
+            "language_model": "always",
+            "history_tokens": history_tokens,
+            "candidate_tokens": CANDIDATE_TOKENS,
+            "training": training,
+        }
+    )
+
+
+def artefact(place: Path = STATE, model: str = BUNDLED, history_tokens: int = 160) -> Path:
+    """The folder of a scorer, trained once on a few slates: its head reads, its encoder is the model as it comes."""
+    out = place / f"scorer-{FORMAT}-{history_tokens}-{model_id(model).replace('@', '-')}"
+    if not (out / MANIFEST).exists():
+        made = slates(people(24, 20, history_tokens, seed=2))
+        train(made[:16], made[16:], settings(history_tokens, model, freeze="head", epochs=1), FEATURES, out, print)
+    return out

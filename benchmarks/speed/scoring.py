@@ -1,0 +1,308 @@
+"""Slate scoring and fine-tuning beside what a team would use else: `make bench-scoring`, or one of the
+works below by `make bench-scoring WORK=cross-encoder`.
+
+Each work runs in a process of its own; both sides are timed in turn on the same made people (`made.py`), after a pass
+that starts the workers, loads the model and warms up, and stand with their median of five or more runs in
+results/scoring.json, a row on each line; `retrieval.py` has the retriever's rows. --small tries everything on a few
+people and keeps nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import importlib.util
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyspark
+from benchmarks.record import ROOT, circumstances
+
+import lakerec.scorer  # noqa: F401  before torch: it says how OpenMP's threads wait
+
+RESULTS = ROOT / "benchmarks" / "speed" / "results" / "scoring.json"
+CORES = 2
+KINDS = ("float32", "bfloat16")  # of the cross-encoder: as it comes, and as ours multiplies where a processor can
+CONTRACT = ("work", "ours", "peer", "peer_version", "ratio", "unit", "cores", "commit")
+Rows = list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How much each work reads: people, candidates of each, tokens of a history; five runs of each side or more."""
+
+    rounds: int = 5
+    users: int = 400
+    candidates: int = 50
+    history: int = 160
+    cross_users: int = 16  # the cross-encoder's cost is linear in pairs: a part of the people is enough
+    few: int = 500
+    many: int = 5000
+    short: tuple[int, int] = (8, 32)  # candidates and tokens of history where only growth counts
+    tuned: int = 16  # slates trained on
+    held: int = 8  # slates validated on
+    model: str = "minilm-l6"
+
+
+SMALL = Sizes(rounds=1, users=8, cross_users=2, few=20, many=200, tuned=2, held=2)
+
+
+def paired(rounds: int, sides: dict[str, Callable[[], float]]) -> dict[str, float]:
+    """The median seconds of each side; every round runs them all in turn."""
+    times: dict[str, list[float]] = {side: [] for side in sides}
+    for number in range(rounds):
+        for side, run in sides.items():
+            times[side].append(run())
+        print(f"round {number + 1}: " + ", ".join(f"{k} {v[-1]:.2f} s" for k, v in times.items()), file=sys.stderr)
+    return {side: statistics.median(found) for side, found in times.items()}
+
+
+def row(name: str, work: str, rates: tuple[float, float], version: str, unit: str, **more: Any) -> dict[str, Any]:
+    """A line of the table of speeds; the more of `rates` (ours, the peer's) the better."""
+    ours, peer = rates
+    about = {"name": name, "work": work, "ours": round(ours, 1), "peer": round(peer, 1), "peer_version": version}
+    return {**about, "ratio": round(ours / peer, 2), "unit": unit, "cores": CORES, **more}
+
+
+def spark_job(sizes: Sizes) -> Rows:
+    """The whole Spark job beside one process that uses both cores, and once beside two with a core each."""
+    from benchmarks.speed import made, passes
+
+    with tempfile.TemporaryDirectory() as folder:
+        place, artefact, spark = Path(folder), made.artefact(model=sizes.model), passes.session()
+        people = made.people(sizes.users, sizes.candidates, sizes.history)
+        files = [_file(place, "all", people), _file(place, "even", people[::2]), _file(place, "odd", people[1::2])]
+        lists = passes.slate_lists(str(artefact))
+        one, two = [passes.Plain(artefact, CORES)], [passes.Plain(artefact, 1) for _ in range(CORES)]
+        sides: dict[str, Callable[[], float]] = {
+            "spark": lambda: passes.spark_job(spark, files[0], lists, place / "spark"),
+            "plain": lambda: passes.Plain.seconds(one, files[:1], place),
+        }
+        first = {side: run() for side, run in sides.items()}
+        found = paired(sizes.rounds, sides)
+        found["two processes"] = passes.Plain.seconds(two, files[1:], place)
+        for process in one + two:
+            process.close()
+        spark.stop()
+    pairs = sizes.users * sizes.candidates
+    rates = {side: pairs / seconds for side, seconds in found.items()}
+    told = f"the whole Spark job, slates of {_shape(sizes)}, {sizes.users} users; model loaded"
+    more = {
+        "goal": 0.9,
+        "two_processes_one_run": round(rates["two processes"], 1),
+        "ratio_to_two_processes": round(rates["spark"] / rates["two processes"], 2),
+        "first_pass_seconds": round(first["spark"], 1),
+        "median_seconds": round(found["spark"], 1),
+    }
+    version = f"lakerec's Predictor in one process, {CORES} threads"
+    return [row("spark-job", told, (rates["spark"], rates["plain"]), version, "candidates/s", **more)]
+
+
+def cross_encoder(sizes: Sizes) -> Rows:
+    """The whole Spark job beside a cross-encoder of pairs, as it comes and in bf16."""
+    from benchmarks.speed import made, passes
+
+    from lakerec.scorer.base_model import folder
+
+    with tempfile.TemporaryDirectory() as state:
+        place, spark = Path(state), passes.session()
+        people = made.people(sizes.users, sizes.candidates, sizes.history)
+        whole, part = _file(place, "all", people), _file(place, "part", people[: sizes.cross_users])
+        lists = passes.slate_lists(str(made.artefact(model=sizes.model)))
+        tokens = sizes.history + made.CANDIDATE_TOKENS + 3
+        udfs = {kind: passes.cross_encoder(str(folder(sizes.model)), kind, tokens) for kind in KINDS}
+
+        def pairwise(kind: str) -> Callable[[], float]:
+            return lambda: passes.cross_job(spark, part, udfs[kind], place / kind)
+
+        sides = {"ours": lambda: passes.spark_job(spark, whole, lists, place / "ours")}
+        sides |= {kind: pairwise(kind) for kind in KINDS}
+        for run in sides.values():
+            run()
+        found = paired(sizes.rounds, sides)
+        spark.stop()
+    return cross_rows(sizes, found)
+
+
+def cross_rows(sizes: Sizes, seconds: dict[str, float]) -> Rows:
+    """A row for each precision of the cross-encoder."""
+    import sentence_transformers
+
+    ours, pairs = sizes.users * sizes.candidates / seconds["ours"], sizes.cross_users * sizes.candidates
+    told = f"the whole Spark job, slates of {_shape(sizes)}, {sizes.users} users; the peer's rate on {pairs:,} pairs"
+    peer = f"sentence-transformers {sentence_transformers.__version__} CrossEncoder.predict in predict_batch_udf"
+    versions = {kind: f"{peer}, {kind}, Spark {pyspark.__version__}" for kind in KINDS}
+    return [
+        row("cross-encoder", told, (ours, pairs / seconds[kind]), versions[kind], "candidates/s", goal=8)
+        for kind in KINDS
+    ]
+
+
+def scaling(sizes: Sizes) -> Rows:
+    """Ten times the users: is the rate the same, and what does a worker hold?"""
+    from benchmarks.speed import passes
+
+    spark = passes.session()
+    try:
+        return scaled(spark, sizes)
+    finally:
+        spark.stop()
+
+
+def scaled(spark: Any, sizes: Sizes) -> Rows:
+    """`scaling` in a session that stands."""
+    from benchmarks.speed import made, passes
+
+    candidates, tokens = sizes.short
+    counts, peaks = {"few": sizes.few, "many": sizes.many}, dict.fromkeys(("few", "many"), 0.0)
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder)
+        lists = passes.slate_lists(str(made.artefact(model=sizes.model)))
+        everyone = made.people(sizes.many, candidates, tokens)
+        files = {name: _file(place, name, everyone[:count]) for name, count in counts.items()}
+
+        def timed(name: str) -> Callable[[], float]:
+            def run() -> float:
+                with passes.WorkerMemory() as memory:
+                    seconds = passes.spark_job(spark, files[name], lists, place / f"{name}-scores")
+                peaks[name] = max(peaks[name], memory.peak)
+                return seconds
+
+            return run
+
+        timed("few")()
+        peaks["few"] = 0.0
+        found = paired(sizes.rounds, {name: timed(name) for name in counts})
+    told = f"the whole Spark job on {sizes.many:,} users, {candidates} candidates each, {tokens} tokens of history"
+    rates = (sizes.many / found["many"], sizes.few / found["few"])
+    more = {**linear(sizes, found), **memory(sizes, peaks)}
+    return [row("scaling", told, rates, f"the same job on {sizes.few:,} users", "users/s", **more)]
+
+
+def linear(sizes: Sizes, seconds: dict[str, float]) -> dict[str, Any]:
+    """Time beside that of the few times so many more users; and less what a job costs without any user."""
+    times = sizes.many / sizes.few
+    fixed = (times * seconds["few"] - seconds["many"]) / (times - 1)
+    ratio = seconds["many"] / (times * seconds["few"])
+    goal = "seconds_to_linear within 0.9 and 1.1"
+    return {"goal": goal, "seconds_to_linear": round(ratio, 3), "fixed_seconds": round(fixed, 2)}
+
+
+def memory(sizes: Sizes, peaks: dict[str, float]) -> dict[str, Any]:
+    """The peak of a worker at both sizes, and its slope."""
+    slope = (peaks["many"] - peaks["few"]) / (sizes.many - sizes.few) * 1000
+    told = {f"worker_peak_mib_{name}": round(peak) for name, peak in peaks.items()}
+    return {**told, "worker_mib_per_1000_users": round(slope, 2), "memory_goal": "flat"}
+
+
+def fine_tuning(sizes: Sizes) -> Rows:
+    """Candidates trained on per second beside Trainer's pairs, and the loss that both end at."""
+    import torch
+    import transformers
+    from benchmarks.speed import made, tuning
+
+    torch.set_num_threads(CORES)
+    found = made.slates(made.people(sizes.tuned + sizes.held, sizes.candidates, sizes.history, seed=3))
+    slates, valid = found[: sizes.tuned], found[sizes.tuned :]
+    losses: dict[str, tuning.Tuned] = {}
+
+    def side(name: str) -> Callable[[], float]:
+        def run() -> float:
+            losses[name] = getattr(tuning, name)(slates, valid, sizes.history, sizes.model, 1)
+            return losses[name].seconds
+
+        return run
+
+    seconds = paired(sizes.rounds, {name: side(name) for name in ("ours", "peer")})
+    count = sizes.tuned * sizes.candidates
+    told = f"fine-tuning in full on {count:,} labelled candidates, slates of {_shape(sizes)}"
+    more: dict[str, Any] = {"goal": 4}
+    for name, tuned in losses.items():
+        more |= {f"{name}_loss_before": round(tuned.before, 4), f"{name}_loss": round(tuned.after, 4)}
+    version = f"transformers {transformers.__version__} Trainer on pairs, {tuning.BATCH} a step, same precision"
+    rates = (count / seconds["ours"], count / seconds["peer"])
+    return [row("fine-tuning", told, rates, version, "candidates/s", **more)]
+
+
+def retrieval(sizes: Sizes) -> Rows:
+    """Those of retrieval.py, where it is."""
+    if importlib.util.find_spec("benchmarks.speed.retrieval") is None:
+        print("retrieval: benchmarks/speed/retrieval.py is not here, its rows are left out", file=sys.stderr)
+        return []
+    module = importlib.import_module("benchmarks.speed.retrieval")
+    found: Rows = module.rows(part=100, items=5000, users=1000) if sizes is SMALL else module.rows()
+    return [{"name": "retrieval", **row} for row in found]
+
+
+WORKS: dict[str, Callable[[Sizes], Rows]] = {
+    "spark-job": spark_job,
+    "cross-encoder": cross_encoder,
+    "retrieval": retrieval,
+    "fine-tuning": fine_tuning,
+    "scaling": scaling,
+}
+
+
+def _file(place: Path, name: str, people: Any) -> Path:
+    file = place / f"{name}.parquet"
+    people.to_parquet(file, index=False)
+    return file
+
+
+def _shape(sizes: Sizes) -> str:
+    return f"{sizes.candidates} candidates of 14 tokens behind {sizes.history} of history"
+
+
+def complete(rows: Rows) -> Rows:
+    """Each with its commit, date and machine."""
+    about = circumstances()
+    for extra in ("cores", "processor"):
+        about.pop(extra)
+    return [{**row, **about} for row in rows]
+
+
+def keep(rows: Rows, file: Path = RESULTS) -> None:
+    """Into the file, in the place of the rows of the same works."""
+    names = {row["name"] for row in rows}
+    old: Rows = json.loads(file.read_text(encoding="utf-8")) if file.exists() else []
+    order = list(WORKS)
+    kept = sorted([row for row in old if row["name"] not in names] + rows, key=lambda row: order.index(row["name"]))
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text("[\n" + ",\n".join(json.dumps(row) for row in kept) + "\n]\n", encoding="utf-8")
+
+
+def apart(name: str, small: bool) -> Rows:
+    """A work's rows, made in a process of its own."""
+    command = [sys.executable, "-m", "benchmarks.speed.scoring", name, "--inside", *(["--small"] if small else [])]
+    out = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, cwd=ROOT).stdout
+    found: Rows = json.loads(out.strip().splitlines()[-1])
+    return found
+
+
+def main() -> None:
+    """Run the works, print and keep their rows."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("work", nargs="?", choices=list(WORKS))
+    parser.add_argument("--small", action="store_true", help="a few people, one round; nothing is kept")
+    parser.add_argument("--inside", action="store_true", help="in this process; the last line is the rows")
+    asked = parser.parse_args()
+    if asked.inside:
+        print(json.dumps(WORKS[asked.work](SMALL if asked.small else Sizes())))
+        return
+    for name in [asked.work] if asked.work else list(WORKS):
+        rows = complete(apart(name, asked.small))
+        for found in rows:
+            print(json.dumps(found, indent=2), flush=True)
+        if rows and not asked.small:
+            keep(rows)
+
+
+if __name__ == "__main__":
+    main()

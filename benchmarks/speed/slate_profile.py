@@ -1,0 +1,181 @@
+"""Where a slate's time goes on one thread, and how near that is to what the processor multiplies.
+
+    .venv/bin/python -m benchmarks.speed.slate_profile [--float32] [--slates 24]
+
+Seconds are the process's own CPU seconds: another process on the machine disturbs them less than the clock. The
+products are counted for the tokens that are needed: no padding, and attention only from a token to the history and to
+its own candidate. Beside them the rate of plain products of the model's shapes, of attention's kernel alone, and of a
+large square one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from benchmarks.record import circumstances
+from benchmarks.speed import made
+from torch.profiler import ProfilerActivity, profile
+
+from lakerec.scorer.language_model import precision
+from lakerec.scorer.prediction import Predictor
+from lakerec.scorer.slates import Pack, Slate
+
+CANDIDATES, HISTORY, SQUARE = 50, 160, 2048
+REPEATS = 5
+# Names of torch's operators by what they do; the first that fits.
+PARTS = {
+    "matrix products": ("addmm", "mm", "bmm", "matmul", "linear", "mkldnn"),
+    "attention": ("attention",),
+    "GELU": ("gelu",),
+    "layer norm, sums": ("layer_norm", "aten::add", "aten::mul", "aten::sum"),
+    "conversions and copies": ("_to_copy", "copy_", "clone", "contiguous", "aten::to"),
+}
+OTHER = "rest: masks, embeddings, small operators, Python"
+
+
+def cpu_seconds(work: Callable[[], Any]) -> float:
+    """The median of REPEATS runs after one to warm up."""
+    work()
+    found = []
+    for _ in range(REPEATS):
+        began = time.process_time()
+        work()
+        found.append(time.process_time() - began)
+    return float(np.median(found))
+
+
+def products(config: Any, pack: Pack) -> tuple[float, float]:
+    """FLOPs (a product and a sum are two) of a pack's linear layers and of its attention, of needed tokens only."""
+    width, inner, layers = config.hidden_size, config.intermediate_size, config.num_hidden_layers
+    lengths = np.bincount(pack.owners).astype(float)
+    history, others = lengths[0], lengths[1:]
+    seen = history**2 + float((others * (history + others)).sum())
+    linear = 2.0 * len(pack) * (4 * width**2 + 2 * width * inner) * layers
+    return linear, 4.0 * seen * width * layers
+
+
+def multiplied(shape: tuple[int, int, int], dtype: torch.dtype) -> float:
+    """GFLOP per CPU second of (m, k) by a layer's weight (n, k)."""
+    m, k, n = shape
+    left, weight = torch.randn(m, k).to(dtype), torch.randn(n, k).to(dtype)
+    times = max(1, int(4e9 / (2 * m * k * n)))
+    with torch.inference_mode():
+        took = cpu_seconds(lambda: [torch.nn.functional.linear(left, weight) for _ in range(times)])
+    return 2 * m * k * n * times / took / 1e9
+
+
+def rates(config: Any, tokens: int, dtype: torch.dtype) -> dict[str, float]:
+    """GFLOP/s of products: square, and of the three shapes of a layer on so many tokens."""
+    width, inner = config.hidden_size, config.intermediate_size
+    shapes = {
+        "square": (SQUARE, SQUARE, SQUARE),
+        "projection": (tokens, width, width),
+        "up": (tokens, width, inner),
+        "down": (tokens, inner, width),
+    }
+    return {name: round(multiplied(shape, dtype)) for name, shape in shapes.items()}
+
+
+def attention(config: Any, pack: Pack, dtype: torch.dtype) -> dict[str, float]:
+    """CPU milliseconds of all layers' attention of a pack: masked as a whole, and in pieces without a mask.
+
+    In pieces: the history alone, then each candidate's tokens over the history and themselves (as many each, on
+    average).
+    """
+    heads, width = config.num_attention_heads, config.hidden_size // config.num_attention_heads
+    lengths = np.bincount(pack.owners)
+    history, count = int(lengths[0]), len(lengths) - 1
+    each = round(float(lengths[1:].mean()))
+    whole = [torch.randn(1, heads, len(pack), width).to(dtype) for _ in range(3)]
+    owners = torch.from_numpy(pack.owners)
+    seen = (owners[None, :] == 0) | (owners[:, None] == owners[None, :])
+    mask = torch.zeros(seen.shape, dtype=dtype).masked_fill_(~seen, torch.finfo(dtype).min)[None, None]
+    first = [torch.randn(1, heads, history, width).to(dtype) for _ in range(3)]
+    own = [torch.randn(count, heads, each, width).to(dtype) for _ in range(3)]
+    attend: Any = torch.nn.functional.scaled_dot_product_attention
+
+    def pieces() -> None:
+        attend(*first)
+        keys, values = (
+            torch.cat([before.expand(count, -1, -1, -1), mine], dim=2)
+            for before, mine in zip(first[1:], own[1:], strict=True)
+        )
+        attend(own[0], keys, values)
+
+    with torch.inference_mode():
+        works = {"masked": lambda: attend(*whole, attn_mask=mask), "pieces": pieces}
+        took = {name: cpu_seconds(work) for name, work in works.items()}
+    return {name: round(seconds * config.num_hidden_layers * 1e3, 1) for name, seconds in took.items()}
+
+
+def shares(model: Predictor, slates: Sequence[Slate]) -> dict[str, float]:
+    """The share of each part in the CPU time of scoring: self time of operators; the rest is outside of them."""
+    with profile(activities=[ProfilerActivity.CPU]) as found:
+        began = time.process_time()
+        model.score(slates)
+        took = time.process_time() - began
+    seconds = dict.fromkeys([*PARTS, OTHER], 0.0)
+    for event in found.key_averages():
+        part = next((part for part, names in PARTS.items() if any(name in event.key for name in names)), OTHER)
+        seconds[part] += event.self_cpu_time_total / 1e6
+    inside = sum(seconds.values())
+    seconds[OTHER] += max(0.0, took - inside)
+    whole = sum(seconds.values())
+    return {part: round(value / whole, 3) for part, value in seconds.items()}
+
+
+def measured(float32: bool, count: int) -> dict[str, Any]:
+    """Everything, as one row."""
+    torch.set_num_threads(1)
+    model = Predictor.load(made.artefact(), 1)
+    assert model.model is not None and model.packer is not None
+    if float32:
+        model.model.dtype = torch.float32
+    slates = made.slates(made.people(count, CANDIDATES, HISTORY))
+    packs = model.packer.pack(slates)
+    config = model.model.encoder.config
+    linear, attended = map(sum, zip(*(products(config, pack) for pack in packs), strict=True))
+    took = cpu_seconds(lambda: model.score(slates))
+    packer = model.packer
+    packed = cpu_seconds(lambda: packer.pack(slates))
+    tokens = sum(map(len, packs))
+    dtype = torch.float32 if float32 else precision("cpu")
+    longest = max(packs, key=len)
+    found = rates(config, len(longest), dtype)
+    return {
+        **circumstances(),
+        "precision": str(dtype).removeprefix("torch."),
+        "slates": count,
+        "tokens_per_slate": round(tokens / count),
+        "gflop_per_slate": round((linear + attended) / count / 1e9, 2),
+        "attention_share_of_gflop": round(attended / (linear + attended), 3),
+        "cpu_ms_per_slate": round(took / count * 1e3, 1),
+        "tokenise_ms_per_slate": round(packed / count * 1e3, 2),
+        "candidates_per_cpu_second": round(CANDIDATES * count / took),
+        "tokens_per_cpu_second": round(tokens / took),
+        "gflops": round((linear + attended) / took / 1e9),
+        "gflops_of_products": found,
+        "part_of_square": round((linear + attended) / took / 1e9 / found["square"], 3),
+        "longest_pack_tokens": len(longest),
+        "attention_ms_of_longest_pack": attention(config, longest, dtype),
+        "shares": shares(model, slates),
+    }
+
+
+def main() -> None:
+    """Print the row."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--float32", action="store_true")
+    parser.add_argument("--slates", type=int, default=24)
+    asked = parser.parse_args()
+    print(json.dumps(measured(asked.float32, asked.slates), indent=2))
+
+
+if __name__ == "__main__":
+    main()
