@@ -43,22 +43,24 @@ def _rows(job: Job, snapshot: str, version: str, test: Any) -> list[dict[str, An
     if champion is None or champion.version == version:
         return rows
     try:
-        _, (theirs, *_), _ = _judged(job, snapshot, champion.version, test)
+        (_, their_sheet), (theirs, *_), _ = _judged(job, snapshot, champion.version, test)
+        return rows + their_sheet.rows(theirs) + sheet.paired(mine, theirs, slices=True)
     except ModelError as error:
         job.say(f"the champion {champion.version} cannot be read: {error}")
         return [*rows, sheet.flat(champion.version, "unreadable", 1.0)]
-    return rows + sheet.rows(theirs) + sheet.paired(mine, theirs, slices=True)
 
 
 def _judged(job: Job, snapshot: str, version: str, test: Any) -> Any:
     """A version on the test cut, in its own order of the catalogue."""
     from lakerec.scorer import evaluation
+    from lakerec.scorer.base_model import model_id
     from lakerec.scorer.bundle import Bundle
     from lakerec.scorer.nightly import cuts_of
     from lakerec.scorer.prediction import Predictor
 
     folder = models.folder(job.lake, version)
     opened = Bundle.open(folder)
+    opened.check_text_model(model_id(job.config.scorer.model))
     predictor = Predictor.load(folder, job.spark.sparkContext.defaultParallelism)
     world = collect(job.lake, job.config, job.last_day, opened.items, opened.nodes, inputs(job, snapshot))
     (cut,) = cuts_of(world, test)

@@ -12,9 +12,10 @@ from pyspark.sql import functions as F
 
 from lakerec import batch, candidates, models, ranking, sources
 from lakerec.collect import readings, shelf_of_day, strangers
-from lakerec.errors import NotEnoughDataError
 from lakerec.job import Job, main
 from lakerec.lake import Window
+from lakerec.models import version_on
+from lakerec.scorer.base_model import model_id
 from lakerec.scorer.bundle import Bundle
 from lakerec.scoring import bucket_scorer, list_scorer
 from lakerec.session import task_threads
@@ -27,27 +28,19 @@ def run(job: Job) -> dict[str, Any]:
     inputs = tuple(job.lake.read(name) for name in ("silver.events", "ml.sequences", "silver.items"))
     log = models.promotions(job.lake)
     days = list(sources.days(job.window)) if job.every_day else [job.last_day]
-    totals, model = {"written": 0, "lists": 0}, {"model": ",".join(sorted({_version(log, day) for day in days}))}
+    totals, model = (
+        {"written": 0, "lists": 0},
+        {"model": ",".join(sorted({version_on(log, day) for day in days}))},
+    )
     for day in days:
         with _lists(job, day, log, *inputs) as (rows, scored):
-            totals = {name: totals[name] + n for name, n in _counts(rows, day).items()}
+            totals = {name: totals[name] + n for name, n in ranking.counts(rows, day).items()}
             with job.lake.lease():
                 job.lake.complete(TABLE)
                 job.lake.replace(TABLE, rows.coalesce(1), Window(day, day + timedelta(days=1)))
                 if day == days[-1]:  # in the last commit's lease: nobody takes this run for one that died
                     job.lake.record([job.run.row("ok", totals | model | scored)])
     return totals | model
-
-
-def _version(log: list[Row], day: date) -> str:
-    return model.version if (model := models.serving_on(log, day)) else "popularity"
-
-
-def _counts(rows: DataFrame, day: date) -> dict[str, int]:
-    """Rows and lists; NotEnoughDataError where there is nothing to recommend."""
-    if rows.isEmpty():
-        raise NotEnoughDataError(f"no item is known by {day}: load events (and items) up to that day first")
-    return {"written": rows.count(), "lists": rows.select("user_id").distinct().count() - 1}
 
 
 @contextmanager
@@ -78,21 +71,23 @@ def _due(job: Job, day: date, log: list[Row], sequences: DataFrame) -> DataFrame
     known = sequences.where(F.col("as_of_date") <= F.lit(day))
     active = known.select("user_id", "as_of_date").unionByName(strangers(job.lake, day, known))
     if job.every_day:
-        return ranking.due_on(active, day, _version(log, day) == _version(log, day - timedelta(days=1)))
-    return ranking.due_users(active, job.lake.read(TABLE), day, _version(log, day), job.window.where("as_of_date"))
+        return ranking.due_on(active, day, version_on(log, day) == version_on(log, day - timedelta(days=1)))
+    return ranking.due_users(active, job.lake.read(TABLE), day, version_on(log, day), job.window.where("as_of_date"))
 
 
 @contextmanager
 def _scored(job: Job, model: models.Promotion, day: date, users: DataFrame, total: int) -> Iterator[batch.Scored]:
     """The users' lists, bucket by bucket; the day's shelf goes to the workers as a file."""
     opened = Bundle.open(artefact := job.lake.local_folder(model.path))
+    opened.check_text_model(model_id(job.config.scorer.model))
     shelf = shelf_of_day(job.lake, job.config, day, opened.items, opened.nodes)
     per_user = max(job.config.candidates.per_user, job.config.policy.k)
-    name = batch.fingerprint(str(day), model.version, job.run.config_hash, job.run.inputs, total)
-    with batch.workspace(job.lake.local_folder("_scoring"), f"{day}-{name}", job.run.run_id) as place:
+    buckets, run = batch.count_of(total, job.spark.sparkContext.defaultParallelism), job.run
+    name = batch.fingerprint(day, model.version, run.config_hash, run.inputs, run.window, total, buckets)
+    with batch.workspace(job.lake.local_folder("_scoring"), f"{day}-{name}", run.run_id) as place:
         shelf.save(place / "shelf.npz")
         lists = list_scorer(str(artefact), str(place / "shelf.npz"), task_threads(job.spark), per_user)
-        yield batch.run(job.spark, users, total, bucket_scorer(lists, str(place)), place, job.say)
+        yield batch.run(job.spark, users, total, buckets, bucket_scorer(lists, str(place)), place, job.say)
 
 
 if __name__ == "__main__":

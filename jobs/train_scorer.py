@@ -12,6 +12,7 @@ from lakerec import models
 from lakerec.collect import collect
 from lakerec.errors import ModelError
 from lakerec.job import Job, main
+from lakerec.scorer.base_model import model_id
 from lakerec.scorer.registry import log_training
 
 
@@ -49,7 +50,9 @@ def _champion(job: Job) -> Any:
     if serving is None:
         return None
     try:
-        return Bundle.open(models.folder(job.lake, serving.version))
+        opened = Bundle.open(models.folder(job.lake, serving.version))
+        opened.check_text_model(model_id(job.config.scorer.model))
+        return opened
     except ModelError as error:
         job.say(f"{serving.version} cannot be gone on from, the training starts afresh ({str(error)[:120]})")
         return None

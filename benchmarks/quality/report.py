@@ -102,7 +102,7 @@ class Report:
     def _ranked(self, ranks: Array, starts: NDArray[np.int64]) -> dict[str, Array]:
         """What follows from ranks, (users,); auc: the share of the other items that are below a target."""
         counts = np.diff(starts)
-        below = np.clip(1 - (ranks - 1) / (self.part.histories.n_items - 1), 0, 1)
+        below = np.clip(1 - (ranks - 1) / max(self.part.histories.n_items - 1, 1), 0, 1)
         total = np.bincount(np.repeat(np.arange(len(counts)), counts), weights=below, minlength=len(counts))
         values = metrics.by_user(ranks, starts)
         values[f"recall@{FAR}"] = metrics.by_user(ranks, starts, (FAR,))[f"recall@{FAR}"]

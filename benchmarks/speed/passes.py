@@ -75,7 +75,9 @@ def spark_job(spark: SparkSession, people: Path, lists: ListFunction, out: Path)
     began = time.monotonic()
     users = spark.read.parquet(str(people))
     with tempfile.TemporaryDirectory() as place:
-        found = batch.run(spark, users, users.count(), bucket_scorer(lists, place), Path(place), lambda _: None)
+        total, score = users.count(), bucket_scorer(lists, place)
+        buckets = batch.count_of(total, spark.sparkContext.defaultParallelism)
+        found = batch.run(spark, users, total, buckets, score, Path(place), lambda _: None)
         found.rows.write.format("delta").mode("overwrite").save(str(out))
     return time.monotonic() - began
 

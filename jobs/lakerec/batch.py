@@ -48,7 +48,7 @@ class Scored:
 
 
 def count_of(users: int, cores: int) -> int:
-    """How many buckets so many users make: a matter of the data and the machine alone, so that a second run agrees."""
+    """How many buckets so many users make on so many cores; part of what a workspace is named by."""
     return max(1, min(cores * WAVES, users // FEW), -(-users // USERS))
 
 
@@ -77,7 +77,7 @@ def workspace(folder: Path, name: str, run_id: str) -> Iterator[Path]:
 def _locked(lock: int) -> bool:
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+    except OSError:  # held by another run, or a file system that locks no folders
         return False
     return True
 
@@ -87,13 +87,14 @@ def _forgotten(folder: Path) -> list[Path]:
     return [each for each in folder.iterdir() if time.time() - each.stat().st_mtime > KEPT_DAYS * 86400]
 
 
-def run(spark: SparkSession, users: DataFrame, total: int, score: BatchFunction, place: Path, say: Say) -> Scored:
-    """Score `users` (user_id and what the function reads), `total` of them, bucket by bucket into `place`.
+def run(
+    spark: SparkSession, users: DataFrame, total: int, buckets: int, score: BatchFunction, place: Path, say: Say
+) -> Scored:
+    """Score `users` (user_id and what the function reads), `total` of them, in `buckets` of them into `place`.
 
     A bucket whose file is there is not scored again. ModelError where more than BROKEN of the users fail.
     """
     began = time.monotonic()
-    buckets = count_of(total, spark.sparkContext.defaultParallelism)
     there = buckets_in(place)
     resumed = sum(there.values())
     if there:
@@ -105,6 +106,8 @@ def run(spark: SparkSession, users: DataFrame, total: int, score: BatchFunction,
         told = due.repartitionById(buckets, "bucket").mapInPandas(score, DONE).collect()
     failed = _failed(told, total, say)
     files = [str(bucket_file(place, number, count)) for number, count in sorted(buckets_in(place).items())]
+    partly = [row for row in told if 0 < row["failed"] < row["users"]]
+    files += [str(bucket_file(place, row["bucket"], row["users"], row["failed"])) for row in partly]
     rows = spark.read.schema(SCORED).parquet(*files) if files else spark.createDataFrame([], SCORED)
     return Scored(rows, total, resumed, failed, time.monotonic() - began)
 
@@ -118,7 +121,7 @@ def _failed(told: Sequence[Row], total: int, say: Say) -> int:
         failed += row["failed"]
     if failed:
         text = f"{failed} of {total} users could not be scored, the first: {faults[0]['first_failure']}"
-        if failed > max(1, BROKEN * total):
+        if failed > max(1, BROKEN * total) or failed == total:
             raise ModelError(f"{text}; nothing is written: look at the model and its inputs, then run again")
         say(f"{text}; they keep the list of everyone")
     return failed

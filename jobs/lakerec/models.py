@@ -62,6 +62,12 @@ def serving_on(log: list[Row], day: date) -> Promotion | None:
     return Promotion(row["version"], row["path"], row["reason"] or "") if row else None
 
 
+def version_on(log: list[Row], day: date) -> str:
+    """What fills a day's lists: the version that serves it, `popularity` without one."""
+    model = serving_on(log, day)
+    return model.version if model else "popularity"
+
+
 def serving(lake: Lake, day: date) -> Promotion | None:
     """What ml.promotions names for a day; None before any promotion."""
     return serving_on(promotions(lake), day)

@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from lakerec.errors import NotEnoughDataError
+from lakerec.errors import ContractError, NotEnoughDataError
 from lakerec.histories import Histories, Ints
 
 Ties = Literal["published_order", "shuffled"]
@@ -62,7 +62,7 @@ class GlobalTime:
     Only events of positive weight make targets. `repeats`: items of the person's history count too; without, they are
     to be masked. `first_basket`: only the person's first day (UTC) with such events in the window. `each`: so many of
     a person's events in the window, drawn by seed, are targets by themselves, with what the person did before them as
-    history: models are as old as the cut, histories are not.
+    history, at their own time: models are as old as the cut, histories are not. Not with `first_basket`.
     """
 
     cut: float
@@ -72,6 +72,10 @@ class GlobalTime:
     each: int = 0
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        if self.each and self.first_basket:
+            raise ContractError("a global time split takes `each` or `first_basket`, not both")
+
     @property
     def name(self) -> str:
         """The protocol in words, as in gold.model_metrics."""
@@ -80,7 +84,7 @@ class GlobalTime:
     @property
     def _options(self) -> str:
         """What differs from the default, for the name."""
-        each = f" each={self.each}" if self.each else ""
+        each = f" each={self.each} seed={self.seed} target_time_known" if self.each else ""
         return " repeats" * self.repeats + " first_basket" * self.first_basket + each
 
     def cuts(self, count: int) -> list[GlobalTime]:
@@ -102,23 +106,24 @@ class GlobalTime:
             window = window.keep(_on_first_day(window))
         where = f"{self.name}: {split} split ({_day(start)} to {_day(start + self.horizon)})"
         if self.each:
-            return self._each(histories.chosen(), start, where)
+            return self._each(histories, start, where)
         wanted = window.keep(_first_of_pair(window))
         return _part(known, wanted.users, wanted.items, self.repeats, where)
 
-    def _each(self, chosen: Histories, start: float, where: str) -> Part:
+    def _each(self, whole: Histories, start: float, where: str) -> Part:
         """A row for each target; a person stands there as often as they have one."""
-        places = np.flatnonzero((chosen.times >= start) & (chosen.times < start + self.horizon))
+        inside = (whole.times >= start) & (whole.times < start + self.horizon) & (whole.weights > 0)
+        places = np.flatnonzero(inside)
         chance = np.random.default_rng(self.seed).random(len(places))
-        drawn = np.lexsort((chance, chosen.users[places]))
-        users = chosen.users[places][drawn]
+        drawn = np.lexsort((chance, whole.users[places]))
+        users = whole.users[places][drawn]
         drawn = np.sort(places[drawn][np.arange(len(users)) - np.searchsorted(users, users) < self.each])
-        known = chosen.select(chosen.users[drawn])
-        left = known.lengths - (drawn - chosen.starts[chosen.users[drawn]])
+        known = whole.select(whole.users[drawn])
+        left = known.lengths - (drawn - whole.starts[whole.users[drawn]])
         known = known.keep(known.places >= np.repeat(left, known.lengths))
-        known = replace(known, at=chosen.times[drawn])
-        part = _part(known, np.arange(len(drawn), dtype=np.int32), chosen.items[drawn], self.repeats, where)
-        return replace(part, people=chosen.users[drawn][part.people].astype(np.int64))
+        known = replace(known, at=whole.times[drawn])
+        part = _part(known, np.arange(len(drawn), dtype=np.int32), whole.items[drawn], self.repeats, where)
+        return replace(part, people=whole.users[drawn][part.people].astype(np.int64))
 
 
 @dataclass(frozen=True)

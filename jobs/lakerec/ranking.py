@@ -7,6 +7,7 @@ from datetime import date
 from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 
+from lakerec.errors import NotEnoughDataError
 from lakerec.features import FILL
 
 EVERYONE = "*"
@@ -66,6 +67,13 @@ def recommendations(ranked: DataFrame, as_of: date, model_version: str, run_id: 
         F.lit(model_version).alias("model_version"),
         F.lit(run_id).alias("run_id"),
     )
+
+
+def counts(rows: DataFrame, day: date) -> dict[str, int]:
+    """Rows and people's lists of a day; NotEnoughDataError where there is nothing to recommend."""
+    if rows.isEmpty():
+        raise NotEnoughDataError(f"no item is known by {day}: load events (and items) up to that day first")
+    return {"written": rows.count(), "lists": rows.select("user_id").distinct().count() - 1}
 
 
 # What each source (lakerec.generators, and the retriever) says to people.

@@ -91,7 +91,10 @@ def _bucket(lists: ListFunction, blocks: Iterator[pd.DataFrame], place: Path, bu
         users += len(block)
         found.append(rows)
         failures += failed
-    _keep(pd.concat(found), bucket_file(place, bucket, users))
+    if not failures:  # else a run that goes on would not know of them
+        _keep(pd.concat(found), bucket_file(place, bucket, users))
+    elif len(failures) < users:
+        _keep(pd.concat(found), bucket_file(place, bucket, users, len(failures)))
     return users, failures
 
 
@@ -133,13 +136,13 @@ def _keep(rows: pd.DataFrame, file: Path) -> None:
     draft.replace(file)
 
 
-def bucket_file(place: Path, bucket: int, users: int) -> Path:
-    """Where the lists of a bucket of so many users stand."""
-    return place / f"bucket-{bucket}-{users}.parquet"
+def bucket_file(place: Path, bucket: int, users: int, failed: int = 0) -> Path:
+    """Where the lists of a bucket of so many users stand; one with failures is scored again by a later run."""
+    return place / (f"partly-{bucket}-{users}-{failed}.parquet" if failed else f"bucket-{bucket}-{users}.parquet")
 
 
 def buckets_in(place: Path) -> dict[int, int]:
-    """The users of each bucket that is done."""
+    """The users of each bucket that is whole."""
     stems = (file.stem.split("-") for file in place.glob("bucket-*.parquet"))
     return {int(bucket): int(users) for _, bucket, users in stems}
 

@@ -30,6 +30,8 @@ def test_the_figures_by_hand():
     assert found.ndcg_loss == pytest.approx(1 - 1 / np.log2(3)) and not found.good
     assert "0.900 of the ten best are the same, NDCG@10 loses +0.3691" in str(found)
     assert compared("narrow", [], [], []).good
+    overflown = [np.array([np.nan, 3.0, 1.0]), np.arange(12.0)]
+    assert not compared("int8", exact, overflown, slates).good
 
 
 def trained(tiny, out, kind, lines):

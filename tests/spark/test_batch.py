@@ -10,7 +10,7 @@ from lakerec import batch
 from lakerec.errors import ModelError
 from lakerec.scoring import bucket_file, bucket_scorer, buckets_in
 
-USERS = 250
+USERS, BUCKETS = 250, 3
 
 
 def lists_of(bad=(), calls=None):
@@ -36,7 +36,7 @@ def users(spark):
 def run(spark, users, place, lines=None, **given):
     place.mkdir(exist_ok=True)
     say = (lambda _: None) if lines is None else lines.append
-    return batch.run(spark, users, USERS, bucket_scorer(lists_of(**given), str(place)), place, say)
+    return batch.run(spark, users, USERS, BUCKETS, bucket_scorer(lists_of(**given), str(place)), place, say)
 
 
 def test_every_user_has_their_rows_once_and_the_counts_tell(spark, users, tmp_path):
@@ -72,9 +72,18 @@ def test_a_user_who_cannot_be_scored_stops_nobody_else(spark, users, tmp_path):
     assert "1 of 250 users could not be scored, the first: user u7: ValueError: an odd history" in lines[-1]
 
 
-def test_many_failures_end_the_run(spark, users, tmp_path):
-    with pytest.raises(ModelError, match="4 of 250 users could not be scored"):
-        run(spark, users, tmp_path / "b", bad=("u1", "u2", "u3", "u4"))
+def test_many_failures_end_the_run_and_every_run_after_it(spark, users, tmp_path):
+    for _ in range(2):
+        with pytest.raises(ModelError, match="4 of 250 users could not be scored"):
+            run(spark, users, tmp_path / "b", bad=("u1", "u2", "u3", "u4"))
+    found = run(spark, users, tmp_path / "b")
+    assert found.rows.count() == 2 * USERS and found.failed == 0
+
+
+def test_the_only_user_may_not_fail(spark, users, tmp_path):
+    score = bucket_scorer(lists_of(bad=("u7",)), str(tmp_path))
+    with pytest.raises(ModelError, match="1 of 1 users could not be scored"):
+        batch.run(spark, users.where("user_id = 'u7'"), 1, 1, score, tmp_path, print)
 
 
 def test_what_is_wrong_with_the_model_ends_the_run_at_once(spark, users, tmp_path):
@@ -82,14 +91,14 @@ def test_what_is_wrong_with_the_model_ends_the_run_at_once(spark, users, tmp_pat
         raise ModelError("v7: differs from its hash")
 
     with pytest.raises(ModelError, match=r"^v7: differs from its hash$"):
-        batch.run(spark, users, USERS, bucket_scorer(broken, str(tmp_path)), tmp_path, print)
+        batch.run(spark, users, USERS, BUCKETS, bucket_scorer(broken, str(tmp_path)), tmp_path, print)
     assert not buckets_in(tmp_path)
 
 
 def test_nobody_is_due(spark, users, tmp_path):
     (tmp_path / "b").mkdir()
     score = bucket_scorer(lists_of(), str(tmp_path / "b"))
-    found = batch.run(spark, users.where("false"), 0, score, tmp_path / "b", print)
+    found = batch.run(spark, users.where("false"), 0, 1, score, tmp_path / "b", print)
     assert found.rows.count() == 0 and found.rows.columns == ["user_id", "item_id", "score", "source"]
 
 

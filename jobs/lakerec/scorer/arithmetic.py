@@ -71,6 +71,8 @@ def compared(
     kind: str, exact: Sequence[NDArray[np.floating]], other: Sequence[NDArray[np.floating]], slates: Sequence[Slate]
 ) -> Agreement:
     """Two ways to score the same slates."""
+    if not all(np.isfinite(scores).all() for scores in other):
+        return Agreement(kind, 0.0, float("inf"), len(slates))
     pairs = [(a, b) for a, b in zip(exact, other, strict=True) if len(a) > 1]
     shares = [len(np.intersect1d(_best(a), _best(b))) / min(TOP, len(a)) for a, b in pairs]
     lost = _ndcg(exact, slates) - _ndcg(other, slates)

@@ -30,7 +30,7 @@ ROLES = ("learned", "evaluated", "serving")  # known before the ranker's cuts, b
 class Recipe:
     """How a recommender is put together: generators with their settings, candidates of each, what is hidden.
 
-    `days` says what each role knows: the last day, ISO.
+    `days` says what each role knows: the last day, ISO; `text_model` whose text vectors it was trained on.
     """
 
     settings: dict[str, generators.Settings]
@@ -40,6 +40,7 @@ class Recipe:
     kinds: list[str]
     days: dict[str, str]
     retriever: bool
+    text_model: str = ""
     report: dict[str, Any] = field(default_factory=dict)
 
 
@@ -114,6 +115,15 @@ class Bundle:
             return cls(artefact / FOLDER, Recipe(**content))
         except (OSError, ValueError, TypeError) as error:
             raise ModelError(f"{artefact / FOLDER / RECIPE}: no recommender ({error}); train again") from error
+
+    def check_text_model(self, wanted: str) -> None:
+        """ModelError where the recommender was trained on other text vectors than `wanted`, as model_id names them."""
+        if self.recipe.text_model not in ("", wanted):
+            raise ModelError(
+                f"{self.folder.parent.name} was trained on text vectors of {self.recipe.text_model}, the configuration "
+                f"has {wanted}: train and promote a model on them (embed_items, then scorer_nightly), or set "
+                "scorer.model back until then"
+            )
 
     @property
     def items(self) -> list[str]:

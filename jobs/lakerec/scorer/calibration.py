@@ -17,7 +17,7 @@ RIDGE = 1e-3  # keeps the weights finite where the score separates the classes
 
 @dataclass(frozen=True)
 class Calibration:
-    """P(positive) = logistic(a score + b / place + c), a and b not below 0: the order of a list stays as it is."""
+    """P(positive) = logistic(a score + b / place + c), a and b not below 0: nothing rises from a place to the next."""
 
     weights: Sequence[float]
 

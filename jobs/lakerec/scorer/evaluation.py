@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lakerec import metrics
+from lakerec.errors import ModelError
 from lakerec.generators.base import Shelf
 from lakerec.generators.popularity import ALWAYS, DailyCounts, PatternPopular
 from lakerec.protocols import Part
@@ -17,7 +18,7 @@ from lakerec.scorer.bundle import Bundle
 from lakerec.scorer.final import Final, Shortlist, chances
 from lakerec.scorer.nightly import Cut, labelled_slates
 from lakerec.scorer.prediction import Predictor
-from lakerec.scorer.recommender import Ranked, Recommender, full_ranks
+from lakerec.scorer.recommender import Ranked, Recommender, Scores, full_ranks
 from lakerec.scorer.slates import Slate
 from lakerec.world import World
 
@@ -103,10 +104,15 @@ def sources(cut: Cut, recommender: Recommender, hidden: Sequence[int]) -> list[J
     """Every source alone over the whole catalogue on the shelf."""
     stage = recommender.stage
     named = {**stage.members, **({"retriever": stage.retriever} if stage.retriever else {})}
-    return [
-        Judged(name, full_ranks(source, cut.part, stage.repeats, cut.on_shelf, hidden))
-        for name, source in named.items()
-    ]
+    return [Judged(name, _whole_ranks(source, cut, stage.repeats, hidden)) for name, source in named.items()]
+
+
+def _whole_ranks(source: Scores, cut: Cut, repeats: bool, hidden: Sequence[int]) -> NDArray[np.float64]:
+    """As full_ranks; a source whose scores are broken finds nothing."""
+    try:
+        return full_ranks(source, cut.part, repeats, cut.on_shelf, hidden)
+    except ModelError:
+        return np.full(len(cut.part.target_items), np.inf)
 
 
 class Sheet:
@@ -179,6 +185,8 @@ class Sheet:
         if not len(judged.labels):
             return []
         p, y = judged.probabilities, judged.labels
+        if not np.isfinite(p).all():  # the gate refuses what has no figures
+            return [self.flat(judged.name, metric, float("nan")) for metric in ("logloss", "ece", "auc", "uauc")]
         found = {
             "logloss": float(metrics.log_loss(p, y).mean()),
             "ece": metrics.calibration_error(p, y),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -178,8 +179,20 @@ def chances(
     if final is None:
         return predictor.score(slates)
     scores = final.score(shortlist.table(predictor.corrections(slates), histories, stock))
-    found = final.calibration.probabilities(scores, _places(shortlist, scores))
-    return np.split(found, np.cumsum(shortlist.kept.sum(axis=1))[:-1])
+    places = _places(shortlist, scores)
+    found = final.calibration.probabilities(scores, places)
+    ends = np.cumsum(shortlist.kept.sum(axis=1))[:-1]
+    pairs = zip(np.split(found, ends), np.split(places, ends), strict=True)
+    return [_falling(chance, place) for chance, place in pairs]
+
+
+def _falling(chances: NDArray[np.float32], places: NDArray[np.int64]) -> NDArray[np.float32]:
+    """Probabilities (n,) that fall from place to place, by the least there is where float32 has them equal."""
+    order, found = np.argsort(places), chances.copy()
+    for before, place in pairwise(order):
+        if found[place] >= found[before]:
+            found[place] = np.nextafter(found[before], np.float32(0))
+    return found
 
 
 def _fit(

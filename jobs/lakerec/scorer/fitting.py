@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -242,9 +242,13 @@ class Run:
         """Go on from a checkpoint of the same training, if there is one."""
         if not checkpoint.exists():
             return False
-        with safe_open(checkpoint, framework="pt") as stream:
-            about = stream.metadata()
-            tensors = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118
+        try:
+            with safe_open(checkpoint, framework="pt") as stream:
+                about = stream.metadata()
+                tensors = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118
+        except SafetensorError as error:
+            self.progress(f"{checkpoint} cannot be read ({error}): training from the start")
+            return False
         if about["fingerprint"] != fingerprint:
             return False
         vars(self.report).update(json.loads(about["report"]))

@@ -27,6 +27,7 @@ from lakerec.generators.popularity import DailyCounts
 from lakerec.histories import Floats, Histories
 from lakerec.protocols import Part
 from lakerec.scorer import bundle, final, training
+from lakerec.scorer.base_model import model_id
 from lakerec.scorer.final import Shortlist, Verdict
 from lakerec.scorer.ranker import Lessons, Ranker
 from lakerec.scorer.recommender import FirstStage, Ranked, Recommender, first_stage, full_ranks, learn, tuned
@@ -310,11 +311,12 @@ def _recipe(night: Night, retriever: bool, report: dict[str, Any]) -> bundle.Rec
     days = {role: day.isoformat() for role, day in night._days().items()}
     depth = night.config.scorer.ranker.depth
     hidden, kinds = night.hidden, night.world.kinds
-    return bundle.Recipe(night.settings, depth, night.repeats, hidden, kinds, days, retriever, report)
+    told = model_id(night.config.scorer.model)
+    return bundle.Recipe(night.settings, depth, night.repeats, hidden, kinds, days, retriever, told, report)
 
 
 def _report(night: Night, stage: FirstStage, ranker: Ranker, learned: Lessons) -> dict[str, Any]:
-    """What the model's page shows: gains by feature, and NDCG@10 on validation with and without each source."""
+    """What the model's page shows: gains by feature, and NDCG@10 on validation, the ranker's and each source's own."""
     part, shelf = night.valid.part, night.valid.on_shelf
     whole = _ndcg(Recommender(stage, ranker).rank(part.histories, shelf).ranks(part), part)
     sources = {
