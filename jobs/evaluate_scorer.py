@@ -21,7 +21,7 @@ def run(job: Job) -> dict[str, Any]:
     version = models.version_of(snapshot, job.last_day, job.config)
     rows = examples(job, snapshot)
     test = rows[rows["split"] == "test"]
-    protocol = f"global_time cut={test['cut_date'].iloc[0]} horizon={job.config.scorer.training.horizon_days}d"
+    protocol = f"global_time cut={test['cut_date'].iloc[0]} horizon={job.config.scorer.training.horizon_days}d repeats"
     found = _rows(job, snapshot, version, test)
     named = [row | {"protocol": protocol, "data": snapshot} for row in found]
     with job.lake.lease():

@@ -8,7 +8,7 @@ import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from lakerec import generators
 from lakerec.config import Ranker as RankerSettings
-from lakerec.features import Candidates, Stock, feature_names, nominate
+from lakerec.features import Stock, feature_names, nominate
 from lakerec.generators.base import Shelf
 from lakerec.generators.blend import blended, fitted_weights, standardised
 from lakerec.generators.factors import Als
@@ -30,7 +30,7 @@ from lakerec.protocols import Part
 from lakerec.scorer.bundle import averaged
 from lakerec.scorer.nightly import SEEDS_APART
 from lakerec.scorer.ranker import Lessons, Ranker
-from lakerec.scorer.recommender import SCORES, FirstStage, Ranked, Recommender, Scores, allowed, lessons, tuned
+from lakerec.scorer.recommender import SCORES, FirstStage, Recommender, Scores, allowed, lessons, tuned
 from lakerec.scorer.retriever import ItemSide, Retriever, RetrieverSettings, fit
 
 K = 10  # length of the lists
@@ -276,33 +276,3 @@ def spark_als(ground: Histories, settings: generators.Settings, seed: int) -> Al
     factors = np.zeros((ground.n_items, settings["size"]), dtype=np.float32)
     factors[found["id"].to_numpy()] = np.stack(found["features"].to_list())
     return Als(factors, settings["alpha"], settings["reg"])
-
-
-def without_each(
-    stage: FirstStage, made: Sequence[Lessons], part: Part, settings: RankerSettings
-) -> dict[str, NDArray[np.float64]]:
-    """Ranks (t,) by the whole ranker under "" and, under each source's name, by one refitted without its features."""
-    names, whole = feature_names(stage.names), Lessons.joined(made)
-    blocks = [
-        replace(found, person=people[found.person])
-        for people, mine, scores in stage.blocks(part.histories)
-        for found in [stage.candidates(mine, scores)]
-    ]
-    merged, ranks = _merged(blocks), {}
-    for source in ["", *stage.names]:
-        gone = {f"{source}_{kind}" for kind in ("score", "z", "rank")}
-        kept = [place for place, name in enumerate(names) if name not in gone]
-        fewer = replace(whole, features=whole.features[:, kept])
-        ranker = Ranker.fit(fewer, [names[place] for place in kept], settings, THREADS)
-        scored = np.concatenate([ranker.score(block.features[:, kept]) for block in blocks])
-        ranks[source] = Ranked(merged, scored).ranks(part)
-        say(f"ranker without {source or 'nothing'}: learned")
-    return ranks
-
-
-def _merged(blocks: Sequence[Candidates]) -> Candidates:
-    """Candidates of several blocks without their features."""
-    columns = {
-        name: np.concatenate([getattr(block, name) for block in blocks]) for name in ("person", "item", "source")
-    }
-    return replace(blocks[0], features=np.zeros((0, 0), dtype=np.float32), **columns)

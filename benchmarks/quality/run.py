@@ -25,7 +25,8 @@ from benchmarks.quality.picture import draw
 from benchmarks.quality.plans import AGAIN, PLANS, PUBLISHED, WITHOUT, Plan, Table
 from benchmarks.record import ROOT
 
-from lakerec.scorer.recommender import FirstStage, Recommender, Scores
+from lakerec.scorer.ranker import Lessons
+from lakerec.scorer.recommender import FirstStage, Recommender, Scores, without_each
 
 RESULTS = ROOT / "benchmarks" / "quality" / "results"
 EACH = 2000  # people that the table without each source is made on
@@ -160,7 +161,8 @@ class Bench:
         _, made = models.learned(taught, settings)
         judged = self._with(self.course.judged, seed, trainer)
         nothing = np.full((len(self.part), models.K), -1, dtype=np.int64)
-        for source, ranks in models.without_each(judged, made, self.part, settings).items():
+        whole = Lessons.joined(made)
+        for source, ranks in without_each(judged, whole, self.part, settings, models.THREADS).items():
             self.report.add(f"ranker without {source}" if source else "ranker", seed, Outcome(ranks, nothing, 0.0))
         return self.report
 

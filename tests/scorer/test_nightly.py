@@ -489,6 +489,12 @@ def test_a_list_as_the_language_model_gets_it():
     assert ranker_features(np.zeros(0, np.float32)).shape == (0, 2)
 
 
+def test_the_model_keeps_a_table_without_each_source(night):
+    report = Bundle.open(night[0]).recipe.report
+    assert set(report["without"]) == {"", "retriever", *report["sources"]}
+    assert all(0 <= value <= 1 for value in report["without"].values())
+
+
 def test_the_recipe_is_json_and_comes_back(night):
     recipe = Bundle.open(night[0]).recipe
     content = json.loads((night[0] / "recommender" / "recipe.json").read_text())

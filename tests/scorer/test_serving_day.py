@@ -22,6 +22,7 @@ from nights import (
 )
 from scipy import sparse
 
+from lakerec.generators.popularity import ALWAYS
 from lakerec.scorer.bundle import Bundle
 from lakerec.scorer.final import Shortlist
 from lakerec.scorer.nightly import ranker_features
@@ -192,6 +193,23 @@ def test_what_is_not_to_be_shown_and_what_is_off_the_shelf_is_in_no_list(served,
     assert [after[user] for user in PEOPLE[:2]] == [before[user] for user in PEOPLE[:2]]
     off = replace(day, day=replace(day.day, on_shelf=np.array(ITEMS) != before[PEOPLE[0]][0][0]))
     assert before[PEOPLE[0]][0][0] not in set(off.lists(frame, predictor, PER_USER)["item_id"])
+
+
+def test_a_list_is_filled_up_by_what_the_persons_pattern_chose_then_by_what_everyone_did(served, frame):
+    day = served[2]
+    histories = day.histories(frame)
+    nothing = np.zeros(0, dtype=np.int64)
+    count = len(ITEMS)
+    person, item = day._fill(histories, (nothing, nothing), np.full((len(frame), count), -1))
+    popular = day.day.stock.daily.within(day.day.at, ALWAYS)
+    for row in (0, 1, len(frame) - 1):
+        mine, group = item[person == row], histories.groups[row]
+        shares = day.day.patterns[group][mine] if group >= 0 else np.zeros(len(mine))
+        assert (np.diff(shares) <= 0).all() and len(mine) > 5
+        for share in np.unique(shares):
+            assert (np.diff(popular[mine[shares == share]]) <= 0).all()
+    assert histories.groups[0] >= 0 > histories.groups[len(frame) - 1]
+    assert item[person == 0].tolist() != item[person == len(frame) - 1].tolist()
 
 
 def test_who_has_had_everything_has_no_rows_and_takes_none_from_others(served, frame):

@@ -30,13 +30,23 @@ from lakerec.scorer import bundle, final, training
 from lakerec.scorer.base_model import model_id
 from lakerec.scorer.final import Shortlist, Verdict
 from lakerec.scorer.ranker import Lessons, Ranker
-from lakerec.scorer.recommender import FirstStage, Ranked, Recommender, first_stage, full_ranks, learn, tuned
+from lakerec.scorer.recommender import (
+    FirstStage,
+    Ranked,
+    Recommender,
+    first_stage,
+    full_ranks,
+    learn,
+    tuned,
+    without_each,
+)
 from lakerec.scorer.retriever import Retriever, fit
 from lakerec.scorer.slates import Slate
 from lakerec.world import World
 
 FEATURES = ["ranker", "ranker_reciprocal_rank"]
 REPEATABLE = ("personal", "personal_decayed")
+SMALL = 300  # queries and people of the table without each source: twenty rankers must cost less than one does
 SEEDS_APART = 1000  # of the members of an ensemble
 WARM_EPOCHS = 3  # of a retriever that goes on from a trained one
 Say = Callable[[str], None]
@@ -316,7 +326,7 @@ def _recipe(night: Night, retriever: bool, report: dict[str, Any]) -> bundle.Rec
 
 
 def _report(night: Night, stage: FirstStage, ranker: Ranker, learned: Lessons) -> dict[str, Any]:
-    """What the model's page shows: gains by feature, and NDCG@10 on validation, the ranker's and each source's own."""
+    """What the model's page shows: gains by feature; NDCG@10 on validation: all, each source, all without each."""
     part, shelf = night.valid.part, night.valid.on_shelf
     whole = _ndcg(Recommender(stage, ranker).rank(part.histories, shelf).ranks(part), part)
     sources = {
@@ -324,8 +334,21 @@ def _report(night: Night, stage: FirstStage, ranker: Ranker, learned: Lessons) -
         for name, member in stage.members.items()
     }
     night.say(f"validation ndcg@10: final ranker {whole:.4f}, best source {max(sources.values()):.4f}")
-    gains = ranker.gains()
-    return {"gains": gains, "valid_ndcg@10": whole, "sources": sources, "queries": learned.queries}
+    told = {"gains": ranker.gains(), "valid_ndcg@10": whole, "sources": sources, "queries": learned.queries}
+    return told | {"without": _without_each(night, stage, learned)}
+
+
+def _without_each(night: Night, stage: FirstStage, learned: Lessons) -> dict[str, float]:
+    """NDCG@10 on validation of a small ranker (under "") and of those without each source; of some people, by seed."""
+    settings = night.config.scorer.ranker
+    some = np.flatnonzero(np.arange(learned.queries) % max(1, learned.queries // SMALL) == 0)
+    part = _draw(night.valid.part, SMALL, settings.seed)
+    few = learned.where(np.isin(learned.query, some))
+    try:
+        ranks = without_each(stage, few, part, settings, night.threads, night.valid.on_shelf)
+    except NotEnoughDataError:  # its few people are one
+        return {}
+    return {source: _ndcg(found, part) for source, found in ranks.items()}
 
 
 def _ndcg(ranks: NDArray[np.float64], part: Part) -> float:

@@ -178,6 +178,30 @@ def lessons(stage: FirstStage, part: Part, settings: Settings, on_shelf: NDArray
     return Lessons.joined(found)
 
 
+def without_each(
+    stage: FirstStage,
+    learned: Lessons,
+    part: Part,
+    settings: Settings,
+    threads: int,
+    on_shelf: NDArray[np.bool_] | None = None,
+) -> dict[str, NDArray[np.float64]]:
+    """Ranks (t,) by the whole ranker under "" and, under each source's name, by one refitted without its features."""
+    names, blocks = feature_names(stage.names), []
+    for people, mine, scores in stage.blocks(part.histories):
+        mask = stage.allowed(mine)
+        found = stage.candidates(mine, scores, mask if on_shelf is None else mask & on_shelf)
+        blocks.append(replace(found, person=people[found.person]))
+    ranks = {}
+    for source in ["", *stage.names]:
+        gone = {f"{source}_{kind}" for kind in ("score", "z", "rank")}
+        kept = [place for place, name in enumerate(names) if name not in gone]
+        fewer = replace(learned, features=learned.features[:, kept])
+        ranker = Ranker.fit(fewer, [names[place] for place in kept], settings, threads)
+        ranks[source] = _joined([(block, ranker.score(block.features[:, kept])) for block in blocks]).ranks(part)
+    return ranks
+
+
 def targeted(part: Part, person: NDArray, item: NDArray, n_items: int) -> NDArray[np.bool_]:
     """(n,) whether an item is a target of the person (a place in the part)."""
     return np.isin(person * n_items + item, part.target_users * n_items + part.target_items.astype(np.int64))

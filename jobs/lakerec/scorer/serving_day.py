@@ -129,7 +129,7 @@ class ScoringDay:
     def lists(self, frame: pd.DataFrame, predictor: Predictor, per_user: int) -> pd.DataFrame:
         """user_id, item_id, score, source: the ranker's best `per_user` of each user with their probabilities.
 
-        Where the sources name fewer, the shelf by popularity fills up, with a score of 0.
+        Where the sources name fewer, what is popular fills up, with a score of 0.
         """
         histories = self.histories(frame)
         taken = [(p, self.codes[i]) for p, items in enumerate(frame["taken"]) for i in _list(items) if i in self.codes]
@@ -156,13 +156,20 @@ class ScoringDay:
     def _fill(
         self, histories: Histories, without: tuple[NDArray[np.int64], NDArray[np.int64]], items: NDArray[np.int64]
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """person, item: what fills the lists (users, k) that have -1 at their ends, by popularity, ties by item."""
+        """person, item: what fills the lists (users, k) that have -1 at their ends.
+
+        By popularity, first among the people of the same behaviour pattern, then with everyone; ties by item.
+        """
         short = np.flatnonzero((items < 0).any(axis=1))
         if not len(short):
             return np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64)
-        order = np.argsort(-self.day.stock.daily.within(self.day.at, ALWAYS), kind="stable")
+        popular = self.day.stock.daily.within(self.day.at, ALWAYS)
+        nothing, groups = np.zeros(len(popular)), histories.groups
         person, code = [], []
         for row in short:
+            known = groups is not None and 0 <= groups[row] < len(self.day.patterns)
+            shares = self.day.patterns[groups[row]] if known else nothing  # type: ignore[index]
+            order = np.lexsort((-popular, -shares))
             free = self.day.on_shelf & self.recommender.stage.allowed(histories.select(np.array([row])))[0]
             free[without[1][without[0] == row]] = False
             free[items[row][items[row] >= 0]] = False
