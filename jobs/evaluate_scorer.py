@@ -62,7 +62,8 @@ def _judged(job: Job, snapshot: str, version: str, test: Any) -> Any:
     opened = Bundle.open(folder)
     opened.check_text_model(model_id(job.config.scorer.model))
     predictor = Predictor.load(folder, job.spark.sparkContext.defaultParallelism)
-    world = collect(job.lake, job.config, job.last_day, opened.items, opened.nodes, inputs(job, snapshot))
+    pinned, kinds = inputs(job, snapshot), opened.recipe.kinds
+    world = collect(job.lake, job.config, job.last_day, opened.items, opened.nodes, pinned, kinds)
     (cut,) = cuts_of(world, test)
     recommender = evaluation.recommender_at(world, cut, opened)
     settings = job.config

@@ -27,8 +27,8 @@ def run(job: Job) -> dict[str, Any]:
     from lakerec.scorer.nightly import train
 
     champion = _champion(job)
-    items, nodes = (champion.items, champion.nodes) if champion else ([], [])
-    world = collect(job.lake, job.config, job.last_day, items, nodes, inputs(job, snapshot))
+    items, nodes, kinds = (champion.items, champion.nodes, champion.recipe.kinds) if champion else ([], [], [])
+    world = collect(job.lake, job.config, job.last_day, items, nodes, inputs(job, snapshot), kinds)
     job.say(
         f"{len(world.events)} events of {len(world.users)} users, {len(world.items)} items, {len(world.nodes)} nodes"
     )

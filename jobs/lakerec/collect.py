@@ -51,8 +51,12 @@ def collect(
     base: Sequence[str] = (),
     base_nodes: Sequence[str] = (),
     versions: Mapping[str, int] | None = None,
+    base_kinds: Sequence[str] = (),
 ) -> World:
-    """Everything known by the end of `as_of`, of the tables' pinned `versions`; items coded behind those of `base`."""
+    """Everything known by the end of `as_of`, of the tables' pinned `versions`; items coded behind those of `base`.
+
+    Nodes and event types likewise.
+    """
     pinned = versions or {}
     events, items, triples, embeddings, patterns, users = (
         lake.read(name, pinned.get(name)) for name in INPUTS if name != "ml.sequences"
@@ -69,6 +73,7 @@ def collect(
         base_nodes,
         _patterns(patterns, as_of).toPandas(),
         profile_columns(users.where(F.col("valid_from") <= F.lit(as_of))).toPandas(),
+        base_kinds,
     )
 
 

@@ -185,16 +185,17 @@ def world(
     base_nodes: Sequence[str] = (),
     patterns: pd.DataFrame | None = None,
     people: pd.DataFrame | None = None,
+    base_kinds: Sequence[str] = (),
 ) -> World:
     """Codes for frames of `event_columns`, `item_columns`, silver.kg, ml.user_patterns and silver.users.
 
-    Items keep the order of `base` (a model's), new ones come behind it by id; nodes likewise.
+    Items keep the order of `base` (a model's), new ones come behind it by id; nodes and event types likewise.
     """
     found = sorted((set(events["item_id"]) | set(items["item_id"])) - set(base))
     item_ids = np.array([*base, *found], dtype=object)
     user_ids, user = np.unique(events["user_id"].to_numpy(dtype=object), return_inverse=True)
     code = pd.Series(np.arange(len(item_ids)), index=item_ids)
-    kinds = sorted(weights)
+    kinds = [*base_kinds, *sorted(set(weights) - set(base_kinds))]
     coded = pd.DataFrame(
         {
             "user": user,

@@ -346,6 +346,13 @@ def test_kinds_are_coded_and_weighed_by_the_configuration():
     ]
 
 
+def test_kinds_keep_the_codes_of_a_model_and_new_ones_come_behind():
+    rows = [("u", "a", kind, TODAY - n - 0.5, TODAY) for n, kind in enumerate(sorted(WEIGHTS))]
+    found = made(rows, base_kinds=["view", "gone", "buy"])
+    assert found.kinds == ["view", "gone", "buy", "return", "search"]
+    assert told(found, found.known(CUT)) == told(made(rows), made(rows).known(CUT))
+
+
 def people_of(*rows):
     """(user, valid_from, valid_to, text) as profile_columns gives them."""
     frame = pd.DataFrame(rows, columns=["user_id", "valid_from", "valid_to", "text_hash"])
