@@ -48,7 +48,5 @@ def test_a_model_of_other_text_vectors_is_refused_by_name(tmp_path):
     recipe = Recipe({}, 10, True, [], sorted(WEIGHTS), {}, False, "minilm-l6@1")
     opened = Bundle(tmp_path / "v1" / "recommender", recipe)
     opened.check_text_model("minilm-l6@1")
-    with pytest.raises(
-        ModelError, match=r"v1 was trained on .* minilm-l6@1, the configuration has other@2"
-    ):
+    with pytest.raises(ModelError, match=r"v1 was trained on .* minilm-l6@1, the configuration has other@2"):
         opened.check_text_model("other@2")
