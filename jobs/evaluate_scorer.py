@@ -11,7 +11,9 @@ from lakerec.candidates import known_items
 from lakerec.collect import collect
 from lakerec.errors import ModelError
 from lakerec.job import Job, main
+from lakerec.protocols import GlobalTime
 from lakerec.show import figures
+from lakerec.world import day_number
 from train_scorer import examples, inputs
 
 
@@ -21,7 +23,8 @@ def run(job: Job) -> dict[str, Any]:
     version = models.version_of(snapshot, job.last_day, job.config)
     rows = examples(job, snapshot)
     test = rows[rows["split"] == "test"]
-    protocol = f"global_time cut={test['cut_date'].iloc[0]} horizon={job.config.scorer.training.horizon_days}d repeats"
+    cut, horizon = day_number(test["cut_date"].iloc[0]), job.config.scorer.training.horizon_days
+    protocol = GlobalTime(float(cut), float(horizon), repeats=True).name
     found = _rows(job, snapshot, version, test)
     named = [row | {"protocol": protocol, "data": snapshot} for row in found]
     with job.lake.lease():

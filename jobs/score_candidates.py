@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import date, timedelta
 from typing import Any
 
@@ -28,10 +28,8 @@ def run(job: Job) -> dict[str, Any]:
     inputs = tuple(job.lake.read(name) for name in ("silver.events", "ml.sequences", "silver.items"))
     log = models.promotions(job.lake)
     days = list(sources.days(job.window)) if job.every_day else [job.last_day]
-    totals, model = (
-        {"written": 0, "lists": 0},
-        {"model": ",".join(sorted({version_on(log, day) for day in days}))},
-    )
+    totals = {"written": 0, "lists": 0}
+    model = {"model": ",".join(sorted({version_on(log, day) for day in days}))}
     for day in days:
         with _lists(job, day, log, *inputs) as (rows, scored):
             totals = {name: totals[name] + n for name, n in ranking.counts(rows, day).items()}
@@ -51,19 +49,17 @@ def _lists(
     days, k, run_id = job.config.candidates.popular_days, job.config.policy.k, job.run.run_id
     popular = candidates.popular(events, day, days, job.config.event_types)
     rows = ranking.for_everyone(candidates.fallback(popular, candidates.catalogue(events, items, day), k))
-    told = ranking.recommendations(rows, day, "popularity", run_id, days).persist()
-    model = models.serving_on(log, day)
-    try:
-        if model is None:
-            yield told, {}
-            return
-        due = _due(job, day, log, sequences)
-        users = readings(job.lake, job.config, day, due, events, sequences)
-        with _scored(job, model, day, users, due.count()) as scored:
+    rows = ranking.recommendations(rows, day, "popularity", run_id, days)
+    model, told = models.serving_on(log, day), dict[str, object]()
+    with ExitStack() as held:
+        if model is not None:
+            due = _due(job, day, log, sequences)
+            users = readings(job.lake, job.config, day, due, events, sequences)
+            scored = held.enter_context(_scored(job, model, day, users, due.count()))
             mine = ranking.recommendations(ranking.top_k(scored.rows, k), day, model.version, run_id, days)
-            yield told.unionByName(mine), scored.counts
-    finally:
-        told.unpersist()
+            rows, told = rows.unionByName(mine), scored.counts
+        held.callback(rows.persist().unpersist)
+        yield rows, told
 
 
 def _due(job: Job, day: date, log: list[Row], sequences: DataFrame) -> DataFrame:

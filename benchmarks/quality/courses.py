@@ -122,13 +122,3 @@ def pooled(parts: Sequence[Part]) -> Part:
         np.append(0, np.cumsum(counts)).astype(np.int64),
         np.concatenate([part.target_items for part in parts]),
     )
-
-
-def some(part: Part, count: int, seed: int) -> Part:
-    """At most `count` people of a part, drawn by seed."""
-    if len(part) <= count:
-        return part
-    chosen = np.sort(np.random.default_rng(seed).choice(len(part), count, replace=False))
-    items = np.isin(part.target_users, chosen)
-    starts = np.append(0, np.cumsum(np.diff(part.target_starts)[chosen])).astype(np.int64)
-    return Part(part.histories.select(chosen), part.people[chosen], starts, part.target_items[items])

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from benchmarks.quality.courses import Course, Cut, some
+from benchmarks.quality.courses import Course, Cut
 from benchmarks.quality.data import Dataset
 from benchmarks.record import ROOT
 from numpy.typing import NDArray
@@ -224,7 +224,7 @@ def _shares(scores: Mapping[str, Floats], weights: Mapping[str, float]) -> NDArr
 
 def blend_weights(stage: FirstStage, part: Part, seed: int) -> dict[str, float]:
     """The generators' weights in the blend, fitted on a part's targets."""
-    few = some(part, BLENDED, seed)
+    few = part.some(BLENDED, seed)
     scores = [standardised(member.score(few.histories)) for member in stage.members.values()]
     found = fitted_weights(scores, stage.allowed(few.histories), few.target_users, few.target_items)
     return dict(zip(stage.members, found.tolist(), strict=True))

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
 from benchmarks.quality.data import Dataset
 from benchmarks.quality.models import Outcome
-from benchmarks.record import ROOT
+from benchmarks.record import circumstances
 from numpy.typing import NDArray
 
 from lakerec import metrics
@@ -194,10 +191,7 @@ def _number(value: float) -> float | None:
 
 def machine() -> Row:
     """Commit, date and size of the machine: the same for every row of a run."""
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    about = {"commit": commit.strip(), "date": f"{datetime.now(UTC):%Y-%m-%d}"}
-    return {**about, "cores": os.cpu_count(), "memory_gib": round(memory, 1)}
+    return {name: value for name, value in circumstances().items() if name != "processor"}
 
 
 def table(rows: Sequence[Row], published: Mapping[str, Mapping[str, float]]) -> str:

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from benchmarks.quality import models, report
-from benchmarks.quality.courses import Course, course, pooled, some
+from benchmarks.quality.courses import Course, course, pooled
 from benchmarks.quality.data import CACHE, Dataset, load
 from benchmarks.quality.models import Fitted, Outcome, Trainer, say
 from benchmarks.quality.picture import draw
@@ -152,7 +152,7 @@ class Bench:
 
     def without_each(self) -> report.Report:
         """The ranker refitted without the features of each source in turn."""
-        self.part = some(pooled(self.course.judged.parts), EACH, self.plan.seeds[0])
+        self.part = pooled(self.course.judged.parts).some(EACH, self.plan.seeds[0])
         self.settings, self.fitted = self._settings(), {}
         self.report = self._report()
         seed, trainer = self.plan.seeds[0], self._trainer(self.plan.arm)

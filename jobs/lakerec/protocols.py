@@ -45,6 +45,15 @@ class Part:
         """The place in `histories` of each target's person, (t,)."""
         return np.repeat(np.arange(len(self)), np.diff(self.target_starts))
 
+    def some(self, limit: int, seed: int) -> Part:
+        """At most `limit` people, drawn by seed."""
+        if len(self) <= limit:
+            return self
+        chosen = np.sort(np.random.default_rng(seed).choice(len(self), limit, replace=False))
+        starts = np.append(0, np.cumsum(np.diff(self.target_starts)[chosen])).astype(np.int64)
+        items = self.target_items[np.isin(self.target_users, chosen)]
+        return Part(self.histories.select(chosen), self.people[chosen], starts, items)
+
 
 @dataclass(frozen=True)
 class Split:
@@ -100,13 +109,13 @@ class GlobalTime:
     def _part(self, histories: Histories, known: Histories, split: str) -> Part:
         """What is chosen in the window behind the known events, for everyone with a target, known before or not."""
         start = float(np.nextafter(known.at[0], np.inf)) if len(known) else self.cut
+        where = f"{self.name}: {split} split ({_day(start)} to {_day(start + self.horizon)})"
+        if self.each:
+            return self._each(histories, start, where)
         window = histories.chosen()
         window = window.keep((window.times >= start) & (window.times < start + self.horizon))
         if self.first_basket:
             window = window.keep(_on_first_day(window))
-        where = f"{self.name}: {split} split ({_day(start)} to {_day(start + self.horizon)})"
-        if self.each:
-            return self._each(histories, start, where)
         wanted = window.keep(_first_of_pair(window))
         return _part(known, wanted.users, wanted.items, self.repeats, where)
 

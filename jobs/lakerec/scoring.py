@@ -91,9 +91,7 @@ def _bucket(lists: ListFunction, blocks: Iterator[pd.DataFrame], place: Path, bu
         users += len(block)
         found.append(rows)
         failures += failed
-    if not failures:  # else a run that goes on would not know of them
-        _keep(pd.concat(found), bucket_file(place, bucket, users))
-    elif len(failures) < users:
+    if len(failures) < users:
         _keep(pd.concat(found), bucket_file(place, bucket, users, len(failures)))
     return users, failures
 

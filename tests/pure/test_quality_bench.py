@@ -11,7 +11,7 @@ import pytest
 from benchmarks import record
 from benchmarks.quality import data as sets
 from benchmarks.quality import models, report, run
-from benchmarks.quality.courses import course, pooled, some
+from benchmarks.quality.courses import course, pooled
 from benchmarks.quality.data import Dataset, Records, core, graph_nodes
 from benchmarks.quality.plans import PLANS, WITHOUT, Plan, Table
 from scipy import sparse
@@ -131,7 +131,7 @@ class TestCourses:
         whole = pooled(parts)
         assert len(whole) == sum(map(len, parts)) and np.array_equal(whole.people[: len(parts[0])], parts[0].people)
         assert np.array_equal(whole.histories.items[: len(parts[0].histories.items)], parts[0].histories.items)
-        few = some(whole, 7, seed=3)
+        few = whole.some(7, seed=3)
         assert len(few) == 7 and len(few.target_items) == 7
 
 

@@ -14,6 +14,7 @@ from lakerec.config import Training
 from lakerec.errors import ContractError, ModelError
 from lakerec.scorer import artefact, language_model, training
 from lakerec.scorer.artefact import checked, sha256
+from lakerec.scorer.checkpoints import copied
 from lakerec.scorer.fitting import Run, TrainingReport
 from lakerec.scorer.language_model import load_encoder
 from lakerec.scorer.losses import Objective, teacher_logits
@@ -372,7 +373,7 @@ def test_gradients_of_fp16_are_scaled_and_a_kill_loses_no_scale(tiny, tmp_path, 
     run = run_of(tiny, told(1, 60), epochs=2, token_budget=256)
     assert run.scaler.is_enabled()
     run.begin()
-    run.best = run._copy()
+    run.best = copied(run.weights)
     run.scaler._growth_interval = 3
     run._epoch()
     assert run.report.valid_loss[1] < run.report.prior_loss and run.scaler.get_scale() > 1024

@@ -22,7 +22,7 @@ from lakerec.scorer.recommender import FirstStage, Recommender, Scores
 from lakerec.scorer.retriever import ItemSide, Retriever
 
 RECIPE, ITEMS, NODES = "recipe.json", "items.json", "nodes.json"
-FOLDER = "recommender"
+FOLDER, BOOSTERS = "recommender", "booster"
 ROLES = ("learned", "evaluated", "serving")  # known before the ranker's cuts, before the test cut, everything
 
 
@@ -94,8 +94,7 @@ def save(
     for role, models in retrievers.items():
         for place, model in enumerate(models):
             model.save(folder / f"retriever-{role}-{place}")
-    for place, text in enumerate(ranker.text()):
-        (folder / f"booster-{place}.txt").write_text(text, encoding="utf-8")
+    ranker.save(folder, BOOSTERS)
     if final is not None:
         final.save(folder)
 
@@ -146,11 +145,10 @@ class Bundle:
 
     def ranker(self) -> Ranker:
         """The boosters."""
-        files = sorted(self.folder.glob("booster-*.txt"), key=lambda file: int(file.stem.split("-")[1]))
         try:
-            return Ranker.restore([file.read_text(encoding="utf-8") for file in files])
+            return Ranker.load(self.folder, BOOSTERS)
         except (OSError, ValueError, IndexError) as error:
-            raise ModelError(f"{self.folder}/booster-*.txt: no final ranker ({error}); train again") from error
+            raise ModelError(f"{self.folder}/{BOOSTERS}-*.txt: no final ranker ({error}); train again") from error
 
     def final(self) -> Final | None:
         """The final order; None where no language model reads."""

@@ -25,7 +25,7 @@ from lakerec.scorer.slates import Slate
 
 READ = ("language_model", "language_model_z", "language_model_place")
 FEATURES = ("ranker", "ranker_z", "ranker_place", "events", "item_age", "chosen", *READ)
-CALIBRATION = "final.json"
+CALIBRATION, BOOSTERS = "final.json", "final"
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,11 @@ class Shortlist:
     @classmethod
     def of(cls, ranked: Ranked, people: int, k: int) -> Shortlist:
         """The `k` best of each."""
-        items, places = ranked.tops(people, k)
+        return cls.at(ranked, *ranked.tops(people, k))
+
+    @classmethod
+    def at(cls, ranked: Ranked, items: NDArray[np.int64], places: NDArray[np.int64]) -> Shortlist:
+        """Of what `ranked.tops` gave."""
         scores = np.where(places >= 0, ranked.score[np.maximum(places, 0)] if len(ranked.score) else 0.0, np.nan)
         return cls(items, scores.astype(np.float32))
 
@@ -70,11 +74,16 @@ class Shortlist:
         columns += [each[kept] for each in _standing(read)]
         return np.stack([np.asarray(column, dtype=np.float32) for column in columns], axis=1)
 
-    def ordered(self, scores: Floats) -> Shortlist:
-        """The same candidates by other scores (n,), best first, ties by item."""
-        found = np.full(self.items.shape, np.nan, dtype=np.float32)
+    def order(self, scores: Floats) -> NDArray[np.int64]:
+        """Columns (people, k) by other scores (n,), best first, ties by item, what is no candidate last."""
+        found = np.full(self.items.shape, -np.inf)
         found[self.kept] = scores
-        order = np.lexsort((self.items, -np.where(self.kept, found, -np.inf)), axis=1)
+        return np.lexsort((self.items, -found), axis=1)
+
+    def ordered(self, scores: Floats) -> Shortlist:
+        """The same candidates by other scores (n,)."""
+        found, order = np.full(self.items.shape, np.nan, dtype=np.float32), self.order(scores)
+        found[self.kept] = scores
         return Shortlist(np.take_along_axis(self.items, order, axis=1), np.take_along_axis(found, order, axis=1))
 
     def ndcg(self, scores: Floats, targets: Sequence[NDArray[np.int32]]) -> NDArray[np.float64]:
@@ -110,8 +119,7 @@ class Final:
 
     def save(self, folder: Path) -> None:
         """Write into a folder that is there."""
-        for place, text in enumerate(self.ranker.text()):
-            (folder / f"final-{place}.txt").write_text(text, encoding="utf-8")
+        self.ranker.save(folder, BOOSTERS)
         (folder / CALIBRATION).write_text(json.dumps(self.calibration.weights), encoding="utf-8")
 
     @classmethod
@@ -119,9 +127,8 @@ class Final:
         """What `save` wrote; None where nothing was."""
         if not (folder / CALIBRATION).exists():
             return None
-        files = sorted(folder.glob("final-*.txt"), key=lambda file: int(file.stem.split("-")[1]))
         try:
-            ranker = Ranker.restore([file.read_text(encoding="utf-8") for file in files])
+            ranker = Ranker.load(folder, BOOSTERS)
             return cls(ranker, Calibration(json.loads((folder / CALIBRATION).read_text(encoding="utf-8"))))
         except (OSError, ValueError, IndexError) as error:
             raise ModelError(f"{folder / CALIBRATION}: no final order ({error}); train again") from error
@@ -207,9 +214,4 @@ def _fit(
 
 def _places(shortlist: Shortlist, scores: Floats) -> NDArray[np.int64]:
     """The rank from 1 of each candidate (n,) in the order of `scores`."""
-    found = np.full(shortlist.items.shape, -np.inf)
-    found[shortlist.kept] = scores
-    order = np.lexsort((shortlist.items, -found), axis=1)
-    places = np.empty_like(order)
-    np.put_along_axis(places, order, np.broadcast_to(np.arange(order.shape[1]), order.shape), axis=1)
-    return places[shortlist.kept] + 1
+    return shortlist.order(scores).argsort(axis=1)[shortlist.kept] + 1

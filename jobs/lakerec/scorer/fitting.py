@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -12,13 +11,12 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from lakerec import metrics
 from lakerec.config import Training
 from lakerec.scorer import parallel
+from lakerec.scorer.checkpoints import copied, moments, put, read, restore_moments, write
 from lakerec.scorer.losses import Objective
 from lakerec.scorer.model import SlateScorer
 from lakerec.scorer.prior import start
@@ -29,7 +27,6 @@ WARM_UP = 0.1  # share of all steps
 CLIP = 1.0  # norm of the gradient
 REPORTS = 4  # progress lines an epoch
 FIRST_SCALE = 1024.0  # of fp16's gradients: a tiny training has no steps to lose on the way down from 65536
-MOMENTS = ("step", "exp_avg", "exp_avg_sq")  # AdamW's state
 
 
 @dataclass
@@ -111,12 +108,12 @@ class Run:
         """Train until the last epoch or until `patience` epochs brought nothing; leaves the best weights."""
         if not self._resume(checkpoint, fingerprint):
             self.begin()
-            self.best = self._copy()
+            self.best = copied(self.weights)
         while self._worth_going_on():
             self._epoch()
             if parallel.rank() == 0:
                 self._save(checkpoint, fingerprint)
-        self._set(self.best)
+        put(self.weights, self.best)
 
     def _worth_going_on(self) -> bool:
         done = len(self.report.train_loss)
@@ -132,7 +129,7 @@ class Run:
         done = len(report.train_loss)
         if self._better(done):
             report.best_epoch = done
-            self.best = self._copy()
+            self.best = copied(self.weights)
         self.progress(
             f"epoch {done}: validation loss {report.valid_loss[-1]:.4f}, ndcg@10 {report.valid_ndcg[-1]:.4f}; "
             f"features alone {report.prior_loss:.4f}, {report.valid_ndcg[0]:.4f}"
@@ -217,49 +214,24 @@ class Run:
         self.report.valid_loss.append(loss)
         self.report.valid_ndcg.append(ndcg)
 
-    def _copy(self) -> dict[str, Tensor]:
-        return {name: weight.detach().clone() for name, weight in self.weights.items()}
-
-    @torch.no_grad()
-    def _set(self, values: dict[str, Tensor]) -> None:
-        for name, weight in self.weights.items():
-            weight.copy_(values[name])
-
     def _save(self, checkpoint: Path, fingerprint: str) -> None:
-        """The run's state in one file, renamed into place: weights, the best, AdamW's moments, report."""
-        groups = {"now": self._copy(), "best": self.best}
-        state = {name: self.optimiser.state[w] for name, w in self.weights.items() if w in self.optimiser.state}
-        for moment in MOMENTS:
-            groups[moment] = {name: values[moment] for name, values in state.items()}
-        tensors = {f"{group} {name}": t for group, named in groups.items() for name, t in named.items()}
+        """The run's state: weights, the best, AdamW's moments, report."""
+        groups = {"now": copied(self.weights), "best": self.best}
         about = {"report": json.dumps(asdict(self.report)), "scaler": json.dumps(self.scaler.state_dict())}
-        draft = checkpoint.with_suffix(f".{os.getpid()}")
-        checkpoint.parent.mkdir(parents=True, exist_ok=True)
-        save_file(tensors, draft, {"fingerprint": fingerprint, **about})
-        draft.replace(checkpoint)
+        write(checkpoint, fingerprint, groups | moments(self.weights, self.optimiser), about)
 
     def _resume(self, checkpoint: Path, fingerprint: str) -> bool:
         """Go on from a checkpoint of the same training, if there is one."""
-        if not checkpoint.exists():
+        found = read(checkpoint, fingerprint, self.model.mean.device, self.progress)
+        if found is None:
             return False
-        try:
-            with safe_open(checkpoint, framework="pt") as stream:
-                about = stream.metadata()
-                tensors = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118
-        except SafetensorError as error:
-            self.progress(f"{checkpoint} cannot be read ({error}): training from the start")
-            return False
-        if about["fingerprint"] != fingerprint:
-            return False
+        tensors, about = found
         vars(self.report).update(json.loads(about["report"]))
         if scaler := json.loads(about["scaler"]):
             self.scaler.load_state_dict(scaler)
-        self._set({name: tensors[f"now {name}"] for name in self.weights})
-        self.best = {name: tensors[f"best {name}"] for name in self.weights}
-        for name, weight in self.weights.items():
-            moments = {moment: tensors[key] for moment in MOMENTS if (key := f"{moment} {name}") in tensors}
-            if moments:  # `step` stays on the processor
-                self.optimiser.state[weight] = {k: t.to(weight.device) if t.ndim else t for k, t in moments.items()}
+        now, self.best = ({name: tensors[f"{group} {name}"] for name in self.weights} for group in ("now", "best"))
+        put(self.weights, now)
+        restore_moments(self.weights, tensors, self.optimiser)
         self.progress(f"resumed after epoch {len(self.report.train_loss)} from {checkpoint}")
         return True
 

@@ -191,7 +191,7 @@ class Night:
 
     def slates(self, stage: FirstStage, ranker: Ranker, cut: Cut, limit: int, unseen: bool) -> Slated:
         """The ranker's best `per_user` of each person as slates, drawn by seed; `unseen`: scored by other folds."""
-        some = _draw(cut.part, limit, self.config.scorer.training.seed)
+        some = cut.part.some(limit, self.config.scorer.training.seed)
         found: list[Shortlist] = []
         for people, mine, scores in stage.blocks(some.histories):
             made = stage.candidates(mine, scores, stage.allowed(mine) & cut.on_shelf)
@@ -234,10 +234,10 @@ class Slated:
 def labelled_slates(world: World, cut: Cut, shortlist: Shortlist, part: Part) -> list[Slate]:
     """The ranker's best of each person of a part, as the language model reads them, labelled."""
     texts, found = world.texts(cut.day), []
-    for row, (items, score) in enumerate(zip(shortlist.items, shortlist.scores, strict=True)):
+    rows = zip(part.people, shortlist.items, shortlist.scores, part.targets, strict=True)
+    for person, items, score, targets in rows:
         kept = items[items >= 0]
-        targets = part.targets[row]
-        user = str(world.users[part.people[row]])
+        user = str(world.users[person])
         told = [str(text) for text in texts[kept]]
         labels = np.isin(kept, targets).astype(np.float32)
         features = ranker_features(score[: len(kept)])
@@ -251,20 +251,6 @@ def _check(cuts: Sequence[Cut], last: date) -> None:
     missing = [split for split in ("train", "valid", "test") if split not in found]
     if missing:
         raise NotEnoughDataError(f"no {', '.join(missing)} examples of known users as of {last}: load more days")
-
-
-def _draw(part: Part, limit: int, seed: int) -> Part:
-    """At most `limit` people of a part."""
-    if len(part) <= limit:
-        return part
-    return _take(part, np.sort(np.random.default_rng(seed).choice(len(part), limit, replace=False)))
-
-
-def _take(part: Part, chosen: NDArray[np.int64]) -> Part:
-    """Some people of a part, by their places in it."""
-    spans = [part.targets[p] for p in chosen]
-    starts = np.append(0, np.cumsum([len(span) for span in spans])).astype(np.int64)
-    return Part(part.histories.select(chosen), part.people[chosen], starts, np.concatenate(spans).astype(np.int32))
 
 
 def ranker_features(scores: Floats) -> Floats:
@@ -342,7 +328,7 @@ def _without_each(night: Night, stage: FirstStage, learned: Lessons) -> dict[str
     """NDCG@10 on validation of a small ranker (under "") and of those without each source; of some people, by seed."""
     settings = night.config.scorer.ranker
     some = np.flatnonzero(np.arange(learned.queries) % max(1, learned.queries // SMALL) == 0)
-    part = _draw(night.valid.part, SMALL, settings.seed)
+    part = night.valid.part.some(SMALL, settings.seed)
     few = learned.where(np.isin(learned.query, some))
     try:
         ranks = without_each(stage, few, part, settings, night.threads, night.valid.on_shelf)

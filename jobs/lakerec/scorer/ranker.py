@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import count
+from pathlib import Path
 from typing import Any
 
 import lightgbm
@@ -134,6 +135,17 @@ class Ranker:
         except lightgbm.basic.LightGBMError as error:
             raise ValueError(str(error)) from error
         return cls(boosters, boosters[0].feature_name())
+
+    def save(self, folder: Path, name: str) -> None:
+        """A file for each booster, into a folder that is there."""
+        for place, text in enumerate(self.text()):
+            (folder / f"{name}-{place}.txt").write_text(text, encoding="utf-8")
+
+    @classmethod
+    def load(cls, folder: Path, name: str) -> Ranker:
+        """What `save` wrote under a name; OSError, ValueError or IndexError where that is no ranker."""
+        files = sorted(folder.glob(f"{name}-*.txt"), key=lambda file: int(file.stem.split("-")[1]))
+        return cls.restore([file.read_text(encoding="utf-8") for file in files])
 
 
 def _folds(person: NDArray[np.int64], folds: int) -> NDArray[np.int64]:

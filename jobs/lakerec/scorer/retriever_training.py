@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, replace
@@ -14,10 +13,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from lakerec.scorer.checkpoints import copied, moments, put, read, restore_moments, write
 from lakerec.scorer.language_model import precision
 
 if TYPE_CHECKING:
@@ -29,7 +27,6 @@ CHUNK = 2**20  # logits at a time: 4 MiB in float32 stay in a processor's cache
 CHUNK_GPU = 2**26
 ROUND = 8  # widths are padded to its multiples: oneDNN keeps a program of its own for every shape it multiplied
 ROWS = 128  # the same for the rows of a softmax
-MOMENTS = ("step", "exp_avg", "exp_avg_sq")  # AdamW's state
 
 
 @dataclass
@@ -213,7 +210,7 @@ class Run:
         self.lengths = events.histories.lengths - held
         self.report = RetrieverReport(int(self.lengths.sum()), int(held.sum()))
         self.weights = dict(model.named_parameters())
-        self.ema = self._copy()
+        self.ema = copied(self.weights)
         self.best = self.ema
         self.optimiser = self._optimiser()
         fast = precision(model.place.type)
@@ -246,7 +243,7 @@ class Run:
             self._epoch()
             if checkpoint:
                 self._save(checkpoint, mark)
-        self._set(self.best if self.validates else self.ema)
+        put(self.weights, self.best if self.validates else self.ema)
         self.model.remember(self.items)
 
     def _worth_going_on(self) -> bool:
@@ -349,8 +346,8 @@ class Run:
     @torch.no_grad()
     def _validate(self) -> float:
         """Mean -log p of the held-out events by the averaged weights, nats."""
-        now = self._copy()
-        self._set(self.ema)
+        now = copied(self.weights)
+        put(self.weights, self.ema)
         self.model.eval()
         histories, size = self.events.histories, self.settings.window
         windows = validation_windows(histories.starts[:-1], histories.lengths, self.held, size)
@@ -359,16 +356,8 @@ class Run:
         for places in by_length(windows.length, self.settings.batch * rounded(size + 1)):
             batch, flat, targets = self._batch(windows.take(places))
             total -= likelihood(self.model(batch, vectors).flatten(0, 1)[flat], vectors, bias, targets)
-        self._set(now)
+        put(self.weights, now)
         return total / self.report.held
-
-    def _copy(self) -> dict[str, Tensor]:
-        return {name: weight.detach().clone() for name, weight in self.weights.items()}
-
-    @torch.no_grad()
-    def _set(self, values: dict[str, Tensor]) -> None:
-        for name, weight in self.weights.items():
-            weight.copy_(values[name])
 
     def _fingerprint(self) -> str:
         """A hash of everything that decides a training: a checkpoint of another one is not resumed."""
@@ -384,41 +373,21 @@ class Run:
         return digest.hexdigest()
 
     def _save(self, checkpoint: Path, fingerprint: str) -> None:
-        """The run's state in one file, renamed into place: weights, averages, the best, AdamW's moments, report."""
-        groups = {"now": self._copy(), "ema": self.ema, "best": self.best}
-        state = self.optimiser.state  # without the weights that no gradient has reached: an unused table's
-        for moment in MOMENTS:
-            groups[moment] = {n: state[w][moment] for n, w in self.weights.items() if state.get(w)}
-        tensors = {f"{group} {n}": t.clone() for group, named in groups.items() for n, t in named.items()}
-        draft = checkpoint.with_suffix(f".{os.getpid()}")
-        checkpoint.parent.mkdir(parents=True, exist_ok=True)
-        save_file(tensors, draft, {"fingerprint": fingerprint, "report": json.dumps(asdict(self.report))})
-        draft.replace(checkpoint)
+        """The run's state: weights, averages, the best, AdamW's moments, report."""
+        groups = {"now": copied(self.weights), "ema": self.ema, "best": self.best}
+        report = json.dumps(asdict(self.report))
+        write(checkpoint, fingerprint, groups | moments(self.weights, self.optimiser), {"report": report})
 
     def _resume(self, checkpoint: Path, fingerprint: str) -> None:
         """Go on from a checkpoint of the same training, if there is one."""
-        if not checkpoint.exists():
+        found = read(checkpoint, fingerprint, self.model.place, self.progress)
+        if found is None:
             return
-        try:
-            with safe_open(checkpoint, framework="pt", device=str(self.model.place)) as stream:
-                about = stream.metadata()
-                tensors = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118
-        except (SafetensorError, OSError) as error:
-            self.progress(f"{checkpoint} cannot be read ({error}): training from the start")
-            return
-        if about.get("fingerprint") != fingerprint:
-            self.progress(f"{checkpoint} is of another training: training from the start")
-            return
+        tensors, about = found
         vars(self.report).update(json.loads(about["report"]))
-        self._restore(tensors)
-        self.progress(f"resumed after epoch {len(self.report.train_loss)} from {checkpoint}")
-
-    def _restore(self, tensors: dict[str, Tensor]) -> None:
         now, self.ema, self.best = (
             {name: tensors[f"{group} {name}"] for name in self.weights} for group in ("now", "ema", "best")
         )
-        self._set(now)
-        for name, weight in self.weights.items():
-            if f"{MOMENTS[0]} {name}" in tensors:
-                state = {moment: tensors[f"{moment} {name}"] for moment in MOMENTS}
-                self.optimiser.state[weight] = state | {"step": state["step"].cpu()}  # where AdamW keeps it
+        put(self.weights, now)
+        restore_moments(self.weights, tensors, self.optimiser)
+        self.progress(f"resumed after epoch {len(self.report.train_loss)} from {checkpoint}")

@@ -136,7 +136,7 @@ class ScoringDay:
         without = np.array(taken, dtype=np.int64).reshape(-1, 2).T
         ranked = self.recommender.rank(histories, self.day.on_shelf, (without[0], without[1]))
         items, places = ranked.tops(len(frame), per_user)
-        shortlist = Shortlist.of(ranked, len(frame), per_user)
+        shortlist = Shortlist.at(ranked, items, places)
         slates = self._slates(frame, shortlist)
         found = chances(self.final, predictor, slates, shortlist, histories, self.day.stock)
         probabilities = np.concatenate([np.zeros(0, dtype=np.float32), *found])
