@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from lakerec import generators
 from lakerec.config import Ranker as RankerSettings
-from lakerec.features import Stock, feature_names, nominate
+from lakerec.features import Stock, nominate
 from lakerec.generators.base import Shelf
 from lakerec.generators.blend import blended, fitted_weights, standardised
 from lakerec.generators.factors import Als
@@ -231,13 +231,16 @@ def blend_weights(stage: FirstStage, part: Part, seed: int) -> dict[str, float]:
 
 
 def learned(
-    stages: Sequence[tuple[FirstStage, Sequence[Part]]], settings: RankerSettings, kept: list[Lessons] | None = None
+    stages: Sequence[tuple[FirstStage, Sequence[Part]]],
+    names: Sequence[str],
+    settings: RankerSettings,
+    kept: list[Lessons] | None = None,
 ) -> tuple[Ranker, list[Lessons]]:
     """The ranker from several cuts, and what it learned from; `kept` are lessons that need not be made again."""
     made = list(kept or []) + [lessons(stage, part, settings) for stage, parts in stages for part in parts]
     whole = Lessons.joined(made)
     say(f"ranker: {whole.queries} queries, {len(whole.labels)} candidates, {whole.features.shape[1]} features")
-    return Ranker.fit(whole, feature_names(stages[0][0].names), settings, THREADS), made
+    return Ranker.fit(whole, names, settings, THREADS), made
 
 
 def ranked(recommender: Recommender, part: Part) -> Outcome:

@@ -134,7 +134,6 @@ ML_1M = Plan(
         patience=3,
         max_minutes=30.0,
     ),
-    seeds=(17,),  # a training takes an hour on two cores
     pairs=PAIRS,
 )
 _ARMS = (

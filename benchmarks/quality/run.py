@@ -25,6 +25,7 @@ from benchmarks.quality.picture import draw
 from benchmarks.quality.plans import AGAIN, PLANS, PUBLISHED, WITHOUT, Plan, Table
 from benchmarks.record import ROOT
 
+from lakerec.features import feature_names
 from lakerec.scorer.ranker import Lessons
 from lakerec.scorer.recommender import FirstStage, Recommender, Scores, without_each
 
@@ -49,6 +50,7 @@ class Bench:
         self.part = pooled(judged.parts)
         self.settings = self._settings()
         self.fitted: dict[str, Fitted] = {}
+        self.plain: list[Lessons] | None = None
         self.report = self._report()
         if not self.table.paired:
             self._classical()
@@ -131,13 +133,18 @@ class Bench:
         began = time.perf_counter()
         settings = self.plan.ranker.model_copy(update={"seed": seed})
         judged = self._with(self.course.judged, seed, trainer)
-        taught = [(self._with(cut, seed, trainer), cut.parts) for cut in self.course.lessons]
-        ranker, made = models.learned(taught, settings)
+        known = trainer is None and self.plain is not None  # those without a retriever are the same for every seed
+        taught = [] if known else [(self._with(cut, seed, trainer), cut.parts) for cut in self.course.lessons]
+        names = feature_names(judged.names)
+        ranker, made = models.learned(taught, names, settings, self.plain if trainer is None else None)
         self._judge(name, seed, Recommender(judged, ranker), began)
+        self.plain = made if trainer is None else self.plain
         if trainer is not None and self.table.refit and self.course.refit:
             began = time.perf_counter()
             more = [(self._with(self.course.tuning, seed, trainer), self.course.tuning.parts)]
-            self._judge("ranker refit", seed, Recommender(judged, models.learned(more, settings, made)[0]), began)
+            self._judge(
+                "ranker refit", seed, Recommender(judged, models.learned(more, names, settings, made)[0]), began
+            )
 
     def _with(self, cut: models.Cut, seed: int, trainer: Trainer | None) -> FirstStage:
         """The sources at a cut, with the retriever trained there."""
@@ -158,8 +165,8 @@ class Bench:
         seed, trainer = self.plan.seeds[0], self._trainer(self.plan.arm)
         settings = self.plan.ranker.model_copy(update={"seed": seed})
         taught = [(self._with(cut, seed, trainer), cut.parts) for cut in self.course.lessons]
-        _, made = models.learned(taught, settings)
         judged = self._with(self.course.judged, seed, trainer)
+        _, made = models.learned(taught, feature_names(judged.names), settings)
         nothing = np.full((len(self.part), models.K), -1, dtype=np.int64)
         whole = Lessons.joined(made)
         for source, ranks in without_each(judged, whole, self.part, settings, models.THREADS).items():
