@@ -110,11 +110,17 @@ def largest(histories: Histories, values: NDArray[np.floating]) -> sparse.csr_ma
 def strongest(matrix: sparse.csr_matrix, count: int) -> sparse.csr_matrix:
     """Each row's `count` largest entries; ties by column."""
     matrix = matrix.tocsr()
-    rows = np.repeat(np.arange(matrix.shape[0]), np.diff(matrix.indptr))
-    order = np.lexsort((matrix.indices, -matrix.data, rows))
-    place = np.arange(len(order)) - np.repeat(matrix.indptr[:-1], np.diff(matrix.indptr))
-    kept = order[place < count]
-    return sparse.csr_matrix((matrix.data[kept], (rows[kept], matrix.indices[kept])), shape=matrix.shape)
+    matrix.sort_indices()
+    kept = np.ones(matrix.nnz, dtype=np.bool_)
+    for row in np.flatnonzero(np.diff(matrix.indptr) > count):
+        span = slice(matrix.indptr[row], matrix.indptr[row + 1])
+        data = matrix.data[span]
+        least = np.partition(data, len(data) - count)[len(data) - count]
+        best = data > least
+        best[np.flatnonzero(data == least)[: count - int(best.sum())]] = True
+        kept[span] = best
+    ends = np.append(0, np.cumsum(kept))[matrix.indptr]
+    return sparse.csr_matrix((matrix.data[kept], matrix.indices[kept], ends), shape=matrix.shape)
 
 
 def dense(matrix: sparse.spmatrix | NDArray[np.floating]) -> Floats:
