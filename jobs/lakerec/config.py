@@ -308,7 +308,8 @@ class Scorer(Model):
     `language_model`: auto uses it where it ranks better than the ranker alone, beyond chance, on validation.
     `tune`: choose each generator's settings on the first cut, not the defaults. `arithmetic` of the language model's
     scoring: auto (bf16 where the machine multiplies it fast), float32, or int8; a cheaper one that ranks the validation
-    slates otherwise than float32 is refused with its figures.
+    slates otherwise than float32 is refused with its figures. `history` and `candidate`: text, or vectors: each past
+    event (the last `history_tokens`) or each candidate is one token, its item's text vector.
     """
 
     retriever: Retriever = Field(default_factory=Retriever)
@@ -319,7 +320,15 @@ class Scorer(Model):
     model: str = "minilm-l6"
     history_tokens: int = Field(default=160, ge=8)
     candidate_tokens: int = Field(default=16, ge=2)
+    history: Literal["text", "vectors"] = "text"
+    candidate: Literal["text", "vectors"] = "text"
     training: Training = Field(default_factory=Training)
+
+    @model_validator(mode="after")
+    def _vectors_are_learned(self) -> Scorer:
+        if self.training.freeze == "head" and "vectors" in (self.history, self.candidate):
+            raise ValueError("a frozen language model cannot learn to read vectors: training.freeze lora or full")
+        return self
 
 
 class Promotion(Model):

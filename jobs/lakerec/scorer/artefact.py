@@ -19,7 +19,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from lakerec.errors import ModelError
 from lakerec.scorer.language_model import device, load_encoder, precision
 from lakerec.scorer.model import SlateScorer
-from lakerec.scorer.slates import Packer
+from lakerec.scorer.slates import Form, Packer
 
 FORMAT = 3
 MANIFEST, HEAD = "manifest.json", "head.safetensors"
@@ -117,19 +117,21 @@ def load(path: Path) -> tuple[SlateScorer, Packer, Manifest]:
     """A language model ready to predict, of an artefact that has one."""
     manifest = checked(path)
     encoder, tokenizer = load_encoder(path)
-    model = build(encoder, _array(manifest.mean), _array(manifest.std))
+    model = build(encoder, _array(manifest.mean), _array(manifest.std), manifest.settings.get("item_width", 0))
     model.load_state_dict(load_file(path / HEAD), strict=False)
     settings = manifest.settings
     model = model.eval()
     if "arithmetic" in settings:
         model = model.computing(settings["arithmetic"])
-    return model, Packer(tokenizer, settings["history_tokens"], settings["candidate_tokens"]), manifest
+    return model, Packer.of(tokenizer, Form.of(settings)), manifest
 
 
-def build(encoder: PreTrainedModel, mean: NDArray[np.float32], std: NDArray[np.float32]) -> SlateScorer:
-    """A scorer on this machine's device, in the fastest precision the device is good at."""
+def build(
+    encoder: PreTrainedModel, mean: NDArray[np.float32], std: NDArray[np.float32], item_width: int = 0
+) -> SlateScorer:
+    """A scorer on this machine's device, in the fastest precision it is good at; item_width: of item vectors read."""
     place = device()
-    return SlateScorer(encoder, mean, std, precision(place.type)).to(place)
+    return SlateScorer(encoder, mean, std, precision(place.type), item_width).to(place)
 
 
 def _array(values: list[float]) -> NDArray[np.float32]:

@@ -19,7 +19,7 @@ from lakerec.scorer.final import Final, Shortlist, chances
 from lakerec.scorer.nightly import Cut, labelled_slates
 from lakerec.scorer.prediction import Predictor
 from lakerec.scorer.recommender import Ranked, Recommender, Scores, full_ranks
-from lakerec.scorer.slates import Slate
+from lakerec.scorer.slates import Form, Slate
 from lakerec.world import World
 
 DEEP = 100  # depth of the sources' recall
@@ -62,7 +62,7 @@ def model(
     part = cut.part
     ranked = recommender.rank(part.histories, cut.on_shelf)
     shortlist = Shortlist.of(ranked, len(part), per_user)
-    made = labelled_slates(world, cut, shortlist, part)
+    made = labelled_slates(world, cut, shortlist, part, Form.of(predictor.manifest.settings))
     found = chances(final, predictor, made, shortlist, part.histories, recommender.stage.stock)
     served = _judged(name, part, ranked, made, found, shortlist.items, k)
     if predictor.model is None:

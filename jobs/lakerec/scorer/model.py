@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from lakerec.errors import ModelError
+from lakerec.scorer.item_reader import ItemReader, Items
 from lakerec.scorer.language_model import is_decoder, precision
-from lakerec.scorer.slates import Pack, Packer, Slate
+from lakerec.scorer.slates import Pack, Packer, Past, Slate
 
 FLOAT32, NARROW, INT8 = "float32", "narrow", "int8"
 HEAD_WIDTH = 64
@@ -25,7 +26,10 @@ FEATURE_LIMIT = 10.0  # standard deviations: one broken feature must not decide 
 
 @dataclass(frozen=True)
 class Batch:
-    """b packs padded to t tokens, n candidates at most; `rows` (r,) are the places of the candidates read."""
+    """b packs padded to t tokens, n candidates at most; `rows` (r,) are the places of the candidates read.
+
+    `items` are the tokens that are item vectors.
+    """
 
     ids: Tensor  # (b, t)
     positions: Tensor  # (b, t)
@@ -33,6 +37,7 @@ class Batch:
     pool: Tensor  # (b, 1 + n, t): row 0 reads the history, row i candidate i
     present: Tensor  # (b, n) bool
     rows: Tensor  # (r,)
+    items: Items | None = None
 
 
 def collate(packs: Sequence[Pack], place: torch.device, dtype: torch.dtype, causal: bool) -> Batch:
@@ -61,6 +66,7 @@ def collate(packs: Sequence[Pack], place: torch.device, dtype: torch.dtype, caus
         pool=member.float() / counts.clamp(min=1),
         present=counts[:, 1:, 0] > 0,
         rows=torch.cat([torch.arange(pack.rows.start, pack.rows.stop) for pack in packs]),
+        items=Items.of(packs, place),
     )
 
 
@@ -82,6 +88,7 @@ class SlateScorer(nn.Module):
         mean: NDArray[np.float32],
         std: NDArray[np.float32],
         dtype: torch.dtype,
+        item_width: int = 0,
     ) -> None:
         super().__init__()
         self.width = width = 2 * encoder.config.hidden_size
@@ -90,6 +97,7 @@ class SlateScorer(nn.Module):
         self.first_position = _first_position(encoder)
         self.register_buffer("mean", torch.from_numpy(mean), persistent=False)
         self.register_buffer("std", torch.from_numpy(std), persistent=False)
+        self.items = ItemReader.beside(encoder, item_width) if item_width else None
         self.prior = nn.Linear(len(mean), 1)
         self.head = nn.Sequential(
             nn.LayerNorm(width), nn.Linear(width, HEAD_WIDTH), nn.GELU(), nn.Linear(HEAD_WIDTH, 1)
@@ -123,8 +131,9 @@ class SlateScorer(nn.Module):
         """The encoder's view of each candidate, (r, 2d) float32: its pooled state, and that times history's."""
         fast = self.dtype != torch.float32
         with torch.autocast(batch.ids.device.type, dtype=self.dtype, enabled=fast):
+            words = self.encoder.get_input_embeddings()(batch.ids)
             hidden = self.encoder(
-                input_ids=batch.ids,
+                inputs_embeds=words if self.items is None else self.items.put(words, batch.items),
                 position_ids=batch.positions + self.first_position,
                 attention_mask=batch.mask,
             ).last_hidden_state
@@ -178,7 +187,10 @@ def check_blocks(model: SlateScorer, packer: Packer, name: str) -> None:
     """Raise ModelError where the encoder ignores a block mask: a slate must read as its candidates alone."""
     texts = ["red wooden train for children", "kettle", "a book about gardens"]
     probe = [Slate("probe", "bought tea, viewed a blue cup", texts, np.zeros((3, 0), np.float32), None, 0)]
-    alone = [replace(probe[0], texts=[text]) for text in texts]
+    if model.items is not None:
+        probe = [_with_vectors(probe[0], model.items.width)]
+    vectors = [None] * len(texts) if probe[0].vectors is None else [row[None] for row in probe[0].vectors]
+    alone = [replace(probe[0], texts=[text], vectors=mine) for text, mine in zip(texts, vectors, strict=True)]
     try:
         with torch.inference_mode():
             together, apart = (model.read(model.collate(packer.pack(s))) for s in (probe, alone))
@@ -191,3 +203,9 @@ def check_blocks(model: SlateScorer, packer: Packer, name: str) -> None:
             f"(by {gap:.3g} of {size:.3g}); its architecture ignores the block mask: "
             "name a BERT-like encoder, or a decoder such as Llama, Qwen or GPT-2"
         )
+
+
+def _with_vectors(slate: Slate, width: int) -> Slate:
+    """A slate with item vectors of a width."""
+    past, mine = np.eye(2, width, dtype=np.float32), np.eye(len(slate.texts), width, dtype=np.float32)
+    return replace(slate, past=Past(past, np.zeros(2, dtype=np.int64), np.array([9.0, 1.0])), vectors=mine)

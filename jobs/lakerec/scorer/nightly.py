@@ -41,7 +41,7 @@ from lakerec.scorer.recommender import (
     without_each,
 )
 from lakerec.scorer.retriever import Retriever, fit
-from lakerec.scorer.slates import Slate
+from lakerec.scorer.slates import Form, Slate
 from lakerec.world import World
 
 FEATURES = ["ranker", "ranker_reciprocal_rank"]
@@ -202,7 +202,9 @@ class Night:
             )
             found.append(Shortlist.of(Ranked(made, score), len(people), self.config.candidates.per_user))
         shortlist = Shortlist.joined(found)
-        return Slated(labelled_slates(self.world, cut, shortlist, some), shortlist, some)
+        return Slated(
+            labelled_slates(self.world, cut, shortlist, some, Form.of(self.config.scorer.model_dump())), shortlist, some
+        )
 
     def verdict(self, stage: FirstStage, held: Slated, told: Sequence[Floats]) -> Verdict | None:
         """The final order learned on the validation's slates; None where there are too few people."""
@@ -231,17 +233,19 @@ class Slated:
     part: Part
 
 
-def labelled_slates(world: World, cut: Cut, shortlist: Shortlist, part: Part) -> list[Slate]:
+def labelled_slates(world: World, cut: Cut, shortlist: Shortlist, part: Part, form: Form) -> list[Slate]:
     """The ranker's best of each person of a part, as the language model reads them, labelled."""
-    texts, found = world.texts(cut.day), []
+    texts, vectors, found = world.texts(cut.day), world.shelf(cut.day).text, []
     rows = zip(part.people, shortlist.items, shortlist.scores, part.targets, strict=True)
-    for person, items, score, targets in rows:
+    for place, (person, items, score, targets) in enumerate(rows):
         kept = items[items >= 0]
         user = str(world.users[person])
         told = [str(text) for text in texts[kept]]
         labels = np.isin(kept, targets).astype(np.float32)
         features = ranker_features(score[: len(kept)])
-        found.append(Slate(f"{user}@{cut.day}", cut.told.get(user, ""), told, features, labels, len(targets)))
+        more = form.told(part.histories, place, kept, vectors)
+        name, history = f"{user}@{cut.day}", cut.told.get(user, "")
+        found.append(Slate(name, history, told, features, labels, len(targets), **more))
     return found
 
 

@@ -22,7 +22,7 @@ from lakerec.scorer.final import Final, Shortlist, chances
 from lakerec.scorer.nightly import ranker_features
 from lakerec.scorer.prediction import Predictor
 from lakerec.scorer.recommender import Recommender
-from lakerec.scorer.slates import Slate
+from lakerec.scorer.slates import Form, Slate
 
 
 @dataclass(frozen=True)
@@ -137,7 +137,7 @@ class ScoringDay:
         ranked = self.recommender.rank(histories, self.day.on_shelf, (without[0], without[1]))
         items, places = ranked.tops(len(frame), per_user)
         shortlist = Shortlist.at(ranked, items, places)
-        slates = self._slates(frame, shortlist)
+        slates = self._slates(frame, histories, shortlist, Form.of(predictor.manifest.settings))
         found = chances(self.final, predictor, slates, shortlist, histories, self.day.stock)
         probabilities = np.concatenate([np.zeros(0, dtype=np.float32), *found])
         kept = items >= 0
@@ -178,13 +178,17 @@ class ScoringDay:
             code += more.tolist()
         return np.array(person, dtype=np.int64), np.array(code, dtype=np.int64)
 
-    def _slates(self, frame: pd.DataFrame, shortlist: Shortlist) -> list[Slate]:
+    def _slates(self, frame: pd.DataFrame, histories: Histories, shortlist: Shortlist, form: Form) -> list[Slate]:
         found, scores = [], shortlist.scores
         for row, (user, history) in enumerate(zip(frame["user_id"], frame["history"], strict=True)):
             mine = shortlist.items[row][shortlist.items[row] >= 0]
             texts = [self.day.texts[item] for item in mine]
             told = history if isinstance(history, str) else ""
-            found.append(Slate(str(user), told, texts, ranker_features(scores[row][: len(mine)]), None, 0))
+            features, more = (
+                ranker_features(scores[row][: len(mine)]),
+                form.told(histories, row, mine, self.day.shelf.text),
+            )
+            found.append(Slate(str(user), told, texts, features, None, 0, **more))
         return found
 
 

@@ -2,25 +2,59 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lakerec.errors import ModelError
+from lakerec.histories import Floats, Histories
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 # Attention costs the square of a sequence: a longer slate is cut, its history read again for each piece.
 PACK_TOKENS = 768
+VECTORS = "vectors"  # what is told by one vector an item
+HOLE = -1  # in the place of a token that is a vector
+CANDIDATE = 0  # the kind of a vector that is no past event
+
+
+@dataclass(frozen=True)
+class Past:
+    """Past events, oldest first: their items' text vectors (e, d), codes of their types (e,) and ages in days (e,)."""
+
+    vectors: Floats
+    kinds: NDArray[np.int64]
+    ages: NDArray[np.float64]
+
+    def last(self, count: int) -> Past:
+        """The `count` latest."""
+        start = max(0, len(self.kinds) - count)
+        return Past(self.vectors[start:], self.kinds[start:], self.ages[start:])
+
+    @property
+    def parts(self) -> tuple[Floats, NDArray[np.int64], NDArray[np.float64]]:
+        """vectors, kinds, ages; the kinds above that of a candidate."""
+        return self.vectors, self.kinds + CANDIDATE + 1, self.ages
+
+    @classmethod
+    def of(cls, histories: Histories, person: int, vectors: Floats, count: int) -> Past:
+        """The last `count` events of a person of a Histories; vectors (items, d) are the catalogue's."""
+        stop = histories.starts[person + 1]
+        span = slice(max(histories.starts[person], stop - count), stop)
+        ages = histories.at[person] - histories.times[span]
+        return cls(vectors[histories.items[span]], histories.types[span].astype(np.int64), ages)
 
 
 @dataclass(frozen=True)
 class Slate:
-    """What is scored for one user: n candidates with features (n, f) and, if known, labels (n,)."""
+    """What is scored for one user: n candidates with features (n, f) and, if known, labels (n,).
+
+    `past` and `vectors` (n, d) are there where a language model reads the history or the candidates as item vectors.
+    """
 
     slate_id: str
     history: str
@@ -28,6 +62,21 @@ class Slate:
     features: NDArray[np.float32]
     labels: NDArray[np.float32] | None
     targets: int  # positives the user really had, those that are no candidates included
+    past: Past | None = None
+    vectors: Floats | None = None
+
+
+@dataclass(frozen=True)
+class Given:
+    """The tokens of a pack that are item vectors: their places (v,), vectors (v, d), kinds (v,) and ages (v,) in days.
+
+    A kind is CANDIDATE (its age is nan) or the code of a past event's type, counted from CANDIDATE + 1.
+    """
+
+    places: NDArray[np.int64]
+    vectors: Floats
+    kinds: NDArray[np.int64]
+    ages: NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -38,6 +87,7 @@ class Pack:
     ids: NDArray[np.int32]
     owners: NDArray[np.int32]
     positions: NDArray[np.int32]
+    given: Given | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -48,30 +98,103 @@ class Pack:
         return range(self.start, self.start + int(self.owners[-1]))
 
 
-class Packer:
-    """Tokenises slates: the most recent `history_tokens`, the first `candidate_tokens` of each candidate."""
+@dataclass(frozen=True)
+class Form:
+    """How slates are told: at most so many tokens, history and candidates as "text" or as VECTORS.
 
-    def __init__(self, tokenizer: PreTrainedTokenizerFast, history_tokens: int, candidate_tokens: int) -> None:
+    As VECTORS each past event or each candidate is one token, its item's vector.
+    """
+
+    history_tokens: int
+    candidate_tokens: int
+    history: str = "text"
+    candidate: str = "text"
+
+    @classmethod
+    def of(cls, settings: Mapping[str, Any]) -> Form:
+        """As a scorer's settings say; those of an older artefact know text alone."""
+        return cls(**{each.name: settings[each.name] for each in fields(cls) if each.name in settings})
+
+    @property
+    def reads_vectors(self) -> bool:
+        """Whether slates need `past` or `vectors`."""
+        return VECTORS in (self.history, self.candidate)
+
+    def told(self, histories: Histories, person: int, items: NDArray[np.integer], vectors: Floats) -> dict[str, Any]:
+        """A slate's `past` and `vectors`, as far as they are read; vectors (items, d) are the catalogue's."""
+        past = Past.of(histories, person, vectors, self.history_tokens) if self.history == VECTORS else None
+        return {"past": past, "vectors": vectors[items] if self.candidate == VECTORS else None}
+
+
+class Packer:
+    """Tokenises slates: the most recent `history_tokens`, the first `candidate_tokens` of each candidate.
+
+    A form with vectors puts those of `past` and `vectors` in the place of words.
+    """
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerFast,
+        history_tokens: int,
+        candidate_tokens: int,
+        history: str = "text",
+        candidate: str = "text",
+    ) -> None:
         self.begin, self.separator = special_tokens(tokenizer)
         self.tokenizer = tokenizer
-        self.history_tokens, self.candidate_tokens = history_tokens, candidate_tokens
+        self.form = Form(history_tokens, candidate_tokens, history, candidate)
         self.longest = max(PACK_TOKENS, history_tokens + candidate_tokens + 3)
+
+    @classmethod
+    def of(cls, tokenizer: PreTrainedTokenizerFast, form: Form) -> Packer:
+        """For slates of a form."""
+        return cls(tokenizer, form.history_tokens, form.candidate_tokens, form.history, form.candidate)
 
     def pack(self, slates: Sequence[Slate]) -> list[Pack]:
         """The sequences of all slates, in order; a slate without candidates has none."""
-        tokens = tokenise(self.tokenizer, [text for s in slates for text in (s.history, *s.texts)])
+        tokens = tokenise(self.tokenizer, [text for slate in slates for text in self._texts(slate)])
         packs: list[Pack] = []
         row = 0
         for slate in slates:
-            texts = [tokens[text][: self.candidate_tokens] for text in slate.texts]
-            packs += self._split(tokens[slate.history][-self.history_tokens :], texts, row)
+            history, past = self._history(slate, tokens)
+            if self.form.candidate == VECTORS:
+                texts = [[HOLE]] * len(slate.texts)
+            else:
+                texts = [tokens[text][: self.form.candidate_tokens] for text in slate.texts]
+            packs += self._split(history, texts, row, past, slate.vectors)
             row += len(texts)
         return packs
 
-    def _split(self, history: list[int], texts: list[list[int]], row: int) -> Iterator[Pack]:
+    def _texts(self, slate: Slate) -> list[str]:
+        """What is to be tokenised."""
+        history = [] if self.form.history == VECTORS else [slate.history]
+        return history if self.form.candidate == VECTORS else [*history, *slate.texts]
+
+    def _history(self, slate: Slate, tokens: Mapping[str, list[int]]) -> tuple[list[int], Past | None]:
+        """The tokens of a history, and the events that fill its holes."""
+        if self.form.history != VECTORS:
+            return tokens[slate.history][-self.form.history_tokens :], None
+        past = None if slate.past is None else slate.past.last(self.form.history_tokens)
+        return [HOLE] * (0 if past is None else len(past.kinds)), past
+
+    def _split(
+        self, history: list[int], texts: list[list[int]], row: int, past: Past | None, vectors: Floats | None
+    ) -> Iterator[Pack]:
         room = self.longest - len(self.begin) - len(history) - 1
         for first, last in _chunks([len(text) + 1 for text in texts], room):
-            yield self._join(history, texts[first:last], row + first)
+            pack = self._join(history, texts[first:last], row + first)
+            given = [past.parts] if past else []
+            if self.form.candidate == VECTORS and vectors is not None:
+                count = last - first
+                given.append((vectors[first:last], np.full(count, CANDIDATE), np.full(count, np.nan)))
+            yield self._filled(pack, given) if given else pack
+
+    def _filled(self, pack: Pack, given: Sequence[tuple[Floats, NDArray[np.int64], NDArray[np.float64]]]) -> Pack:
+        """Vectors for the holes of a pack, in their order."""
+        places = np.flatnonzero(pack.ids == HOLE)
+        vectors, kinds, ages = (np.concatenate(part) for part in zip(*given, strict=True))
+        ids = np.where(pack.ids == HOLE, np.int32(self.separator), pack.ids)
+        return replace(pack, ids=ids, given=Given(places, vectors, kinds, ages))
 
     def _join(self, history: list[int], texts: list[list[int]], start: int) -> Pack:
         blocks = [[*self.begin, *history, self.separator], *([*text, self.separator] for text in texts)]

@@ -20,6 +20,7 @@ from torch import Tensor
 from transformers.pytorch_utils import Conv1D
 
 from lakerec.config import Scorer, Training
+from lakerec.errors import ContractError
 from lakerec.scorer import arithmetic, parallel
 from lakerec.scorer.artefact import Manifest, build, save
 from lakerec.scorer.base_model import folder, model_id
@@ -30,7 +31,7 @@ from lakerec.scorer.model import FLOAT32, SlateScorer, check_blocks, check_lengt
 from lakerec.scorer.prediction import Predictor, corrections
 from lakerec.scorer.prior import fit_prior, moments, prior_weights, rescale
 from lakerec.scorer.reading import Examples
-from lakerec.scorer.slates import Packer, Slate
+from lakerec.scorer.slates import Form, Packer, Slate
 
 Beside = Callable[[Path, bool], None]
 Pays = Callable[[list[NDArray[np.float32]]], bool]
@@ -79,11 +80,12 @@ class _Trained:
         torch.manual_seed(self.settings.seed)
         encoder, self.tokenizer = load_encoder(folder(scorer.model))
         check_length(encoder, scorer.history_tokens + scorer.candidate_tokens + 3, scorer.model)
-        self.packer = Packer(self.tokenizer, scorer.history_tokens, scorer.candidate_tokens)
+        self.packer = Packer.of(self.tokenizer, Form.of(scorer.model_dump()))
         examples = Examples.of(train, self.packer, len(feature_names), "training")
         held_out = Examples.of(valid, self.packer, len(feature_names), "validation")
         self.moments = moments(examples.features)
-        self.model = build(encoder, *self.moments)
+        self.item_width = _item_width(self.packer, [*train, *valid])
+        self.model = build(encoder, *self.moments, self.item_width)
         check_blocks(self.model, self.packer, scorer.model)
         fit_prior(self.model, examples)
         self.alone = prior_weights(self.model)
@@ -123,6 +125,7 @@ class _Trained:
             self.progress("the language model does not pay: it is left out, and costs nothing")
         settings = scorer.model_dump(mode="json", exclude={"model"})
         settings |= {"language_model": kept, "arithmetic": self.arithmetic, "agreement": self.agreement}
+        settings["item_width"] = self.item_width
         mean, std = (values.tolist() for values in self.moments)
         prior = prior_weights(self.model) if kept else self.alone
         alone = self.alone if kept and self.settings.loss != "bce" else []
@@ -147,6 +150,19 @@ class _Trained:
         mean, std = (values.tolist() for values in self.moments)
         told = Manifest(self.out.name, self.report.base_model, self.names, mean, std, prior_weights(self.model), {})
         return Predictor(told, model, self.packer)
+
+
+def _item_width(packer: Packer, slates: Sequence[Slate]) -> int:
+    """Of the item vectors that are read, 0 without; ContractError where slates lack them."""
+    if not packer.form.reads_vectors:
+        return 0
+    found = {
+        *(slate.past.vectors.shape[1] for slate in slates if slate.past is not None),
+        *(slate.vectors.shape[1] for slate in slates if slate.vectors is not None),
+    }
+    if len(found) != 1:
+        raise ContractError(f"slates bring item vectors of the widths {sorted(found)}; one width is needed")
+    return found.pop()
 
 
 def apply_freeze(model: SlateScorer, settings: Training) -> None:
@@ -174,6 +190,9 @@ def fingerprint(slates: Sequence[Slate], scorer: Scorer, base_model: str, teache
         digest.update(repr((slate.slate_id, slate.history, slate.texts)).encode("utf-8", "replace"))
         digest.update(slate.features.tobytes())
         digest.update(b"" if slate.labels is None else slate.labels.tobytes())
+        past = () if slate.past is None else slate.past.parts
+        for array in (*past, *([] if slate.vectors is None else [slate.vectors])):
+            digest.update(array.tobytes())
     for logits in teacher:
         digest.update(b"" if logits is None else logits.numpy().tobytes())
     return digest.hexdigest()
