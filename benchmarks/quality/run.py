@@ -44,14 +44,17 @@ class Bench:
     place: Path
     spark: bool = True
 
-    def run(self) -> report.Report:
-        """Every model's outcome."""
-        judged = self.course.judged
-        self.part = pooled(judged.parts)
+    def prepare(self) -> None:
+        """What every run begins with: settings, and a report without outcomes."""
+        self.part = pooled(self.course.judged.parts)
         self.settings = self._settings()
         self.fitted: dict[str, Fitted] = {}
         self.plain: list[Lessons] | None = None
         self.report = self._report()
+
+    def run(self) -> report.Report:
+        """Every model's outcome."""
+        self.prepare()
         if not self.table.paired:
             self._classical()
             self._arms()
@@ -107,20 +110,21 @@ class Bench:
         found = models.catalogue_outcomes({name: source}, self.part, self.course.repeats, {})[name]
         self.report.add(name, seed, replace(found, seconds=found.seconds + seconds))
 
-    def _trainer(self, arm: models.Arm) -> Trainer:
+    def trainer(self, arm: models.Arm) -> Trainer:
+        """Retrievers of an arm at the cuts of this table."""
         settings = self.plan.retriever.model_copy(update={"target_gap": self.table.timed})
         return Trainer(arm, self.course, self.dataset, settings, self.place, self.plan.warm)
 
     def _arms(self) -> None:
         """Further retrievers, alone."""
         for arm in self.plan.arms:
-            trainer = self._trainer(arm)
+            trainer = self.trainer(arm)
             for seed in self.plan.seeds:
                 self._alone(arm.name, seed, *trainer.at(self.course.judged, seed))
 
     def _rankers(self) -> None:
         """For each seed the retriever and the rankers without and with it."""
-        trainer = self._trainer(self.plan.arm)
+        trainer = self.trainer(self.plan.arm)
         for seed in self.plan.seeds:
             self._ranker(WITHOUT, seed, None)
             retriever, seconds = trainer.at(self.course.judged, seed)
@@ -132,21 +136,21 @@ class Bench:
         """A ranker over the judged cut's sources; with a retriever also one that learned the tuning targets, too."""
         began = time.perf_counter()
         settings = self.plan.ranker.model_copy(update={"seed": seed})
-        judged = self._with(self.course.judged, seed, trainer)
+        judged = self.sources(self.course.judged, seed, trainer)
         known = trainer is None and self.plain is not None  # those without a retriever are the same for every seed
-        taught = [] if known else [(self._with(cut, seed, trainer), cut.parts) for cut in self.course.lessons]
+        taught = [] if known else [(self.sources(cut, seed, trainer), cut.parts) for cut in self.course.lessons]
         names = feature_names(judged.names)
         ranker, made = models.learned(taught, names, settings, self.plain if trainer is None else None)
         self._judge(name, seed, Recommender(judged, ranker), began)
         self.plain = made if trainer is None else self.plain
         if trainer is not None and self.table.refit and self.course.refit:
             began = time.perf_counter()
-            more = [(self._with(self.course.tuning, seed, trainer), self.course.tuning.parts)]
+            more = [(self.sources(self.course.tuning, seed, trainer), self.course.tuning.parts)]
             self._judge(
                 "ranker refit", seed, Recommender(judged, models.learned(more, names, settings, made)[0]), began
             )
 
-    def _with(self, cut: models.Cut, seed: int, trainer: Trainer | None) -> FirstStage:
+    def sources(self, cut: models.Cut, seed: int, trainer: Trainer | None) -> FirstStage:
         """The sources at a cut, with the retriever trained there."""
         stage = self._stage(cut.name)
         return stage if trainer is None else replace(stage, retriever=trainer.at(cut, seed)[0])
@@ -162,10 +166,10 @@ class Bench:
         self.part = pooled(self.course.judged.parts).some(EACH, self.plan.seeds[0])
         self.settings, self.fitted = self._settings(), {}
         self.report = self._report()
-        seed, trainer = self.plan.seeds[0], self._trainer(self.plan.arm)
+        seed, trainer = self.plan.seeds[0], self.trainer(self.plan.arm)
         settings = self.plan.ranker.model_copy(update={"seed": seed})
-        taught = [(self._with(cut, seed, trainer), cut.parts) for cut in self.course.lessons]
-        judged = self._with(self.course.judged, seed, trainer)
+        taught = [(self.sources(cut, seed, trainer), cut.parts) for cut in self.course.lessons]
+        judged = self.sources(self.course.judged, seed, trainer)
         _, made = models.learned(taught, feature_names(judged.names), settings)
         nothing = np.full((len(self.part), models.K), -1, dtype=np.int64)
         whole = Lessons.joined(made)

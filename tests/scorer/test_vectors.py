@@ -20,7 +20,7 @@ from lakerec.scorer.language_model import load_encoder
 from lakerec.scorer.model import SlateScorer, check_blocks
 from lakerec.scorer.prediction import Predictor
 from lakerec.scorer.serving_day import ScoringDay
-from lakerec.scorer.slates import CANDIDATE, VECTORS, Form, Packer, Past, Slate
+from lakerec.scorer.slates import CANDIDATE, VECTORS, Form, Packer, Past, Picked, Slate
 
 WIDTH = 6
 FORMS = [(VECTORS, "text"), ("text", VECTORS), (VECTORS, VECTORS)]
@@ -43,16 +43,20 @@ def readers(models, request):
 
 def slate(seed, events, candidates):
     rng = np.random.default_rng(seed)
-    past = Past(
-        rng.normal(size=(events, WIDTH)).astype(np.float32), rng.integers(0, 3, events), rng.exponential(30, events)
-    )
+    table = rng.normal(size=(events + candidates, WIDTH)).astype(np.float32)
+    past = Past(Picked(table, np.arange(events)), rng.integers(0, 3, events), rng.exponential(30, events))
     texts = [str(word) for word in rng.choice(["tea", "red train", "kettle"], candidates)]
-    vectors = rng.normal(size=(candidates, WIDTH)).astype(np.float32)
+    vectors = Picked(table, events + np.arange(candidates))
     return Slate("s", "bought tea", texts, np.zeros((candidates, 1), np.float32), None, 0, past, vectors)
 
 
 def one(whole, place):
-    return replace(whole, texts=[whole.texts[place]], vectors=whole.vectors[[place]], features=whole.features[[place]])
+    return replace(
+        whole,
+        texts=[whole.texts[place]],
+        vectors=whole.vectors.slice(place, place + 1),
+        features=whole.features[[place]],
+    )
 
 
 @torch.inference_mode()
@@ -92,7 +96,8 @@ def test_an_event_and_a_candidate_are_a_token_each_and_the_latest_events_are_kep
     begins = len(packer.begin)
     assert len(pack) == begins + 20 + 1 + 3 * 2
     assert pack.given.places.tolist() == [*range(begins, begins + 20), *(begins + 21 + 2 * n for n in range(3))]
-    np.testing.assert_array_equal(pack.given.vectors, np.concatenate([whole.past.vectors[-20:], whole.vectors]))
+    found = np.concatenate([picked.rows for picked in pack.given.vectors])
+    np.testing.assert_array_equal(found, np.concatenate([whole.past.vectors.rows[-20:], whole.vectors.rows]))
     assert pack.given.kinds.tolist() == [*(whole.past.kinds[-20:] + 1), *[CANDIDATE] * 3]
     assert np.isnan(pack.given.ages[-3:]).all() and (pack.given.ages[:20] == whole.past.ages[-20:]).all()
 
@@ -105,15 +110,17 @@ def test_type_age_and_item_of_an_event_are_read(readers):
     for other in (
         replace(past, kinds=past.kinds + 1),
         replace(past, ages=past.ages + 900),
-        replace(past, vectors=-past.vectors),
-        replace(past, vectors=past.vectors[::-1].copy()),
+        replace(past, vectors=Picked(-past.vectors.table, past.vectors.places)),
+        replace(past, vectors=Picked(past.vectors.table, past.vectors.places[::-1])),
     ):
         assert np.abs(logits(model, packer.pack([replace(whole, past=other)])) - before).max() > 1e-3
 
 
 def test_ages_fall_into_classes_and_the_oldest_is_not_none(readers):
     model, packer = readers[VECTORS, "text"]
-    past = Past(np.ones((4, WIDTH), np.float32), np.zeros(4, np.int64), np.array([-1.0, 0.0, 1e9, np.nan]))
+    past = Past(
+        Picked(np.ones((4, WIDTH), np.float32), np.arange(4)), np.zeros(4, np.int64), np.array([-1.0, 0.0, 1e9, np.nan])
+    )
     batch = model.collate(packer.pack([replace(slate(1, 0, 1), past=past)]))
     assert batch.items.ages.tolist() == [0, 0, AGES - 2, AGES - 1]
 
@@ -131,9 +138,13 @@ def test_the_past_of_a_person():
     )
     vectors = np.arange(6, dtype=np.float32).reshape(3, 2)
     past = Past.of(known, 1, vectors, 2)
-    assert past.vectors.tolist() == [[2, 3], [4, 5]] and past.kinds.tolist() == [0, 2] and past.ages.tolist() == [4, 2]
+    assert (
+        past.vectors.rows.tolist() == [[2, 3], [4, 5]]
+        and past.kinds.tolist() == [0, 2]
+        and past.ages.tolist() == [4, 2]
+    )
     assert Form(2, 3, VECTORS).told(known, 0, np.array([1]), vectors)["vectors"] is None
-    assert Form(2, 3, "text", VECTORS).told(known, 0, np.array([1]), vectors)["vectors"].tolist() == [[2, 3]]
+    assert Form(2, 3, "text", VECTORS).told(known, 0, np.array([1]), vectors)["vectors"].rows.tolist() == [[2, 3]]
     assert Form.of({"history_tokens": 2, "candidate_tokens": 3, "freeze": "lora"}) == Form(2, 3)
 
 
@@ -147,8 +158,10 @@ def coloured(count, seed):
         told = np.eye(len(COLOURS), dtype=np.float32)
         liked = [COLOURS.index(word.split()[1]) for word in each.history.split(", ")]
         shown = [COLOURS.index(text.split()[0]) for text in each.texts]
-        past = Past(told[liked], np.zeros(len(liked), np.int64), np.ones(len(liked)))
-        made.append(replace(each, history="", texts=["x"] * len(shown), past=past, vectors=told[shown]))
+        past = Past(Picked(told, np.array(liked)), np.zeros(len(liked), np.int64), np.ones(len(liked)))
+        made.append(
+            replace(each, history="", texts=["x"] * len(shown), past=past, vectors=Picked(told, np.array(shown)))
+        )
     return made
 
 

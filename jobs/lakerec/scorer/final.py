@@ -136,9 +136,13 @@ class Final:
 
 @dataclass(frozen=True)
 class Verdict:
-    """A final order, and what the language model brings it: the paired gain in NDCG@10 on people it did not learn."""
+    """A final order, and what the language model brings it: the paired gain in NDCG@10 on people it did not learn.
+
+    `deaf` are the boosters that do not know what was read.
+    """
 
     final: Final
+    deaf: Ranker
     gain: metrics.Comparison
 
     @property
@@ -168,10 +172,10 @@ def learn(
     query = np.unique(person[inside], return_inverse=True)[1]
     whole = Lessons(table[inside], labels[inside].astype(np.int8), query, people[person][inside], table[inside, 0])
     ranker, scores = _fit(whole, table, people[person], FEATURES, settings, threads)
-    _, deaf = _fit(whole, table, people[person], FEATURES[: -len(READ)], settings, threads)
-    gain = metrics.paired(shortlist.ndcg(scores, targets), shortlist.ndcg(deaf, targets), settings.seed)
+    deaf, unread = _fit(whole, table, people[person], FEATURES[: -len(READ)], settings, threads)
+    gain = metrics.paired(shortlist.ndcg(scores, targets), shortlist.ndcg(unread, targets), settings.seed)
     calibration = Calibration.fit(scores, _places(shortlist, scores), labels.astype(np.float32))
-    return Verdict(Final(ranker, calibration), gain)
+    return Verdict(Final(ranker, calibration), deaf, gain)
 
 
 def chances(

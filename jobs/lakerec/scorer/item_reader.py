@@ -34,8 +34,9 @@ class Items:
         if not found:
             return None
         rows = np.repeat([row for row, _ in found], [len(given.places) for _, given in found])
-        parts = zip(*((each.places, each.vectors, each.kinds, each.ages) for _, each in found), strict=True)
-        places, vectors, kinds, ages = (np.concatenate(part) for part in parts)
+        parts = zip(*((each.places, each.kinds, each.ages) for _, each in found), strict=True)
+        places, kinds, ages = (np.concatenate(part) for part in parts)
+        vectors = np.concatenate([picked.rows for _, each in found for picked in each.vectors])
         classes = np.floor(2 * np.log2(1 + np.maximum(ages, 0)))
         known = np.where(np.isnan(ages), AGES - 1, np.minimum(np.nan_to_num(classes), AGES - 2)).astype(np.int64)
         arrays = (rows, places, vectors, np.minimum(kinds, KINDS - 1), known)

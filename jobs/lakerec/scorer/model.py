@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 from lakerec.errors import ModelError
 from lakerec.scorer.item_reader import ItemReader, Items
 from lakerec.scorer.language_model import is_decoder, precision
-from lakerec.scorer.slates import Pack, Packer, Past, Slate
+from lakerec.scorer.slates import Pack, Packer, Past, Picked, Slate
 
 FLOAT32, NARROW, INT8 = "float32", "narrow", "int8"
 HEAD_WIDTH = 64
@@ -189,7 +189,7 @@ def check_blocks(model: SlateScorer, packer: Packer, name: str) -> None:
     probe = [Slate("probe", "bought tea, viewed a blue cup", texts, np.zeros((3, 0), np.float32), None, 0)]
     if model.items is not None:
         probe = [_with_vectors(probe[0], model.items.width)]
-    vectors = [None] * len(texts) if probe[0].vectors is None else [row[None] for row in probe[0].vectors]
+    vectors = [probe[0].vectors and probe[0].vectors.slice(place, place + 1) for place in range(len(texts))]
     alone = [replace(probe[0], texts=[text], vectors=mine) for text, mine in zip(texts, vectors, strict=True)]
     try:
         with torch.inference_mode():
@@ -207,5 +207,6 @@ def check_blocks(model: SlateScorer, packer: Packer, name: str) -> None:
 
 def _with_vectors(slate: Slate, width: int) -> Slate:
     """A slate with item vectors of a width."""
-    past, mine = np.eye(2, width, dtype=np.float32), np.eye(len(slate.texts), width, dtype=np.float32)
-    return replace(slate, past=Past(past, np.zeros(2, dtype=np.int64), np.array([9.0, 1.0])), vectors=mine)
+    table, two = np.eye(len(slate.texts), width, dtype=np.float32), np.arange(2)
+    past = Past(Picked(table, two), np.zeros(2, dtype=np.int64), np.array([9.0, 1.0]))
+    return replace(slate, past=past, vectors=Picked(table, np.arange(len(slate.texts))))

@@ -23,20 +23,44 @@ CANDIDATE = 0  # the kind of a vector that is no past event
 
 
 @dataclass(frozen=True)
+class Picked:
+    """Rows of a table of vectors (items, d), by their places (n,): many slates share one table."""
+
+    table: Floats
+    places: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        """Number of rows."""
+        return len(self.places)
+
+    @property
+    def rows(self) -> Floats:
+        """(n, d)."""
+        return self.table[self.places]
+
+    def slice(self, start: int, stop: int) -> Picked:
+        """Some of them."""
+        return Picked(self.table, self.places[start:stop])
+
+
+Parts = tuple[Picked, NDArray[np.int64], NDArray[np.float64]]
+
+
+@dataclass(frozen=True)
 class Past:
     """Past events, oldest first: their items' text vectors (e, d), codes of their types (e,) and ages in days (e,)."""
 
-    vectors: Floats
+    vectors: Picked
     kinds: NDArray[np.int64]
     ages: NDArray[np.float64]
 
     def last(self, count: int) -> Past:
         """The `count` latest."""
         start = max(0, len(self.kinds) - count)
-        return Past(self.vectors[start:], self.kinds[start:], self.ages[start:])
+        return Past(self.vectors.slice(start, len(self.kinds)), self.kinds[start:], self.ages[start:])
 
     @property
-    def parts(self) -> tuple[Floats, NDArray[np.int64], NDArray[np.float64]]:
+    def parts(self) -> Parts:
         """vectors, kinds, ages; the kinds above that of a candidate."""
         return self.vectors, self.kinds + CANDIDATE + 1, self.ages
 
@@ -46,7 +70,9 @@ class Past:
         stop = histories.starts[person + 1]
         span = slice(max(histories.starts[person], stop - count), stop)
         ages = histories.at[person] - histories.times[span]
-        return cls(vectors[histories.items[span]], histories.types[span].astype(np.int64), ages)
+        return cls(
+            Picked(vectors, histories.items[span].astype(np.int64)), histories.types[span].astype(np.int64), ages
+        )
 
 
 @dataclass(frozen=True)
@@ -63,7 +89,7 @@ class Slate:
     labels: NDArray[np.float32] | None
     targets: int  # positives the user really had, those that are no candidates included
     past: Past | None = None
-    vectors: Floats | None = None
+    vectors: Picked | None = None
 
 
 @dataclass(frozen=True)
@@ -74,7 +100,7 @@ class Given:
     """
 
     places: NDArray[np.int64]
-    vectors: Floats
+    vectors: Sequence[Picked]
     kinds: NDArray[np.int64]
     ages: NDArray[np.float64]
 
@@ -123,7 +149,7 @@ class Form:
     def told(self, histories: Histories, person: int, items: NDArray[np.integer], vectors: Floats) -> dict[str, Any]:
         """A slate's `past` and `vectors`, as far as they are read; vectors (items, d) are the catalogue's."""
         past = Past.of(histories, person, vectors, self.history_tokens) if self.history == VECTORS else None
-        return {"past": past, "vectors": vectors[items] if self.candidate == VECTORS else None}
+        return {"past": past, "vectors": Picked(vectors, items.astype(np.int64)) if self.candidate == VECTORS else None}
 
 
 class Packer:
@@ -178,7 +204,7 @@ class Packer:
         return [HOLE] * (0 if past is None else len(past.kinds)), past
 
     def _split(
-        self, history: list[int], texts: list[list[int]], row: int, past: Past | None, vectors: Floats | None
+        self, history: list[int], texts: list[list[int]], row: int, past: Past | None, vectors: Picked | None
     ) -> Iterator[Pack]:
         room = self.longest - len(self.begin) - len(history) - 1
         for first, last in _chunks([len(text) + 1 for text in texts], room):
@@ -186,15 +212,15 @@ class Packer:
             given = [past.parts] if past else []
             if self.form.candidate == VECTORS and vectors is not None:
                 count = last - first
-                given.append((vectors[first:last], np.full(count, CANDIDATE), np.full(count, np.nan)))
+                given.append((vectors.slice(first, last), np.full(count, CANDIDATE), np.full(count, np.nan)))
             yield self._filled(pack, given) if given else pack
 
-    def _filled(self, pack: Pack, given: Sequence[tuple[Floats, NDArray[np.int64], NDArray[np.float64]]]) -> Pack:
+    def _filled(self, pack: Pack, given: Sequence[Parts]) -> Pack:
         """Vectors for the holes of a pack, in their order."""
         places = np.flatnonzero(pack.ids == HOLE)
-        vectors, kinds, ages = (np.concatenate(part) for part in zip(*given, strict=True))
+        vectors, kinds, ages = zip(*given, strict=True)
         ids = np.where(pack.ids == HOLE, np.int32(self.separator), pack.ids)
-        return replace(pack, ids=ids, given=Given(places, vectors, kinds, ages))
+        return replace(pack, ids=ids, given=Given(places, vectors, np.concatenate(kinds), np.concatenate(ages)))
 
     def _join(self, history: list[int], texts: list[list[int]], start: int) -> Pack:
         blocks = [[*self.begin, *history, self.separator], *([*text, self.separator] for text in texts)]

@@ -157,8 +157,8 @@ def _item_width(packer: Packer, slates: Sequence[Slate]) -> int:
     if not packer.form.reads_vectors:
         return 0
     found = {
-        *(slate.past.vectors.shape[1] for slate in slates if slate.past is not None),
-        *(slate.vectors.shape[1] for slate in slates if slate.vectors is not None),
+        *(slate.past.vectors.table.shape[1] for slate in slates if slate.past is not None),
+        *(slate.vectors.table.shape[1] for slate in slates if slate.vectors is not None),
     }
     if len(found) != 1:
         raise ContractError(f"slates bring item vectors of the widths {sorted(found)}; one width is needed")
@@ -190,9 +190,10 @@ def fingerprint(slates: Sequence[Slate], scorer: Scorer, base_model: str, teache
         digest.update(repr((slate.slate_id, slate.history, slate.texts)).encode("utf-8", "replace"))
         digest.update(slate.features.tobytes())
         digest.update(b"" if slate.labels is None else slate.labels.tobytes())
-        past = () if slate.past is None else slate.past.parts
-        for array in (*past, *([] if slate.vectors is None else [slate.vectors])):
-            digest.update(array.tobytes())
+        if slate.past is not None:
+            digest.update(slate.past.vectors.rows.tobytes() + slate.past.kinds.tobytes() + slate.past.ages.tobytes())
+        if slate.vectors is not None:
+            digest.update(slate.vectors.rows.tobytes())
     for logits in teacher:
         digest.update(b"" if logits is None else logits.numpy().tobytes())
     return digest.hexdigest()

@@ -1,0 +1,261 @@
+"""What the language model adds to the final ranker: `make bench-language-model DATA=ml_1m`.
+
+It learns from slates of the cuts that taught the ranker, each person's scored by boosters that did not see them, stops
+by the slates of the tuning cut, and the final order, with it and without, is learned on these. Three forms are read:
+words alone, the history as item vectors, both history and candidates as item vectors. Everything is judged once, on the
+test targets (with --validation nothing is: the gain on the tuning cut is told, on people out of fold). What takes long
+is kept in .lakerec/bench.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from benchmarks.quality import run
+from benchmarks.quality.courses import Cut, pooled
+from benchmarks.quality.data import load
+from benchmarks.quality.models import THREADS, K, Outcome, learned, say
+from benchmarks.quality.plans import PLANS
+from benchmarks.quality.report import table
+from numpy.typing import NDArray
+
+from lakerec.config import Scorer
+from lakerec.features import Stock, feature_names
+from lakerec.histories import Floats, Histories
+from lakerec.protocols import Part
+from lakerec.scorer import training
+from lakerec.scorer.final import FEATURES, READ, Shortlist, Verdict, learn
+from lakerec.scorer.nightly import FEATURES as READ_WITH
+from lakerec.scorer.nightly import ranker_features
+from lakerec.scorer.prediction import Predictor
+from lakerec.scorer.ranker import Ranker
+from lakerec.scorer.recommender import FirstStage, Ranked
+from lakerec.scorer.slates import Form, Slate
+
+DEPTH = 50  # candidates of a slate
+MOST = 20_000  # slates to learn from
+EVENTS = 60  # of a history that is told in words: more than its tokens hold
+FORMS = {"text": ("text", "text"), "history vectors": ("vectors", "text"), "vectors": ("vectors", "vectors")}
+TABLES = {"ml_latest_small": 1, "ml_1m": 0, "online_retail": 1}  # of the plan; of Online Retail explore-only
+VERBS = {"online_retail": ("bought", "returned")}
+WATCHED = ("watched",)
+TRAINING = {
+    "freeze": "full",
+    "loss": "softmax",
+    "learning_rate": 5e-5,
+    "epochs": 4,
+    "patience": 1,
+    "token_budget": 16384,
+    "max_slates": MOST,
+}
+RANKER, DEAF = "ranker", "final order without language model"
+
+
+@dataclass(frozen=True)
+class Slated:
+    """The ranker's best of everybody with a target behind a cut."""
+
+    cut: str
+    part: Part
+    shortlist: Shortlist
+
+
+def settings_of(form: str, freeze: str | None = None) -> Scorer:
+    """How a form is trained."""
+    history, candidate = FORMS[form]
+    told = TRAINING if freeze is None else TRAINING | {"freeze": freeze}
+    return Scorer.model_validate(
+        {"history": history, "candidate": candidate, "language_model": "always", "training": told}
+    )
+
+
+class Bench:
+    """One data set and seed."""
+
+    def __init__(self, data: str, seed: int, validation: bool) -> None:
+        plan = PLANS[data]
+        self.data, self.seed, self.validation = data, seed, validation
+        self.dataset = load(data)
+        self.bench = run.bench(data, plan, plan.tables[TABLES[data]], self.dataset, False, False)
+        self.course, self.settings = self.bench.course, plan.ranker.model_copy(update={"seed": seed})
+        self.cuts = [*self.course.lessons, self.course.tuning, self.course.judged]
+        digest = hashlib.sha256(f"{plan.ranker} {plan.retriever} {DEPTH} {MOST}".encode()).hexdigest()[:12]
+        self.file = self.bench.place / f"shortlists-{seed}-{digest}.npz"
+
+    def slated(self) -> list[Slated]:
+        """Of the lessons, the tuning cut and the test; kept, for the ranker takes minutes to learn."""
+        if not self.file.exists():
+            self._nominate()
+        with np.load(self.file) as found:
+            lists = [Shortlist(found[f"items {cut.name}"], found[f"scores {cut.name}"]) for cut in self.cuts]
+        return [Slated(cut.name, self._part(cut), lists[n]) for n, cut in enumerate(self.cuts)]
+
+    def _part(self, cut: Cut) -> Part:
+        """The people behind a cut; of the lessons so many that all together make MOST slates."""
+        whole = pooled(cut.parts)
+        return whole.some(MOST // len(self.course.lessons), self.seed) if self._teaches(cut) else whole
+
+    def _teaches(self, cut: Cut) -> bool:
+        return cut.name in {lesson.name for lesson in self.course.lessons}
+
+    def _nominate(self) -> None:
+        bench, trainer = self.bench, self.bench.trainer(PLANS[self.data].arm)
+        bench.prepare()
+        taught = [(bench.sources(cut, self.seed, trainer), cut.parts) for cut in self.course.lessons]
+        ranker, _ = learned(taught, feature_names(taught[0][0].names), self.settings)
+        made: dict[str, NDArray[Any]] = {}
+        for cut in self.cuts:
+            stage = bench.sources(cut, self.seed, trainer)
+            lists = shortlist(stage, ranker, self._part(cut), unseen=self._teaches(cut))
+            made |= {f"items {cut.name}": lists.items, f"scores {cut.name}": lists.scores}
+            say(f"{cut.name}: {len(lists.items)} slates")
+        draft = self.file.with_suffix(".draft.npz")
+        np.savez(draft, **made)
+        draft.rename(self.file)
+
+    def slates(self, made: Slated, form: Form) -> list[Slate]:
+        """As the language model reads them."""
+        verbs, texts, vectors = VERBS.get(self.data, WATCHED), self.dataset.records.texts, self.dataset.shelf.text
+        found = []
+        part, lists = made.part, made.shortlist
+        for row, (items, scores, targets) in enumerate(zip(lists.items, lists.scores, part.targets, strict=True)):
+            kept = items[items >= 0]
+            told = [texts[item] for item in kept]
+            features, labels = ranker_features(scores[: len(kept)]), np.isin(kept, targets).astype(np.float32)
+            history = "" if form.history == "vectors" else in_words(part.histories, row, texts, verbs)
+            more = form.told(part.histories, row, kept, vectors)
+            found.append(Slate(f"{made.cut} {row}", history, told, features, labels, len(targets), **more))
+        return found
+
+    def read(self, form: str) -> tuple[list[Floats], list[Floats]]:
+        """What a language model of a form adds to the logits of the tuning cut's and the test's candidates; kept."""
+        scorer = settings_of(form)
+        digest = hashlib.sha256(f"{self.file.name} {scorer.model_dump_json()}".encode()).hexdigest()[:12]
+        file = self.bench.place / f"read-{form.replace(' ', '-')}-{self.seed}-{digest}.npz"
+        if not file.exists():
+            *lessons, tuning, judged = self.slated()
+            told = Form.of(scorer.model_dump())
+            train = [slate for made in lessons for slate in self.slates(made, told)]
+            valid, test = (self.slates(made, told) for made in (tuning, judged))
+            began = time.perf_counter()
+            with tempfile.TemporaryDirectory() as folder:
+                out = Path(folder) / "model"
+                lines = lambda line: say(f"{form}: {line}")  # noqa: E731
+                report = training.train(train, valid, scorer, READ_WITH, out, lines)
+                predictor = Predictor.load(out, THREADS)
+                both = [np.concatenate(predictor.corrections(slates)) for slates in (valid, test)]
+            say(f"{form}: {time.perf_counter() - began:.0f} s, best epoch {report.best_epoch}")
+            seconds = np.array([report.seconds, report.tokens])
+            np.savez(file, valid=both[0], test=both[1], seconds=seconds)
+        *_, tuning, judged = self.slated()
+        with np.load(file) as found:
+            return split(found["valid"], tuning.shortlist), split(found["test"], judged.shortlist)
+
+    def verdict(self, told: Sequence[Floats], tuning: Slated) -> Verdict:
+        """The final order learned on the tuning cut, and the gain there on people out of fold."""
+        stock = self._stock(self.course.tuning)
+        features = tuning.shortlist.table(told, tuning.part.histories, stock)
+        people = tuning.part.people
+        return learn(tuning.shortlist, features, tuning.part.targets, people, self.settings, THREADS)
+
+    def _stock(self, cut: Cut) -> Stock:
+        return Stock.of(cut.ground, self.dataset.records.price)
+
+    def outcomes(self, forms: Sequence[str]) -> None:
+        """Each form's gain on the tuning cut; without --validation the outcomes on the test targets, kept."""
+        *_, tuning, judged = self.slated()
+        self.bench.prepare()
+        report = self.bench.report
+        stock = self._stock(self.course.judged)
+        report.add(RANKER, self.seed, outcome(judged, judged.shortlist))
+        for form in forms:
+            valid, test = self.read(form)
+            found = self.verdict(valid, tuning)
+            gain = found.gain
+            say(
+                f"{self.data}, {form}: gain on the tuning cut, {gain.users} people out of fold: {gain.gain:+.4f} "
+                f"[{gain.low:+.4f}, {gain.high:+.4f}], detectable {gain.detectable:.4f}"
+            )
+            if self.validation:
+                continue
+            features = judged.shortlist.table(test, judged.part.histories, stock)
+            scores = {f"final order, {form}": found.final.score(features)}
+            if DEAF not in report.outcomes:
+                scores[DEAF] = features[:, 0] + found.deaf.score(features[:, : len(FEATURES) - len(READ)])
+            for name, score in scores.items():
+                report.add(name, self.seed, outcome(judged, judged.shortlist.ordered(score)))
+        if not self.validation:
+            named = [f"final order, {form}" for form in forms]
+            pairs = [(name, other) for name in named for other in (DEAF, RANKER)] + [(DEAF, RANKER)]
+            rows = report.rows(pairs)
+            print(table(rows, {}), flush=True)
+            run.keep(f"{self.data}_language_model", rows, run.ranks_of(report))
+
+
+def shortlist(stage: FirstStage, ranker: Ranker, part: Part, unseen: bool) -> Shortlist:
+    """The ranker's best DEPTH; `unseen`: each person's by the boosters that did not learn from that person."""
+    found = []
+    for people, mine, scores in stage.blocks(part.histories):
+        made = stage.candidates(mine, scores)
+        who = part.people[people][made.person]
+        score = ranker.unseen(made.features, who) if unseen else ranker.score(made.features)
+        found.append(Shortlist.of(Ranked(made, score), len(people), DEPTH))
+    return Shortlist.joined(found)
+
+
+def in_words(histories: Histories, person: int, texts: Sequence[str], verbs: Sequence[str]) -> str:
+    """A history as production tells it (lakerec.prompts): a day where it begins, verb and title of each event."""
+    stop = histories.starts[person + 1]
+    span = slice(max(histories.starts[person], stop - EVENTS), stop)
+    told, before = [], None
+    for item, kind, time_ in zip(histories.items[span], histories.types[span], histories.times[span], strict=True):
+        day = (datetime(1970, 1, 1, tzinfo=UTC) + timedelta(days=float(time_))).date().isoformat()
+        told.append(f"{day} " * (day != before) + f"{verbs[kind]} {texts[item]}")
+        before = day
+    return "; ".join(told)
+
+
+def split(told: Floats, lists: Shortlist) -> list[Floats]:
+    """By person."""
+    return np.split(told, np.cumsum(lists.kept.sum(axis=1))[:-1])
+
+
+def outcome(made: Slated, lists: Shortlist) -> Outcome:
+    """Ranks of the targets in the order of a shortlist, infinite beyond it."""
+    places = [
+        np.flatnonzero(row == target)
+        for row, targets in zip(lists.items, made.part.targets, strict=True)
+        for target in targets
+    ]
+    ranks = np.array([place[0] + 1.0 if len(place) else np.inf for place in places])
+    return Outcome(ranks, lists.items[:, :K], 0.0, float(lists.kept.sum(axis=1).mean()))
+
+
+def main() -> None:
+    """Each data set that was named, or all."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", nargs="*", help=f"{', '.join(TABLES)}; without: all")
+    parser.add_argument("--seed", type=int, default=17)
+    parser.add_argument("--forms", default=",".join(FORMS), help="by comma")
+    parser.add_argument("--validation", action="store_true", help="tell the gain on the tuning cut, write nothing")
+    parser.add_argument("--slates", action="store_true", help="only the ranker and its shortlists")
+    options = parser.parse_args()
+    for data in options.data or TABLES:
+        made = Bench(data, options.seed, options.validation)
+        if options.slates:
+            made.slated()
+        else:
+            made.outcomes(options.forms.split(","))
+
+
+if __name__ == "__main__":
+    main()
