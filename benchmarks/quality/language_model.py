@@ -119,7 +119,7 @@ class Bench:
             made |= {f"items {cut.name}": lists.items, f"scores {cut.name}": lists.scores}
             say(f"{cut.name}: {len(lists.items)} slates")
         draft = self.file.with_suffix(".draft.npz")
-        np.savez(draft, **made)
+        np.savez(draft, **made)  # type: ignore[arg-type]
         draft.rename(self.file)
 
     def slates(self, made: Slated, form: Form) -> list[Slate]:
