@@ -1,8 +1,9 @@
 """What the language model adds to the final ranker: `make bench-language-model DATA=ml_1m`.
 
 It learns from slates of the cuts that taught the ranker, each person's scored by boosters that did not see them, stops
-by the slates of the tuning cut, and the final order, with it and without, is learned on these. Three forms are read:
-words alone, the history as item vectors, both history and candidates as item vectors. Everything is judged once, on the
+by the slates of the tuning cut, and the final order, with it and without, is learned on these. Four forms are read:
+words alone, the history as item vectors, both history and candidates as item vectors, and these with the retriever's
+vectors behind the texts'. Everything is judged once, on the
 test targets (with --validation nothing is: the gain on the tuning cut is told, on people out of fold). What takes long
 is kept in .lakerec/bench.
 """
@@ -44,7 +45,13 @@ from lakerec.scorer.slates import Form, Slate
 DEPTH = 50  # candidates of a slate
 MOST = 20_000  # slates to learn from
 EVENTS = 60  # of a history that is told in words: more than its tokens hold
-FORMS = {"text": ("text", "text"), "history vectors": ("vectors", "text"), "vectors": ("vectors", "vectors")}
+FORMS = {
+    "text": ("text", "text"),
+    "history vectors": ("vectors", "text"),
+    "vectors": ("vectors", "vectors"),
+    "vectors and ids": ("vectors", "vectors"),
+}
+WITH_IDS = ("vectors and ids",)
 TABLES = {"ml_latest_small": 1, "ml_1m": 0, "online_retail": 1}  # of the plan; of Online Retail explore-only
 VERBS = {"online_retail": ("bought", "returned")}
 WATCHED = ("watched",)
@@ -62,11 +69,12 @@ RANKER, DEAF = "ranker", "final order without language model"
 
 @dataclass(frozen=True)
 class Slated:
-    """The ranker's best of everybody with a target behind a cut."""
+    """The ranker's best of everybody with a target behind a cut; ids (items, d): the retriever's vectors, length 1."""
 
     cut: str
     part: Part
     shortlist: Shortlist
+    ids: Floats
 
 
 def settings_of(form: str, freeze: str | None = None) -> Scorer:
@@ -96,8 +104,10 @@ class Bench:
         if not self.file.exists():
             self._nominate()
         with np.load(self.file) as found:
-            lists = [Shortlist(found[f"items {cut.name}"], found[f"scores {cut.name}"]) for cut in self.cuts]
-        return [Slated(cut.name, self._part(cut), lists[n]) for n, cut in enumerate(self.cuts)]
+            names = [cut.name for cut in self.cuts]
+            lists = [Shortlist(found[f"items {name}"], found[f"scores {name}"]) for name in names]
+            ids = [found[f"ids {name}"] for name in names]
+        return [Slated(cut.name, self._part(cut), lists[n], ids[n]) for n, cut in enumerate(self.cuts)]
 
     def _part(self, cut: Cut) -> Part:
         """The people behind a cut; of the lessons so many that all together make MOST slates."""
@@ -116,16 +126,18 @@ class Bench:
         for cut in self.cuts:
             stage = bench.sources(cut, self.seed, trainer)
             lists = shortlist(stage, ranker, self._part(cut), unseen=self._teaches(cut))
-            made |= {f"items {cut.name}": lists.items, f"scores {cut.name}": lists.scores}
+            ids = trainer.at(cut, self.seed)[0].members[0].item_vectors()
+            ids /= np.maximum(np.linalg.norm(ids, axis=1, keepdims=True), 1e-9)
+            made |= {f"items {cut.name}": lists.items, f"scores {cut.name}": lists.scores, f"ids {cut.name}": ids}
             say(f"{cut.name}: {len(lists.items)} slates")
         draft = self.file.with_suffix(".draft.npz")
         np.savez(draft, **made)  # type: ignore[arg-type]
         draft.rename(self.file)
 
-    def slates(self, made: Slated, form: Form) -> list[Slate]:
-        """As the language model reads them."""
+    def slates(self, made: Slated, form: Form, ids: bool) -> list[Slate]:
+        """As the language model reads them; `ids`: behind each text vector the retriever's vector of the item."""
         verbs, texts, vectors = VERBS.get(self.data, WATCHED), self.dataset.records.texts, self.dataset.shelf.text
-        found = []
+        vectors, found = np.concatenate([vectors, made.ids], axis=1) if ids else vectors, []
         part, lists = made.part, made.shortlist
         for row, (items, scores, targets) in enumerate(zip(lists.items, lists.scores, part.targets, strict=True)):
             kept = items[items >= 0]
@@ -139,13 +151,14 @@ class Bench:
     def read(self, form: str) -> tuple[list[Floats], list[Floats]]:
         """What a language model of a form adds to the logits of the tuning cut's and the test's candidates; kept."""
         scorer = settings_of(form)
-        digest = hashlib.sha256(f"{self.file.name} {scorer.model_dump_json()}".encode()).hexdigest()[:12]
+        digest = hashlib.sha256(f"{self.file.name} {form} {scorer.model_dump_json()}".encode()).hexdigest()[:12]
         file = self.bench.place / f"read-{form.replace(' ', '-')}-{self.seed}-{digest}.npz"
         if not file.exists():
             *lessons, tuning, judged = self.slated()
             told = Form.of(scorer.model_dump())
-            train = [slate for made in lessons for slate in self.slates(made, told)]
-            valid, test = (self.slates(made, told) for made in (tuning, judged))
+            ids = form in WITH_IDS
+            train = [slate for made in lessons for slate in self.slates(made, told, ids)]
+            valid, test = (self.slates(made, told, ids) for made in (tuning, judged))
             began = time.perf_counter()
             with tempfile.TemporaryDirectory() as folder:
                 out = Path(folder) / "model"

@@ -107,7 +107,7 @@ class Trainer:
     warm: int
     made: dict[tuple[str, int], tuple[Retriever, float]] = field(default_factory=dict)
 
-    def at(self, cut: Cut, seed: int) -> tuple[Scores, float]:
+    def at(self, cut: Cut, seed: int) -> tuple[Ensemble, float]:
         """The retriever of a cut, all its members, and the seconds of all its training."""
         seeds = [seed + SEEDS_APART * place for place in range(self.settings.members)]
         made = [self._trained(cut, each) for each in seeds]
