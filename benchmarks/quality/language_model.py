@@ -95,8 +95,11 @@ class Bench:
         self.dataset = load(data)
         self.bench = run.bench(data, plan, plan.tables[TABLES[data]], self.dataset, False, False)
         self.course, self.settings = self.bench.course, plan.ranker.model_copy(update={"seed": seed})
-        self.cuts = [*self.course.lessons, self.course.tuning, self.course.judged]
-        digest = hashlib.sha256(f"{plan.ranker} {plan.retriever} {DEPTH} {MOST}".encode()).hexdigest()[:12]
+        # Where windows teach, the tuning cut is one of them: here nothing but the final order may learn from it.
+        self.lessons = [cut for cut in self.course.lessons if cut.name != self.course.tuning.name]
+        self.cuts = [*self.lessons, self.course.tuning, self.course.judged]
+        about = f"{plan.ranker} {plan.retriever} {DEPTH} {MOST} {len(self.lessons)}"
+        digest = hashlib.sha256(about.encode()).hexdigest()[:12]
         self.file = self.bench.place / f"shortlists-{seed}-{digest}.npz"
 
     def slated(self) -> list[Slated]:
@@ -112,15 +115,15 @@ class Bench:
     def _part(self, cut: Cut) -> Part:
         """The people behind a cut; of the lessons so many that all together make MOST slates."""
         whole = pooled(cut.parts)
-        return whole.some(MOST // len(self.course.lessons), self.seed) if self._teaches(cut) else whole
+        return whole.some(MOST // len(self.lessons), self.seed) if self._teaches(cut) else whole
 
     def _teaches(self, cut: Cut) -> bool:
-        return cut.name in {lesson.name for lesson in self.course.lessons}
+        return cut.name in {lesson.name for lesson in self.lessons}
 
     def _nominate(self) -> None:
         bench, trainer = self.bench, self.bench.trainer(PLANS[self.data].arm)
         bench.prepare()
-        taught = [(bench.sources(cut, self.seed, trainer), cut.parts) for cut in self.course.lessons]
+        taught = [(bench.sources(cut, self.seed, trainer), cut.parts) for cut in self.lessons]
         ranker, _ = learned(taught, feature_names(taught[0][0].names), self.settings)
         made: dict[str, NDArray[Any]] = {}
         for cut in self.cuts:
@@ -188,6 +191,7 @@ class Bench:
         *_, tuning, judged = self.slated()
         self.bench.prepare()
         report = self.bench.report
+        report.name += ", language model"
         stock = self._stock(self.course.judged)
         report.add(RANKER, self.seed, outcome(judged, judged.shortlist))
         for form in forms:

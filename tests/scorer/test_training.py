@@ -115,6 +115,15 @@ def test_a_decoder_learns_what_the_features_do_not_tell(models, tmp_path):
     assert report.best_loss < report.prior_loss / 2
 
 
+def test_the_weights_of_an_artefact_are_mapped_not_copied(trained):
+    """Workers of one machine share them: the pages are the file's."""
+    model, _, _ = load(trained[2])
+    maps = [line.split() for line in Path("/proc/self/maps").read_text().splitlines() if "model.safetensors" in line]
+    spans = [tuple(int(end, 16) for end in fields[0].split("-")) for fields in maps if str(trained[2]) in fields[-1]]
+    weights = list(model.encoder.parameters())
+    assert weights and all(any(low <= w.data_ptr() < high for low, high in spans) for w in weights)
+
+
 def test_training_starts_at_the_quality_of_the_features(tiny, tmp_path):
     clear = make_slates(200, 1, 0.2), make_slates(50, 2, 0.2)
     report = training.train(*clear, settings_of(tiny, epochs=1), ["score"], tmp_path / "v", lambda _: None)

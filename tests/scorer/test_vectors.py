@@ -151,24 +151,24 @@ def test_the_past_of_a_person():
 # --- training -------------------------------------------------------------------------------------------------
 
 
-def coloured(count, seed):
-    """Slates whose texts tell nothing: the colour is in the vectors."""
+def coloured(count, seed, words=False):
+    """Slates whose vectors tell the colour; their texts do not, unless they are to have their words."""
     made = []
-    for each in make_slates(count, seed, WORST, ["red", "blue"]):
+    for each in make_slates(count, seed, WORST, ["red"] if words else ["red", "blue"]):
         told = np.eye(len(COLOURS), dtype=np.float32)
         liked = [COLOURS.index(word.split()[1]) for word in each.history.split(", ")]
         shown = [COLOURS.index(text.split()[0]) for text in each.texts]
         past = Past(Picked(told, np.array(liked)), np.zeros(len(liked), np.int64), np.ones(len(liked)))
-        made.append(
-            replace(each, history="", texts=["x"] * len(shown), past=past, vectors=Picked(told, np.array(shown)))
-        )
+        known = {} if words else {"history": "", "texts": ["x"] * len(shown)}
+        made.append(replace(each, past=past, vectors=Picked(told, np.array(shown)), **known))
     return made
 
 
 def settings_of(tiny, **changes):
     values = {"freeze": "full", "epochs": 6, "learning_rate": 2e-3, "patience": 3, "token_budget": 256}
     sizes = {"history_tokens": 32, "candidate_tokens": 4, "history": VECTORS, "candidate": VECTORS}
-    return Scorer(model=str(tiny), language_model="always", training=Training(**values), **sizes | changes)
+    told = {"training": Training(**values), **sizes, **changes}
+    return Scorer(model=str(tiny), language_model="always", **told)
 
 
 def test_a_language_model_learns_to_read_vectors_and_its_artefact_does(tiny, tmp_path):
@@ -181,6 +181,21 @@ def test_a_language_model_learns_to_read_vectors_and_its_artefact_does(tiny, tmp
     )
     loss = -np.mean(np.log(np.where(labels > 0, scores, 1 - scores)))
     assert loss == pytest.approx(report.best_loss, abs=5e-3)
+
+
+def test_a_student_that_reads_vectors_learns_from_a_teacher_that_reads_words(tiny, tmp_path):
+    train, valid = (coloured(count, seed, words=True) for count, seed in ((200, 1), (50, 2)))
+    words = settings_of(tiny, history="text", candidate="text")
+    training.train(train, valid, words, ["noise"], tmp_path / "teacher", lambda _: None)
+    told = words.training.model_copy(update={"loss": "distill", "teacher": "teacher", "distill_weight": 1.0})
+    student = settings_of(tiny, training=told)
+    report = training.train(train, valid, student, ["noise"], tmp_path / "student", lambda _: None)
+    assert report.valid_ndcg[report.best_epoch] > report.valid_ndcg[0] + 0.1
+    taught, learned = (Predictor.load(tmp_path / name, 1) for name in ("teacher", "student"))
+    lengths = [sum(len(pack) for pack in each.packer.pack(valid)) for each in (taught, learned)]
+    assert lengths[1] < lengths[0]
+    agree = [np.argmax(a) == np.argmax(b) for a, b in zip(taught.score(valid), learned.score(valid), strict=True)]
+    assert np.mean(agree) > 0.8
 
 
 def test_slates_without_the_vectors_that_are_to_be_read_are_refused(tiny, tmp_path):
