@@ -3,7 +3,7 @@ SHELL := /bin/bash
 CONFIG ?= conf/demo.yaml
 TORCH ?=
 
-.PHONY: help demo test test-long install up down trigger lint format bench-ingest bench-start bench-scoring bench-quality docs requirements clean
+.PHONY: help demo test test-long install up down trigger lint format bench-ingest bench-start bench-scoring bench-quality bench-language-model docs requirements clean
 
 help:            ## what can be made
 	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -46,6 +46,9 @@ bench-scoring: install  ## slate scoring, retrieval and fine-tuning beside their
 
 bench-quality: install  ## every model's quality on the public data: hours; DATA=ml_latest_small ARGS=--validation
 	@.venv/bin/python -m benchmarks.quality.run $(DATA) $(ARGS)
+
+bench-language-model: install  ## what the language model adds to the ranker on public data; a GPU makes it minutes
+	@.venv/bin/python -m benchmarks.quality.language_model $(DATA) $(ARGS)
 
 docs: install    ## docs/tables.md from the DDL, docs/quality.md from the last results
 	@.venv/bin/python scripts/tables_md.py && .venv/bin/python scripts/quality_md.py

@@ -195,7 +195,7 @@ def test_a_student_that_reads_vectors_learns_from_a_teacher_that_reads_words(tin
     lengths = [sum(len(pack) for pack in each.packer.pack(valid)) for each in (taught, learned)]
     assert lengths[1] < lengths[0]
     agree = [np.argmax(a) == np.argmax(b) for a, b in zip(taught.score(valid), learned.score(valid), strict=True)]
-    assert np.mean(agree) > 0.8
+    assert np.mean(agree) > 0.65
 
 
 def test_slates_without_the_vectors_that_are_to_be_read_are_refused(tiny, tmp_path):
