@@ -139,7 +139,7 @@ def test_how_slates_are_packed_changes_no_logit(tiny, exact, kind, whole):
         with torch.no_grad():
             for step in reading.in_order():
                 values, rows = reading.logits(step)
-                logits[rows] = values
+                logits[rows] = values.cpu()
         found.append(logits)
     torch.testing.assert_close(*found, atol=1e-5, rtol=1e-5)
 
@@ -231,7 +231,7 @@ def calibrated(seed, scale, shift):
 @pytest.mark.parametrize(("scale", "shift"), [(1.0, -42.0), (0.2, -9.0), (3.0, -125.0)])
 def test_rescaling_finds_the_log_odds_and_moves_the_weights_by_them(tiny, scale, shift):
     model, examples = ready(tiny, make_slates(8, 1))
-    packs, features = examples.packs, examples.features
+    packs, features = examples.packs, examples.features.to(model.mean.device)
     with torch.no_grad():
         before = model(model.collate(packs), features)
         found = rescale(model, *calibrated(1, scale, shift))

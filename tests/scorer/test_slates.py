@@ -71,7 +71,7 @@ def test_a_slate_in_one_pass_equals_each_candidate_alone(any_scorer, history, ca
 def test_a_long_slate_cut_in_pieces_reads_the_same(any_scorer, history, candidates, extra):
     model, packer = any_scorer
     whole = logits(model, packer.pack([slate(history, candidates)]))
-    short = Packer(packer.tokenizer, packer.history_tokens, packer.candidate_tokens)
+    short = Packer.of(packer.tokenizer, packer.form)
     short.longest = 20 + 8 + 3 + extra
     packs = short.pack([slate(history, candidates)])
     assert all(len(pack) <= short.longest for pack in packs)

@@ -115,6 +115,7 @@ def test_a_decoder_learns_what_the_features_do_not_tell(models, tmp_path):
     assert report.best_loss < report.prior_loss / 2
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU has its own memory")
 def test_the_weights_of_an_artefact_are_mapped_not_copied(trained):
     """Workers of one machine share them: the pages are the file's."""
     model, _, _ = load(trained[2])
