@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import json
 import tempfile
 import time
 from collections.abc import Sequence
@@ -20,13 +21,15 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import matplotlib
 import numpy as np
 from benchmarks.quality import run
 from benchmarks.quality.courses import Cut, pooled
 from benchmarks.quality.data import load
 from benchmarks.quality.models import THREADS, K, Outcome, learned, say
 from benchmarks.quality.plans import PLANS
-from benchmarks.quality.report import table
+from benchmarks.quality.report import Row, table
+from matplotlib import pyplot
 from numpy.typing import NDArray
 
 from lakerec.config import Scorer
@@ -34,14 +37,17 @@ from lakerec.features import Stock, feature_names
 from lakerec.histories import Floats, Histories
 from lakerec.protocols import Part
 from lakerec.scorer import training
+from lakerec.scorer.base_model import folder
 from lakerec.scorer.final import FEATURES, READ, Shortlist, Verdict, learn
+from lakerec.scorer.language_model import load_encoder
 from lakerec.scorer.nightly import FEATURES as READ_WITH
 from lakerec.scorer.nightly import ranker_features
 from lakerec.scorer.prediction import Predictor
 from lakerec.scorer.ranker import Ranker
 from lakerec.scorer.recommender import FirstStage, Ranked
-from lakerec.scorer.slates import Form, Slate
+from lakerec.scorer.slates import Form, Packer, Slate
 
+matplotlib.use("Agg")
 DEPTH = 50  # candidates of a slate
 MOST = 20_000  # slates to learn from
 EVENTS = 60  # of a history that is told in words: more than its tokens hold
@@ -52,6 +58,7 @@ FORMS = {
     "vectors and ids": ("vectors", "vectors"),
 }
 WITH_IDS = ("vectors and ids",)
+TOKENS, SHOWN = "tokens", 200
 TABLES = {"ml_latest_small": 1, "ml_1m": 0, "online_retail": 1}  # of the plan; of Online Retail explore-only
 VERBS = {"online_retail": ("bought", "returned")}
 WATCHED = ("watched",)
@@ -205,17 +212,57 @@ class Bench:
             if self.validation:
                 continue
             features = judged.shortlist.table(test, judged.part.histories, stock)
-            scores = {f"final order, {form}": found.final.score(features)}
+            scores = {ordered_by(form): found.final.score(features)}
             if DEAF not in report.outcomes:
                 scores[DEAF] = features[:, 0] + found.deaf.score(features[:, : len(FEATURES) - len(READ)])
             for name, score in scores.items():
                 report.add(name, self.seed, outcome(judged, judged.shortlist.ordered(score)))
         if not self.validation:
-            named = [f"final order, {form}" for form in forms]
+            named = [ordered_by(form) for form in forms]
             pairs = [(name, other) for name in named for other in (DEAF, RANKER)] + [(DEAF, RANKER)]
             rows = report.rows(pairs)
             print(table(rows, {}), flush=True)
+            rows += [self._tokens(form, rows[0]) for form in forms]
             run.keep(f"{self.data}_language_model", rows, run.ranks_of(report))
+            costs(sorted(run.RESULTS.glob("*_language_model.json")), run.RESULTS / "language_model_cost.png")
+
+    def _tokens(self, form: str, like: Row) -> Row:
+        """A row with the mean tokens of a slate of a form, of the first SHOWN people of the test."""
+        scorer, judged = settings_of(form), self.slated()[-1]
+        told = Form.of(scorer.model_dump())
+        packer = Packer.of(load_encoder(folder(scorer.model))[1], told)
+        packs = packer.pack(self.slates(judged, told, form in WITH_IDS)[:SHOWN])
+        mean = sum(len(pack) for pack in packs) / min(SHOWN, len(judged.part))
+        kept = {key: like[key] for key in ("data", "protocol", "slice")}
+        about = {"model": ordered_by(form), "metric": TOKENS, "value": round(mean, 1), "users": SHOWN}
+        return {**kept, **about, "seed": self.seed, "seconds": None}
+
+
+def ordered_by(form: str) -> str:
+    """The model's name in the table."""
+    return f"final order, {form}"
+
+
+def costs(files: Sequence[Path], out: Path) -> None:
+    """A picture: each form's gain over the same final order without it, by the tokens of a slate."""
+    figure, axes = pyplot.subplots(figsize=(7, 4))
+    for place, file in enumerate(files):
+        rows = [row for row in json.loads(file.read_text()) if row["slice"] == "all"]
+        tokens = {row["model"]: row["value"] for row in rows if row["metric"] == TOKENS}
+        gains = {row["model"]: row for row in rows if row["metric"] == "ndcg@10"}
+        pairs = [(tokens[name], gains[f"{name} - {DEAF}"]) for name in tokens]
+        x = [count * (1 + 0.03 * place) for count, _ in pairs]
+        y = [row["value"] for _, row in pairs]
+        bars = [[row["value"] - row["low"] for _, row in pairs], [row["high"] - row["value"] for _, row in pairs]]
+        axes.errorbar(x, y, yerr=bars, fmt="o", capsize=3, label=rows[0]["data"])
+    axes.axhline(0, color="grey", linewidth=0.8)
+    axes.set_xscale("log")
+    axes.set_xlabel(f"tokens of a slate of {DEPTH} candidates")
+    axes.set_ylabel("gain in NDCG@10, 95 % interval")
+    axes.legend()
+    figure.tight_layout()
+    figure.savefig(out, dpi=110)
+    pyplot.close(figure)
 
 
 def shortlist(stage: FirstStage, ranker: Ranker, part: Part, unseen: bool) -> Shortlist:
