@@ -26,6 +26,10 @@ from lakerec.scorer.slates import Slate
 READ = ("language_model", "language_model_z", "language_model_place")
 FEATURES = ("ranker", "ranker_z", "ranker_place", "events", "item_age", "chosen", *READ)
 CALIBRATION, BOOSTERS = "final.json", "final"
+# It corrects a good order by what some thousand slates tell: boosters of the ranker's size learn these by heart (on the
+# validation month of Online Retail 15 leaves gained .005 over the ranker, 4 leaves .007, and the language model's part
+# of it showed with 4 alone).
+SMALL = {"leaves": 4, "learning_rate": 0.02, "min_leaf": 200}
 
 
 @dataclass(frozen=True)
@@ -163,7 +167,7 @@ def learn(
 
     people (people,) identify the persons across folds. NotEnoughDataError as Ranker.fit.
     """
-    person = shortlist.person
+    person, settings = shortlist.person, settings.model_copy(update=SMALL)
     labels = np.concatenate(
         [np.isin(row[row >= 0], wanted) for row, wanted in zip(shortlist.items, targets, strict=True)]
     )
