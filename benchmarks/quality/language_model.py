@@ -35,6 +35,7 @@ from numpy.typing import NDArray
 from lakerec.config import Scorer
 from lakerec.features import Stock, feature_names
 from lakerec.histories import Floats, Histories
+from lakerec.metrics import Comparison
 from lakerec.protocols import Part
 from lakerec.scorer import training
 from lakerec.scorer.base_model import folder
@@ -58,7 +59,7 @@ FORMS = {
     "vectors and ids": ("vectors", "vectors"),
 }
 WITH_IDS = ("vectors and ids",)
-TOKENS, SHOWN = "tokens", 200
+TOKENS, TUNED, SHOWN = "tokens", "gain on the tuning cut", 200
 TABLES = {"ml_latest_small": 1, "ml_1m": 0, "online_retail": 1}  # of the plan; of Online Retail explore-only
 VERBS = {"online_retail": ("bought", "returned")}
 WATCHED = ("watched",)
@@ -197,6 +198,7 @@ class Bench:
         """Each form's gain on the tuning cut; without --validation the outcomes on the test targets, kept."""
         *_, tuning, judged = self.slated()
         self.bench.prepare()
+        gains = {}
         report = self.bench.report
         report.name += ", language model"
         stock = self._stock(self.course.judged)
@@ -204,7 +206,7 @@ class Bench:
         for form in forms:
             valid, test = self.read(form)
             found = self.verdict(valid, tuning)
-            gain = found.gain
+            gain = gains[form] = found.gain
             say(
                 f"{self.data}, {form}: gain on the tuning cut, {gain.users} people out of fold: {gain.gain:+.4f} "
                 f"[{gain.low:+.4f}, {gain.high:+.4f}], detectable {gain.detectable:.4f}"
@@ -223,8 +225,17 @@ class Bench:
             rows = report.rows(pairs)
             print(table(rows, {}), flush=True)
             rows += [self._tokens(form, rows[0]) for form in forms]
+            rows += [self._tuned(form, rows[0], gain) for form, gain in gains.items()]
             run.keep(f"{self.data}_language_model", rows, run.ranks_of(report))
             costs(sorted(run.RESULTS.glob("*_language_model.json")), run.RESULTS / "language_model_cost.png")
+
+    def _tuned(self, form: str, like: Row, gain: Comparison) -> Row:
+        """A row with a form's gain over the final order without it on the tuning cut, of people out of fold."""
+        kept = {key: like[key] for key in ("data", "protocol", "slice")}
+        told = {"value": gain.gain, "low": gain.low, "high": gain.high, "detectable": gain.detectable}
+        figures = {name: round(float(value), 6) for name, value in told.items()}
+        about = {"model": ordered_by(form), "metric": TUNED, "users": gain.users, "seed": self.seed}
+        return {**kept, **about, **figures, "seconds": None}
 
     def _tokens(self, form: str, like: Row) -> Row:
         """A row with the mean tokens of a slate of a form, of the first SHOWN people of the test."""
