@@ -14,10 +14,11 @@ import pandas as pd
 from benchmarks.record import ROOT
 
 from lakerec.config import Scorer
+from lakerec.histories import Floats
 from lakerec.scorer.artefact import FORMAT, MANIFEST
 from lakerec.scorer.base_model import BUNDLED, folder, model_id
 from lakerec.scorer.language_model import load_encoder
-from lakerec.scorer.slates import Slate
+from lakerec.scorer.slates import Past, Picked, Slate
 from lakerec.scorer.training import train
 from lakerec.simulator import VOCABULARY
 
@@ -26,6 +27,8 @@ TITLES = 2000
 COLOURS = ("red", "blue", "green", "yellow", "black", "white")
 LIKED = 0.2  # share of the candidates that are of the person's taste
 CANDIDATE_TOKENS = 16  # cut there, as by default; a title has 14 on average
+WIDTH = 384  # of an item's text vector
+FORMS = {"text": ("text", "text"), "history vectors": ("vectors", "text"), "vectors": ("vectors", "vectors")}
 FEATURES = ["score"]  # noise: whatever is learnt is learnt from the texts
 
 
@@ -44,7 +47,7 @@ def titles() -> tuple[tuple[str, ...], tuple[str, ...]]:
 
 
 def people(count: int, candidates: int, history_tokens: int, seed: int = 1) -> pd.DataFrame:
-    """user_id, history, items, texts, features, labels of so many; the same seed makes the same."""
+    """user_id, history, events, items, texts, features, labels of so many; the same seed makes the same."""
     rng = np.random.default_rng(seed)
     categories, names = map(np.array, titles())
     tastes = np.array(sorted(VOCABULARY))
@@ -63,6 +66,7 @@ def _person(
     return {
         "user_id": f"u{number:06d}",
         "history": _last_tokens(told, tokens),
+        "events": events.tolist(),
         "items": [f"i{item:05d}" for item in shown],
         "texts": names[shown].tolist(),
         "features": rng.normal(size=candidates).astype(np.float32).tolist(),
@@ -84,22 +88,34 @@ def _last_tokens(text: str, tokens: int) -> str:
     return text[offsets[-min(tokens, len(offsets))][0] :]
 
 
+@cache
+def vectors() -> Floats:
+    """A unit vector for each article: what it costs to read them does not depend on what they are."""
+    found = np.random.default_rng(4).normal(size=(TITLES, WIDTH))
+    return (found / np.linalg.norm(found, axis=1, keepdims=True)).astype(np.float32)
+
+
 def slates(frame: pd.DataFrame) -> list[Slate]:
-    """The people as the scorer takes them."""
+    """The people as the scorer takes them, in words and in item vectors."""
     found = []
-    for user, history, texts, features, labels in zip(
-        *(frame[name] for name in ("user_id", "history", "texts", "features", "labels")), strict=True
-    ):
+    names = ("user_id", "history", "events", "items", "texts", "features", "labels")
+    for user, history, events, items, texts, features, labels in zip(*(frame[name] for name in names), strict=True):
         truth = np.asarray(labels, dtype=np.float32)
         column = np.asarray(features, dtype=np.float32)[:, None]
-        found.append(Slate(user, history, list(texts), column, truth, int(truth.sum())))
+        codes, past = np.array([int(item[1:]) for item in items]), np.asarray(events, dtype=np.int64)
+        told = Past(Picked(vectors(), past), np.zeros(len(past), dtype=np.int64), np.ones(len(past)))
+        count = int(truth.sum())
+        found.append(Slate(user, history, list(texts), column, truth, count, told, Picked(vectors(), codes)))
     return found
 
 
-def settings(history_tokens: int, model: str = BUNDLED, **training: Any) -> Scorer:
+def settings(history_tokens: int, model: str = BUNDLED, form: str = "text", **training: Any) -> Scorer:
     """A scorer whose language model always stays."""
+    history, candidate = FORMS[form]
     return Scorer.model_validate(
         {
+            "history": history,
+            "candidate": candidate,
             "model": model,
             "language_model": "always",
             "history_tokens": history_tokens,
@@ -109,10 +125,16 @@ def settings(history_tokens: int, model: str = BUNDLED, **training: Any) -> Scor
     )
 
 
-def artefact(place: Path = STATE, model: str = BUNDLED, history_tokens: int = 160) -> Path:
-    """The folder of a scorer, trained once on a few slates: its head reads, its encoder is the model as it comes."""
-    out = place / f"scorer-{FORMAT}-{history_tokens}-{model_id(model).replace('@', '-')}"
+def artefact(place: Path = STATE, model: str = BUNDLED, history_tokens: int = 160, form: str = "text") -> Path:
+    """The folder of a scorer of a form, trained once on a few slates.
+
+    Where it reads words its head has learned and its encoder is the model as it comes.
+    """
+    told = "" if form == "text" else f"-{form.replace(' ', '-')}"
+    out = place / f"scorer-{FORMAT}-{history_tokens}-{model_id(model).replace('@', '-')}{told}"
     if not (out / MANIFEST).exists():
         made = slates(people(24, 20, history_tokens, seed=2))
-        train(made[:16], made[16:], settings(history_tokens, model, freeze="head", epochs=1), FEATURES, out, print)
+        freeze = "head" if form == "text" else "lora"
+        chosen = settings(history_tokens, model, form, freeze=freeze, epochs=1)
+        train(made[:16], made[16:], chosen, FEATURES, out, print)
     return out

@@ -30,6 +30,7 @@ import lakerec.scorer  # noqa: F401  before torch: it says how OpenMP's threads 
 RESULTS = ROOT / "benchmarks" / "speed" / "results" / "scoring.json"
 CORES = 2
 KINDS = ("float32", "bfloat16")  # of the cross-encoder: as it comes, and as ours multiplies where a processor can
+FORMS = {"history vectors": "the history", "vectors": "history and candidates"}  # what is not told in words
 CONTRACT = ("work", "ours", "peer", "peer_version", "ratio", "unit", "cores", "commit")
 Rows = list[dict[str, Any]]
 
@@ -106,7 +107,7 @@ def spark_job(sizes: Sizes) -> Rows:
 
 
 def cross_encoder(sizes: Sizes) -> Rows:
-    """The whole Spark job beside a cross-encoder of pairs, as it comes and in bf16."""
+    """The whole Spark job in each form beside a cross-encoder of pairs, as it comes and in bf16."""
     from benchmarks.speed import made, passes
 
     from lakerec.scorer.base_model import folder
@@ -115,14 +116,17 @@ def cross_encoder(sizes: Sizes) -> Rows:
         place, spark = Path(state), passes.session()
         people = made.people(sizes.users, sizes.candidates, sizes.history)
         whole, part = _file(place, "all", people), _file(place, "part", people[: sizes.cross_users])
-        lists = passes.slate_lists(str(made.artefact(model=sizes.model)))
+        forms = {form: passes.slate_lists(str(made.artefact(model=sizes.model, form=form))) for form in made.FORMS}
         tokens = sizes.history + made.CANDIDATE_TOKENS + 3
         udfs = {kind: passes.cross_encoder(str(folder(sizes.model)), kind, tokens) for kind in KINDS}
 
         def pairwise(kind: str) -> Callable[[], float]:
             return lambda: passes.cross_job(spark, part, udfs[kind], place / kind)
 
-        sides = {"ours": lambda: passes.spark_job(spark, whole, lists, place / "ours")}
+        def slates(form: str) -> Callable[[], float]:
+            return lambda: passes.spark_job(spark, whole, forms[form], place / form.replace(" ", "-"))
+
+        sides = {form: slates(form) for form in forms}
         sides |= {kind: pairwise(kind) for kind in KINDS}
         for run in sides.values():
             run()
@@ -132,15 +136,26 @@ def cross_encoder(sizes: Sizes) -> Rows:
 
 
 def cross_rows(sizes: Sizes, seconds: dict[str, float]) -> Rows:
-    """A row for each precision of the cross-encoder."""
+    """A row for each form of the slates and precision of the cross-encoder."""
     import sentence_transformers
 
-    ours, pairs = sizes.users * sizes.candidates / seconds["ours"], sizes.cross_users * sizes.candidates
+    pairs = sizes.cross_users * sizes.candidates
+    ours = {form: sizes.users * sizes.candidates / seconds[form] for form in seconds.keys() - set(KINDS)}
     told = f"the whole Spark job, slates of {_shape(sizes)}, {sizes.users} users; the peer's rate on {pairs:,} pairs"
     peer = f"sentence-transformers {sentence_transformers.__version__} CrossEncoder.predict in predict_batch_udf"
     versions = {kind: f"{peer}, {kind}, Spark {pyspark.__version__}" for kind in KINDS}
     return [
-        row("cross-encoder", told, (ours, pairs / seconds[kind]), versions[kind], "candidates/s", goal=8)
+        row(
+            "cross-encoder",
+            told if form == "text" else f"{told}; {FORMS[form]} as item vectors",
+            (ours[form], pairs / seconds[kind]),
+            versions[kind],
+            "candidates/s",
+            form=form,
+            goal=8 if form == "text" else 24,
+        )
+        for form in seconds
+        if form in ours
         for kind in KINDS
     ]
 

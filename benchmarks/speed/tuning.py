@@ -39,7 +39,7 @@ class Tuned:
 
 def ours(training: list[Slate], valid: list[Slate], history_tokens: int, model: str, epochs: int) -> Tuned:
     """lakerec.scorer.training.train; its seconds contain the validation after each epoch."""
-    told = {"freeze": "full", "epochs": epochs, "patience": epochs, "learning_rate": RATES["ours"]}
+    told: dict[str, Any] = {"freeze": "full", "epochs": epochs, "patience": epochs, "learning_rate": RATES["ours"]}
     with tempfile.TemporaryDirectory() as place:
         wanted = made.settings(history_tokens, model, **told)
         report = train(training, valid, wanted, made.FEATURES, Path(place) / "v1", lambda _: None)

@@ -1,13 +1,18 @@
-"""What is broken has no figures, and stops no evaluation: the gate refuses it."""
+"""What is broken has no figures, and stops no evaluation: the gate refuses it. The sources stand beside their blend."""
+
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from nights import LAST, WEIGHTS, make_config, make_examples, make_world
 
 from lakerec.errors import ModelError
+from lakerec.features import Candidates
+from lakerec.protocols import Part
 from lakerec.scorer.bundle import Bundle, Recipe
 from lakerec.scorer.evaluation import Judged, Sheet, sources
 from lakerec.scorer.nightly import Night, cuts_of
+from lakerec.scorer.recommender import Ranked, Recommender, blend_weights, full_ranks
 
 
 class Broken:
@@ -35,13 +40,56 @@ def test_broken_probabilities_have_nan_for_figures(night):
     assert all(np.isfinite(row["value"]) for row in sheet.rows(sound) if row["metric"] in ("logloss", "ece"))
 
 
-def test_a_broken_source_finds_nothing(night):
-    cut = night.test
+def alone(night, members, weights):
+    """The ranks of some sources, and of their blend, on the test cut."""
+    stage = replace(night.stage(night.test.day, night.test.known, []), members=members)
+    return {judged.name: judged for judged in sources(night.test, Recommender(stage, None), weights)}
+
+
+@pytest.fixture(scope="module")
+def members(night):
+    return night.stage(night.test.day, night.test.known, []).members
+
+
+def test_a_broken_source_finds_nothing_and_is_named(night, members):
+    found = alone(night, {"ease": members["ease"], "broken": Broken()}, {})
+    assert np.isinf(found["broken"].ranks).all() and np.isfinite(found["ease"].ranks).all()
+    sheet = Sheet(night.world, night.test, night.world.shelf(night.test.day), 0, {})
+    (row,) = sheet.faults("v", list(found.values()))
+    assert (row["version"], row["slice"], row["metric"]) == ("v", "all", "broken scores") and np.isnan(row["value"])
+
+
+def test_the_blend_stands_beside_the_sources_where_the_recipe_has_one(night, members):
+    few = {name: members[name] for name in ("ease", "popular")}
+    assert list(alone(night, few, {})) == ["ease", "popular"]
+    found = alone(night, few, {"ease": 0.7, "popular": 0.3})
+    assert list(found) == ["ease", "popular", "blend"]
+    for name, member in few.items():
+        assert np.array_equal(found[name].ranks, full_ranks(member, night.test.part, True, night.test.on_shelf))
+        only = alone(night, few, {other: float(other == name) for other in few})
+        assert np.allclose(only["blend"].ranks, found[name].ranks)
+    assert not np.array_equal(found["blend"].ranks, found["ease"].ranks)
+
+
+def test_the_weights_are_of_targets_that_may_be_recommended(night):
+    cut = night.valid
     stage = night.stage(cut.day, cut.known, [])
-    members = {"ease": stage.members["ease"], "broken": Broken()}
-    recommender = type("R", (), {"stage": type("S", (), {"members": members, "retriever": None, "repeats": True})()})()
-    found = {judged.name: judged.ranks for judged in sources(cut, recommender, [])}
-    assert np.isinf(found["broken"]).all() and np.isfinite(found["ease"]).all()
+    weights = blend_weights(stage, cut.part, 17, cut.on_shelf)
+    assert list(weights) == list(stage.members)
+    assert min(weights.values()) >= 0 and sum(weights.values()) == pytest.approx(1)
+    assert weights == blend_weights(stage, cut.part, 17, cut.on_shelf)
+    off = int(cut.part.target_items[0])
+    shelf = cut.on_shelf & (np.arange(len(cut.on_shelf)) != off)
+    assert np.isfinite(list(blend_weights(stage, cut.part, 17, shelf).values())).all()
+    assert blend_weights(stage, cut.part, 17, np.zeros_like(shelf)) == {}
+
+
+def test_a_candidate_without_a_score_is_not_found(night):
+    one = night.test.part.histories.select(np.array([0]))
+    part = Part(one, np.array([0]), np.array([0, 2]), np.array([3, 4], dtype=np.int32))
+    people, nothing = np.zeros(2, dtype=np.int64), np.zeros((2, 0), dtype=np.float32)
+    found = Candidates(people, np.array([3, 4]), nothing, people)
+    assert Ranked(found, np.array([np.nan, 1.0], dtype=np.float32)).ranks(part).tolist() == [np.inf, 1.0]
 
 
 def test_a_model_of_other_text_vectors_is_refused_by_name(tmp_path):

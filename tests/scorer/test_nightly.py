@@ -5,6 +5,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -88,7 +89,9 @@ def test_the_artefact_is_whole_and_says_how_it_was_made(night, tiny):
     assert list(recipe.settings) == list(make_config(tiny).candidates.generators)
     assert recipe.days == {"learned": str(CUTS[0][0]), "evaluated": str(TEST_CUT), "serving": str(LAST)}
     assert (recipe.depth, recipe.repeats, recipe.hidden, recipe.kinds) == (10, True, [], ["buy", "return", "view"])
-    assert set(recipe.report) >= {"gains", "valid_ndcg@10", "sources", "queries"}
+    assert set(recipe.report) >= {"gains", "valid_ndcg@10", "sources", "queries", "blend"}
+    assert recipe.blend == recipe.report["blend"] and set(recipe.blend) == set(recipe.settings)
+    assert replace(recipe, report={}).blend == {}
     assert set(recipe.report["sources"]) == set(recipe.settings) and sum(recipe.report["gains"].values()) > 0.99
     assert any(line.startswith("final ranker: ") for line in lines)
     fitted = {name for name in recipe.settings if not generators.MEMBERS[name].kind.fresh}

@@ -29,7 +29,7 @@ def holds(row):
 
 @pytest.mark.long  # workers that load torch: half a minute
 def test_the_spark_row_tells_a_workers_memory(spark, sizes):
-    (row,) = scoring.scaled(spark, sizes)
+    (row,) = scoring.complete(scoring.scaled(spark, sizes))
     assert holds(row)
     assert row["worker_peak_mib_many"] > 0
 
@@ -53,6 +53,20 @@ def test_the_row_of_fine_tuning_has_the_contracts_keys_and_both_losses(sizes):
     (row,) = scoring.complete(scoring.fine_tuning(sizes))
     assert holds(row)
     assert np.isfinite([row[f"{side}_loss{when}"] for side in ("ours", "peer") for when in ("_before", "")]).all()
+
+
+def test_each_form_stands_beside_each_precision_of_the_cross_encoder(sizes):
+    seconds = dict.fromkeys((*made.FORMS, *scoring.KINDS), 2.0) | {"vectors": 0.5}
+    rows = scoring.complete(scoring.cross_rows(sizes, seconds))
+    assert all(map(holds, rows)) and len(rows) == len(made.FORMS) * len(scoring.KINDS)
+    best = [row for row in rows if row["form"] == "vectors"]
+    assert [row["ratio"] for row in best] == [4 * rows[0]["ratio"]] * 2 and {row["goal"] for row in best} == {24}
+
+
+@pytest.mark.parametrize("form", made.FORMS)
+def test_an_artefact_of_each_form_scores_the_made_people(sizes, form):
+    found = passes.scored(made.people(3, 4, 24), passes.Predictor.load(made.artefact(model=sizes.model, form=form), 1))
+    assert len(found) == 12 and found["score"].between(0, 1).all()
 
 
 def test_sides_run_in_turn_and_stand_with_their_medians():
