@@ -1,4 +1,4 @@
-"""The command line: lakerec run | simulate | recommend | metrics | rollback | spark-conf."""
+"""The command line: lakerec run | simulate | recommend | metrics | runs | explain-run | rollback | spark-conf."""
 
 from __future__ import annotations
 
@@ -59,6 +59,15 @@ def _parser() -> argparse.ArgumentParser:
     recommend.add_argument("--user", help="the user; without it one with a long list of events")
     recommend.add_argument("--query", help="a text instead of a user: the items that fit it, best first")
     _lake_options(_command(commands, "metrics", show_figures, "the last evaluation: models beside baselines"))
+    runs = _command(commands, "runs", list_runs, "the newest runs: job, window, status, counts, seconds")
+    _lake_options(runs)
+    runs.add_argument("--job", help="only this job's")
+    runs.add_argument("--count", type=int, default=20, help="so many (20)")
+    explain = _command(
+        commands, "explain-run", explain_run, "what one run read, with which code and settings, and wrote"
+    )
+    _lake_options(explain)
+    explain.add_argument("run_id", metavar="RUN_ID")
     rollback = _command(commands, "rollback", roll_back, "let an earlier model serve again")
     _lake_options(rollback)
     rollback.add_argument("--to", "--version", required=True, dest="version", metavar="VERSION")
@@ -176,6 +185,24 @@ def show_figures(given: argparse.Namespace) -> None:
     config = load_config(given.config, given.lake)
     with _session(config, "lakerec metrics") as spark:
         show_metrics(config, spark)
+
+
+def list_runs(given: argparse.Namespace) -> None:
+    """Print the newest runs of the ledger."""
+    from lakerec.ledger import show_runs
+
+    config = load_config(given.config, given.lake)
+    with _session(config, "lakerec runs") as spark:
+        show_runs(config, spark, given.job, given.count)
+
+
+def explain_run(given: argparse.Namespace) -> None:
+    """Print all that it takes to make a run's rows again."""
+    from lakerec.ledger import show_run
+
+    config = load_config(given.config, given.lake)
+    with _session(config, "lakerec explain-run") as spark:
+        show_run(config, spark, given.run_id)
 
 
 def roll_back(given: argparse.Namespace) -> None:

@@ -1,0 +1,123 @@
+"""The run ledger for people: what ran, and what it takes to make a run's rows again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import date, timedelta
+from typing import Any
+
+from pyspark.sql import DataFrame, Row, SparkSession
+from pyspark.sql import functions as F
+from rich.console import Console
+from rich.table import Table
+
+from lakerec.config import Config
+from lakerec.errors import UsageError
+from lakerec.job import start
+from lakerec.lake import RUNS, Lake, Window
+from lakerec.tables import sql_text
+
+LISTS = "gold.recommendations"
+COUNTS = ("rows_read", "rows_written", "rows_quarantined")
+
+
+def show_runs(config: Config, spark: SparkSession, job: str | None, count: int) -> None:
+    """Print the `count` newest runs, of one job where it is named, newest first."""
+    runs = spark.sql(sql_text("views", "runs"), runs=_ledger(_lake(config, spark)))
+    mine = runs.where(F.col("job") == job) if job else runs
+    table = Table(title=f"runs of {config.lake}", title_justify="left")
+    for name in ("started", "job", "window", "status", "read", "written", "quarantined", "s", "run"):
+        table.add_column(name, overflow="fold", no_wrap=name == "run")
+    for row in mine.orderBy(F.desc("started_at"), F.desc("run_id")).limit(count).collect():
+        counts = [_told(row[name]) for name in COUNTS]
+        began = row["started_at"].astimezone(config.zone)
+        seconds = f"{row['seconds'] or 0:.1f}"
+        table.add_row(
+            f"{began:%Y-%m-%d %H:%M}", row["job"], _window(row), row["status"], *counts, seconds, row["run_id"]
+        )
+    Console(width=180).print(table)
+
+
+def show_run(config: Config, spark: SparkSession, run_id: str) -> None:
+    """Print one run: code, settings, the versions it read and wrote and who wrote what it read, counts, model."""
+    lake = _lake(config, spark)
+    ledger = _ledger(lake)
+    rows = ledger.where(F.col("run_id") == run_id).orderBy("ingest_date").collect()
+    if not rows:
+        raise UsageError(f"{RUNS} knows no run {run_id!r}; `lakerec runs` lists the newest")
+    print(explained(rows, _writers(ledger, rows[0]["inputs"] or {}), _models(lake, rows[0]), _paths(lake, rows[0])))
+
+
+def explained(rows: Sequence[Row], writers: Mapping[str, str], models: Sequence[str], paths: Mapping[str, str]) -> str:
+    """A run as text; writers name the run behind each version that was read, paths each table's folder."""
+    first = rows[0]
+    lines = [
+        f"run      {first['run_id']}",
+        f"job      {first['job']}, window {_window(first)}, {first['status']}, {first['seconds'] or 0:.1f} s",
+        f"started  {first['started_at']:%Y-%m-%d %H:%M:%S}",
+        f"code     lakerec {first['code_version']}, settings {first['config_hash']}",
+        *(f"model    {model}" for model in models),
+        *(f"{key:9s}{value}" for key, value in sorted((first["details"] or {}).items())),
+    ]
+    counted = [row for row in rows if row["ingest_date"] is not None]
+    lines += ["", "days"] * bool(counted)
+    lines += [f"  {row['ingest_date']}  " + ", ".join(_count(row, name) for name in COUNTS) for row in counted]
+    for told, versions in (("read", first["inputs"] or {}), ("wrote", first["outputs"] or {})):
+        lines += ["", told] * bool(versions)
+        lines += [
+            _version(table, number, writers if told == "read" else {}) for table, number in sorted(versions.items())
+        ]
+    lines += ["", "to see again what it read"] * bool(first["inputs"])
+    for table, number in sorted((first["inputs"] or {}).items()):
+        lines.append(f"  SELECT * FROM delta.`{paths.get(table, table)}` VERSION AS OF {number}")
+    return "\n".join(lines)
+
+
+def _count(row: Row, name: str) -> str:
+    return f"{name.removeprefix('rows_')} {_told(row[name])}"
+
+
+def _version(table: str, number: int, writers: Mapping[str, str]) -> str:
+    by = f"  by {writers[table]}" if table in writers else ""
+    return f"  {table:28s}version {number}{by}"
+
+
+def _writers(ledger: DataFrame, inputs: Mapping[str, int]) -> dict[str, str]:
+    """The run that wrote each version read: the newest at or before it that the ledger knows."""
+    written = ledger.select("run_id", F.explode("outputs").alias("table", "version")).distinct()
+    known: dict[str, tuple[int, str]] = {}
+    for row in written.where(F.col("table").isin(list(inputs))).collect():
+        if row["version"] <= inputs[row["table"]]:
+            known[row["table"]] = max(known.get(row["table"], (-1, "")), (row["version"], row["run_id"]))
+    return {table: run_id for table, (_, run_id) in known.items()}
+
+
+def _models(lake: Lake, run: Row) -> list[str]:
+    """The models behind the lists that a run wrote and that still stand."""
+    if LISTS not in (run["outputs"] or {}):
+        return []
+    lists = lake.read(LISTS, run["outputs"][LISTS]).where(F.col("run_id") == run["run_id"])
+    return [str(row[0]) for row in lists.select("model_version").distinct().orderBy("model_version").collect()]
+
+
+def _paths(lake: Lake, run: Row) -> dict[str, str]:
+    return {table: lake.path(table) for table in run["inputs"] or {}}
+
+
+def _lake(config: Config, spark: SparkSession) -> Lake:
+    day = date(9999, 1, 1)  # behind every other: what is known now
+    return start(config, spark, "runs", Window(day - timedelta(days=1), day)).lake
+
+
+def _ledger(lake: Lake) -> DataFrame:
+    if not lake.exists(RUNS):
+        raise UsageError(f"{lake.path(RUNS)}: no run was recorded in this lake yet; run `lakerec run` or a DAG first")
+    return lake.read(RUNS)
+
+
+def _window(row: Row) -> str:
+    return f"{row['window_start']} .. {row['window_end']}"
+
+
+def _told(value: Any) -> str:
+    return "-" if value is None else f"{value:,}"

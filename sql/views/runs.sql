@@ -1,0 +1,18 @@
+-- One row for each run: what it ran, when, on which window, how it ended, and its counts over all days.
+-- Tables: runs (ops.runs).
+SELECT
+  run_id,
+  job,
+  window_start,
+  window_end,
+  -- a run that refused one of its days is told as rejected
+  max(status) AS status,
+  sum(rows_read) AS rows_read,
+  sum(rows_written) AS rows_written,
+  sum(rows_quarantined) AS rows_quarantined,
+  max(config_hash) AS config_hash,
+  max(code_version) AS code_version,
+  min(started_at) AS started_at,
+  max(seconds) AS seconds
+FROM {runs}
+GROUP BY run_id, job, window_start, window_end

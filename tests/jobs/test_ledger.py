@@ -1,0 +1,58 @@
+"""What ran, and all that it takes to make a run's rows again."""
+
+import pytest
+from tests.conftest import DAY, Shop, event
+
+from lakerec.errors import UsageError
+from lakerec.ledger import show_run, show_runs
+
+STEPS = ("ingest_events", "ingest_catalogue", "conform_events")
+
+
+@pytest.fixture
+def ran(shop: Shop) -> Shop:
+    shop.deliver(DAY, [event(n) for n in range(5)])
+    shop.run(*STEPS)
+    return shop
+
+
+def run_of(shop: Shop, job: str) -> str:
+    return next(row["run_id"] for row in shop.rows("ops.runs") if row["job"] == job)
+
+
+def test_the_newest_runs_come_first(ran, capsys):
+    show_runs(ran.config, ran.spark, None, 20)
+    told = capsys.readouterr().out
+    assert all(run_of(ran, job) in told for job in STEPS)
+    assert [line.split("│")[2].strip() for line in told.splitlines() if "│ ok" in line] == list(reversed(STEPS))
+    show_runs(ran.config, ran.spark, "conform_events", 1)
+    told = capsys.readouterr().out
+    assert run_of(ran, "conform_events") in told and run_of(ran, "ingest_events") not in told
+
+
+def test_a_run_tells_its_versions_and_who_wrote_what_it_read(ran, capsys):
+    show_run(ran.config, ran.spark, run_of(ran, "conform_events"))
+    told = capsys.readouterr().out
+    (row,) = [row for row in ran.rows("ops.runs") if row["job"] == "conform_events"]
+    assert row["config_hash"] in told and f"lakerec {row['code_version']}" in told
+    assert f"  {DAY}  read 5, written 5, quarantined 0" in told
+    assert f"bronze.events               version 0  by {run_of(ran, 'ingest_events')}" in told
+    assert any(line.startswith("  silver.events ") for line in told.split("wrote")[1].splitlines())
+
+
+def test_what_a_run_read_can_be_read_again_after_the_table_moved_on(ran, capsys):
+    first = run_of(ran, "conform_events")
+    ran.deliver(DAY, [event(n) for n in range(9)])
+    ran.run(*STEPS)
+    show_run(ran.config, ran.spark, first)
+    lines = [line.strip() for line in capsys.readouterr().out.splitlines() if "VERSION AS OF" in line]
+    (bronze,) = [line for line in lines if "bronze/events`" in line]
+    assert ran.spark.sql(bronze).count() == 5
+
+
+def test_an_unknown_run_and_an_empty_lake_are_named(ran, tmp_path):
+    with pytest.raises(UsageError, match="knows no run 'nobody'"):
+        show_run(ran.config, ran.spark, "nobody")
+    ran.settings["lake"] = "elsewhere"
+    with pytest.raises(UsageError, match="no run was recorded"):
+        show_runs(ran.config, ran.spark, None, 5)
