@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 import pyarrow as pa
 from pyarrow import parquet
+from pyspark import TaskContext
 
 from lakerec.errors import LakerecError
 
@@ -51,6 +52,16 @@ def _day(artefact: str, day: str) -> ScoringDay:
     return ScoringDay.load(Path(artefact), Path(day))
 
 
+def own_gpu() -> None:
+    """Show CUDA only the GPU that Spark gave this task, where it gave one; nothing has used CUDA here before.
+
+    Without it every task of a machine is on its first GPU. Spark's addresses are nvidia-smi's: places on the bus.
+    """
+    context = TaskContext.get()
+    if context and (gpu := context.resources().get("gpu")):
+        os.environ |= {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "CUDA_VISIBLE_DEVICES": ",".join(gpu.addresses)}
+
+
 def list_scorer(artefact: str, day: str, threads: int, per_user: int) -> ListFunction:
     """A function of user_id, history, items, types, days, taken, pattern -> user_id, item_id, score, source.
 
@@ -72,6 +83,7 @@ def bucket_scorer(lists: ListFunction, place: str) -> BatchFunction:
     """
 
     def score(frames: Iterator[pd.DataFrame]) -> Iterator[pd.DataFrame]:
+        own_gpu()
         for bucket, blocks in groupby(_blocks(frames), key=lambda block: int(block["bucket"].iloc[0])):
             try:
                 users, failures = _bucket(lists, blocks, Path(place), bucket)
@@ -149,6 +161,7 @@ def text_embedder(name: str, threads: int) -> BatchFunction:
     """For mapInPandas: text_hash, text -> text_hash, vector (of length 1); `name` as in scorer.model."""
 
     def embed(frames: Iterator[pd.DataFrame]) -> Iterator[pd.DataFrame]:
+        own_gpu()
         for frame in frames:
             vectors = _encoder(name, threads).encode([_text(text) for text in frame["text"]])
             yield pd.DataFrame({"text_hash": frame["text_hash"], "vector": list(vectors)})

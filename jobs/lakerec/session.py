@@ -98,7 +98,8 @@ def build_session(config: Config, name: str, days: int = 1) -> SparkSession:
     check_java()
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
     os.environ.setdefault("PYSPARK_DRIVER_PYTHON", sys.executable)
-    os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
+    if config.spark.master.startswith("local"):  # executors on other machines must reach the driver
+        os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
     builder = SparkSession.builder.appName(name)
     for key, value in properties(config, days).items():
         builder = builder.config(key, value)

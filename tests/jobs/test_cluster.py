@@ -3,20 +3,31 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pyspark
 import pytest
+from pyspark.resource import ResourceInformation
 from tests.conftest import LAKE_STEPS, ROOT, Shop, day_after, event
+
+from lakerec import scoring
 
 pytestmark = pytest.mark.long
 DAYS, PEOPLE = 6, 240  # two buckets on one core
-CLUSTER = "local-cluster[2,1,1024]"
+SPARK = Path(pyspark.__file__).parent
+LOOPBACK = {"spark.driver.host": "127.0.0.1", "spark.driver.bindAddress": "127.0.0.1", "spark.executor.memory": "1g"}
+ONE_GPU = {"spark.executor.resource.gpu.amount": "1", "spark.task.resource.gpu.amount": "1"}
+Start = Callable[..., subprocess.Popen]
 
 
 @pytest.fixture(scope="module")
@@ -35,23 +46,111 @@ def trained(spark, tmp_path_factory) -> Shop:
     return shop
 
 
-def copied(shop: Shop, place: Path, master: str) -> Shop:
-    """The shop in a folder of its own, for a session with a master of its own."""
+@pytest.fixture(scope="module")
+def wanted(trained: Shop) -> list[tuple]:
+    """The lists of the session's own process."""
+    trained.run("score_candidates", days=DAYS)
+    assert len({row["user_id"] for row in trained.rows("gold.recommendations")}) == PEOPLE + 1
+    return lists(trained)
+
+
+@pytest.fixture()
+def start() -> Iterator[Start]:
+    """Starts a process whose output goes to a file; whatever the test does, each ends with it."""
+    begun: list[subprocess.Popen] = []
+
+    def start(command: list[str], told: Path, **known: str) -> subprocess.Popen:
+        options: dict[str, Any] = {"stderr": subprocess.STDOUT, "start_new_session": True}
+        with told.open("w") as output:
+            begun.append(subprocess.Popen(command, stdout=output, env=environment() | known, **options))
+        return begun[-1]
+
+    yield start
+    for process in reversed(begun):
+        end(process)
+
+
+def environment() -> dict[str, str]:
+    """This process's, without the gateway of its Spark session."""
+    return {name: value for name, value in os.environ.items() if name != "PYSPARK_GATEWAY_PORT"}
+
+
+def end(process: subprocess.Popen) -> None:
+    """End a process and its session: Spark's Python processes leave the group, but not the session."""
+    process.terminate()
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(20)
+    for pid in (int(each.name) for each in Path("/proc").glob("[0-9]*")):
+        with suppress(ProcessLookupError, PermissionError):
+            if os.getsid(pid) == process.pid:
+                os.kill(pid, signal.SIGKILL)
+    process.wait()
+
+
+@pytest.fixture(params=["local-cluster", "standalone"])
+def cluster(request, start: Start, tmp_path: Path) -> Iterator[dict[str, Any]]:
+    """`spark` of the YAML for two executors of one core each, in processes of their own."""
+    if request.param == "standalone":
+        yield {"master": standalone(start, tmp_path), "properties": LOOPBACK | ONE_GPU}
+        logs = "".join(log.read_text() for log in tmp_path.glob("worker-*/app-*/*/stderr"))
+        assert sorted(re.findall(r"gpu -> \[name: gpu, addresses: (\w+)\]", logs)) == ["0", "1"], logs
+        return
+    yield {"master": "local-cluster[2,1,1024]"}
+    shutil.rmtree(SPARK / "work", ignore_errors=True)
+
+
+def standalone(start: Start, place: Path) -> str:
+    """A master and two workers on loopback that say they have a GPU each; the master's address."""
+    log = place / "master.txt"
+    daemon(start, log, "master.Master", SPARK_MASTER_OPTS="-Dspark.master.rest.enabled=false")
+    master = wait_for(r"Starting Spark master at (spark://\S+)", log)[0]
+    for number in range(2):
+        folder = place / f"worker-{number}"
+        known = {"SPARK_LOCAL_DIRS": str(place / "local"), "SPARK_WORKER_OPTS": pretended_gpu(place, number)}
+        size = ["--cores", "1", "--memory", "1536m", "--work-dir", str(folder)]
+        daemon(start, folder.with_suffix(".txt"), "worker.Worker", *size, master, **known)
+    wait_for("Registering worker", log, 2)
+    return master
+
+
+def pretended_gpu(place: Path, number: int) -> str:
+    """A worker's options with a discovery script that names a GPU; CUDA finds none, and the processor scores."""
+    script = place / f"gpu-{number}.sh"
+    script.write_text(f"""#!/bin/sh\necho '{{"name": "gpu", "addresses": ["{number}"]}}'\n""")
+    script.chmod(0o755)
+    found = "-Dspark.worker.resource.gpu"
+    return f"{found}.amount=1 {found}.discoveryScript={script}"
+
+
+def daemon(start: Start, told: Path, name: str, *options: str, **known: str) -> None:
+    """A daemon of Spark's on a free port of loopback."""
+    host = ["--host", "127.0.0.1", "--port", "0", "--webui-port", "0"]
+    known |= {"SPARK_HOME": str(SPARK), "SPARK_LOCAL_IP": "127.0.0.1", "SPARK_DAEMON_MEMORY": "256m"}
+    start([str(SPARK / "bin/spark-class"), f"org.apache.spark.deploy.{name}", *host, *options], told, **known)
+
+
+def wait_for(pattern: str, told: Path, times: int = 1) -> list[str]:
+    """What a log says so many times, as soon as it does."""
+    until = time.time() + 120
+    while len(found := re.findall(pattern, told.read_text())) < times:
+        assert time.time() < until, told.read_text()
+        time.sleep(0.1)
+    return found
+
+
+def copied(shop: Shop, place: Path, spark: dict[str, Any]) -> Shop:
+    """The shop without its lists in a folder of its own, for a session with a master of its own."""
     shutil.copytree(shop.folder, place)
-    settings = shop.settings | {"spark": {"master": master, "driver_memory": "2g"}}
-    return Shop(place, shop.spark, settings)
+    shutil.rmtree(place / "lake/gold/recommendations")
+    return Shop(place, shop.spark, shop.settings | {"spark": {"driver_memory": "2g"} | spark})
 
 
-def scoring(shop: Shop) -> subprocess.Popen:
+def scores(start: Start, shop: Shop) -> subprocess.Popen:
     """The job as a process and its children as a group."""
     assert shop.config
     window = ["--start", str(day_after(0)), "--end", str(day_after(DAYS))]
     command = [sys.executable, str(ROOT / "jobs/score_candidates.py"), "--config", str(shop.folder / "config.yaml")]
-    known = {name: value for name, value in os.environ.items() if name != "PYSPARK_GATEWAY_PORT"}
-    output = (shop.folder / "out.txt").open("w")
-    return subprocess.Popen(
-        [*command, *window], stdout=output, stderr=subprocess.STDOUT, env=known, start_new_session=True
-    )
+    return start([*command, *window], shop.folder / "out.txt")
 
 
 def lists(shop: Shop) -> list[tuple]:
@@ -64,29 +163,35 @@ def told(shop: Shop) -> str:
     return (shop.folder / "out.txt").read_text()
 
 
-def test_executors_of_their_own_give_the_same_lists_also_after_a_kill(trained: Shop, tmp_path: Path):
-    trained.run("score_candidates", days=DAYS)
-    wanted = lists(trained)
-    assert len({user for user, *_ in wanted}) == PEOPLE + 1
+def test_executors_of_their_own_give_the_same_lists(
+    trained: Shop, wanted: list[tuple], cluster: dict[str, Any], start: Start, tmp_path: Path
+):
+    spread = copied(trained, tmp_path / "spread", cluster)
+    assert scores(start, spread).wait(600) == 0, told(spread)
+    assert lists(spread) == wanted
 
-    killed = copied(trained, tmp_path / "killed", "local[1]")
-    shutil.rmtree(killed.folder / "lake/gold/recommendations")
-    process, until = scoring(killed), time.time() + 240
+
+def test_a_killed_run_is_taken_up(trained: Shop, wanted: list[tuple], start: Start, tmp_path: Path):
+    killed = copied(trained, tmp_path / "killed", {"master": "local[1]"})
+    process, until = scores(start, killed), time.time() + 240
     while not list((killed.folder / "lake/_scoring").glob("*/bucket-*.parquet")):
         assert process.poll() is None and time.time() < until, told(killed)
         time.sleep(0.02)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     assert killed.rows("gold.recommendations") == []
-    again = scoring(killed)
+    again = scores(start, killed)
     assert again.wait(300) == 0, told(killed)
     assert "were scored by a run that did not end: their lists are kept" in told(killed)
     assert lists(killed) == wanted and not list((killed.folder / "lake/_scoring").iterdir())
 
-    spread = copied(trained, tmp_path / "spread", CLUSTER)
-    shutil.rmtree(spread.folder / "lake/gold/recommendations")
-    try:
-        assert scoring(spread).wait(400) == 0, told(spread)
-    finally:
-        shutil.rmtree(Path(pyspark.__file__).parent / "work", ignore_errors=True)
-    assert lists(spread) == wanted
+
+def test_a_task_sees_only_the_gpu_it_was_given(monkeypatch):
+    given = SimpleNamespace(resources=lambda: {"gpu": ResourceInformation("gpu", ["3"])})
+    for name in ("CUDA_DEVICE_ORDER", "CUDA_VISIBLE_DEVICES"):
+        monkeypatch.setenv(name, "of the machine")
+    scoring.own_gpu()
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "of the machine"
+    monkeypatch.setattr(scoring.TaskContext, "get", lambda: given)
+    scoring.own_gpu()
+    assert (os.environ["CUDA_DEVICE_ORDER"], os.environ["CUDA_VISIBLE_DEVICES"]) == ("PCI_BUS_ID", "3")
