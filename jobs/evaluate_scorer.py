@@ -1,4 +1,4 @@
-"""Compare challenger, champion and every candidate source on the test cut of the last day, on the same users."""
+"""Compare challenger, champion, all sources and their blend on the test cut of the last day, on the same users."""
 
 from __future__ import annotations
 
@@ -38,15 +38,17 @@ def _rows(job: Job, snapshot: str, version: str, test: Any) -> list[dict[str, An
     from lakerec.scorer import evaluation
 
     challenger = _judged(job, snapshot, version, test)
-    (cut, sheet), (mine, *rest), recommender = challenger
-    rivals = [*rest, *evaluation.sources(cut, recommender, recommender.stage.hidden)]
+    (cut, sheet), (mine, *rest), recommender, weights = challenger
+    alone = evaluation.sources(cut, recommender, weights)
+    rivals = [*rest, *alone]
     rows = sheet.rows(mine) + [row for rival in rivals for row in sheet.rows(rival, slices=False)] + sheet.union(mine)
+    rows += sheet.faults(version, alone)
     rows += [row for rival in rivals for row in sheet.paired(mine, rival, slices=False)]
     champion = models.serving(job.lake, job.last_day)
     if champion is None or champion.version == version:
         return rows
     try:
-        (_, their_sheet), (theirs, *_), _ = _judged(job, snapshot, champion.version, test)
+        (_, their_sheet), (theirs, *_), *_ = _judged(job, snapshot, champion.version, test)
         return rows + their_sheet.rows(theirs) + sheet.paired(mine, theirs, slices=True)
     except ModelError as error:
         job.say(f"the champion {champion.version} cannot be read: {error}")
@@ -54,7 +56,7 @@ def _rows(job: Job, snapshot: str, version: str, test: Any) -> list[dict[str, An
 
 
 def _judged(job: Job, snapshot: str, version: str, test: Any) -> Any:
-    """A version on the test cut, in its own order of the catalogue."""
+    """A version on the test cut, in its own order of the catalogue, with the weights of its sources' blend."""
     from lakerec.scorer import evaluation
     from lakerec.scorer.base_model import model_id
     from lakerec.scorer.bundle import Bundle
@@ -69,20 +71,10 @@ def _judged(job: Job, snapshot: str, version: str, test: Any) -> Any:
     world = collect(job.lake, job.config, job.last_day, opened.items, opened.nodes, pinned, kinds)
     (cut,) = cuts_of(world, test)
     recommender = evaluation.recommender_at(world, cut, opened)
-    settings = job.config
-    judged = evaluation.model(
-        world,
-        cut,
-        version,
-        recommender,
-        predictor,
-        opened.final(),
-        settings.candidates.per_user,
-        settings.policy.k,
-    )
-    seed = settings.scorer.training.seed
+    per_user, k, seed = job.config.candidates.per_user, job.config.policy.k, job.config.scorer.training.seed
+    judged = evaluation.model(world, cut, version, recommender, predictor, opened.final(), per_user, k)
     sheet = evaluation.Sheet(world, cut, recommender.stage.shelf, seed, _attributes(job, cut.day))
-    return (cut, sheet), judged, recommender
+    return (cut, sheet), judged, recommender, opened.recipe.blend
 
 
 def _attributes(job: Job, day: Any) -> dict[str, dict[str, str]]:

@@ -1,6 +1,6 @@
 -- key: version, protocol, data, slice, metric, seed
 CREATE TABLE gold.model_metrics (
-  version STRING COMMENT 'Model version, or the name of a candidate source',
+  version STRING COMMENT 'Model version, the name of a candidate source, or blend: that of the sources',
   protocol STRING COMMENT 'How it was evaluated: split, cut and candidates',
   data STRING COMMENT 'Snapshot',
   slice STRING COMMENT 'Users or targets the figure speaks of: all (users with a history), new users, new items, ...; against RIVAL: mean paired difference',

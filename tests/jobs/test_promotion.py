@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
 from datetime import date
 from math import nan
@@ -11,14 +12,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from mlflow import MlflowClient
-from tests.conftest import DAY, Shop, day_after
+from safetensors.torch import load_file, save_file
+from tests.conftest import DAY, LAKE_STEPS, Shop, day_after, event
 
 from lakerec import cli, models
 from lakerec.errors import ModelError, NotEnoughDataError, StaleRunError, UsageError
 from lakerec.scorer.registry import MODEL, register
 
 OLD = "20260301-00000000-000000"
+DAYS = 6  # of events before a real training
 Row = dict[str, Any]
 
 
@@ -250,3 +254,86 @@ class _Open:
 
     def __exit__(self, *_: object) -> None:
         return None
+
+
+@pytest.fixture(scope="module")
+def night(spark, database: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Shop, str]:
+    """A lake whose training of the last day is the champion's twin, and the twin's version."""
+    shop = Shop(tmp_path_factory.mktemp("night"), spark)
+    quick = {"ranker": {"rounds": 12, "patience": 4, "folds": 2}, "retriever": {"size": 8, "epochs": 2}}
+    shop.settings["scorer"] |= {"language_model": "always", **quick}
+    shop.settings["scorer"]["training"]["targets"] = ["purchase"]
+    shop.settings["candidates"]["generators"] = {"popular": {}, "personal": {}, "markov": {}}
+    shop.settings["patterns"] = {"enabled": False}
+    shop.write("items.csv.gz", "item_id,title", [f"i{n},thing number {n}" for n in range(10)])
+    for n in range(DAYS):
+        bought = [event(n * 9 + m, user=f"u{m}", day=day_after(n), item=f"i{(m + n // 3) % 5}") for m in range(9)]
+        shop.deliver(day_after(n), bought)
+    (shop.folder / "lake" / "_mlflow").mkdir(parents=True)
+    shutil.copy(database, shop.folder / "lake" / "_mlflow")
+    version = shop.run(*LAKE_STEPS, "embed_items", "build_examples", "train_scorer", days=DAYS)["version"]
+    shutil.copytree(twin(shop, version), twin(shop, OLD))
+    models.promote(shop.job("promote_scorer").lake, OLD, day_after(DAYS - 2), "passed: it was the first")
+    return shop, version
+
+
+def twin(shop: Shop, version: str) -> Path:
+    """The folder of a version."""
+    return shop.folder / "lake" / models.FOLDER / version
+
+
+def broken_weights(file: Path) -> None:
+    """Every weight of a safetensors file as nan."""
+    save_file({name: torch.full_like(tensor, nan) for name, tensor in load_file(file).items()}, file)
+
+
+def broken_leaves(file: Path) -> None:
+    """Every leaf of a LightGBM file as nan; the sizes of its trees' texts are left out."""
+    text = re.sub(r"(?m)^leaf_value=.*$", lambda line: re.sub(r"[^ =]+(?= |$)", "nan", line[0]), file.read_text())
+    file.write_text(re.sub(r"(?m)^tree_sizes=.*\n", "", text))
+
+
+def damage(folder: Path, files: str, broken: Any) -> None:
+    """Break some files of an artefact and write their hashes into its manifest, so that it loads."""
+    manifest = json.loads((folder / "manifest.json").read_text())
+    found = [file for file in folder.glob(files) if file.is_file()]
+    assert found
+    for file in found:
+        broken(file)
+        manifest["files"][file.relative_to(folder).as_posix()] = hashlib.sha256(file.read_bytes()).hexdigest()
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+
+
+@pytest.mark.parametrize(
+    ("files", "broken", "told"),
+    [
+        ("recommender/retriever-evaluated-*/*.safetensors", broken_weights, "retriever scores of all is nan"),
+        ("head.safetensors", broken_weights, "logloss of all is nan"),
+        ("recommender/booster-*.txt", broken_leaves, "logloss of all is nan"),
+    ],
+    ids=["retriever", "language model", "ranker"],
+)
+def test_a_trained_challenger_that_is_broken_is_refused_by_both_jobs(night, files: str, broken: Any, told: str):
+    shop, version = night
+    shutil.rmtree(twin(shop, version))
+    shutil.copytree(twin(shop, OLD), twin(shop, version))
+    assert (twin(shop, version) / "recommender" / "final.json").exists()
+    damage(twin(shop, version), files, broken)
+    counts = shop.run("evaluate_scorer", "promote_scorer", days=DAYS)
+    assert not counts["promoted"] and serving(shop, day_after(DAYS - 1)) == OLD
+    assert [entry["version"] for entry in shop.rows("ml.promotions")] == [OLD]
+    found = details(shop)
+    assert last_run(shop)["status"] == "rejected" and (found["version"], found["failed"]) == (version, "finite")
+    assert found["gate"].startswith("rejected: failed finite: ") and told in found["gate"]
+    tags, alias = registered(shop, version)
+    assert tags["gate"] == found["gate"] and not alias
+
+
+def test_the_same_challenger_unbroken_takes_over(night):
+    shop, version = night
+    shutil.rmtree(twin(shop, version))
+    shutil.copytree(twin(shop, OLD), twin(shop, version))
+    assert shop.run("evaluate_scorer", "promote_scorer", days=DAYS)["promoted"]
+    assert serving(shop, day_after(DAYS - 1)) == version
+    names = {row["version"] for row in shop.rows("gold.model_metrics")}
+    assert {"popular", "retriever", "blend", version, OLD} <= names

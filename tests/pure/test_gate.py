@@ -135,6 +135,12 @@ def test_only_what_it_was_paired_with_is_a_baseline():
     assert judged([*night(champion=False), row("features only", "ndcg@10", 0.9)], None).passed
 
 
+def test_the_sources_blend_is_a_baseline():
+    rows = [*night(champion=False), row("blend", "ndcg@10", 0.4), duel("blend", -0.1, -0.2, -0.05)]
+    verdict = judged(rows, None)
+    assert rules(verdict) == ["baseline"] and "(blend)" in verdict.told
+
+
 def test_a_part_of_the_challenger_is_no_baseline():
     part = "new without language model"
     assert judged([*night(champion=False), row(part, "ndcg@10", 0.5), duel(part, -0.2, -0.3, -0.1)], None).passed

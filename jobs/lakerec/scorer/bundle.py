@@ -43,6 +43,12 @@ class Recipe:
     text_model: str = ""
     report: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def blend(self) -> dict[str, float]:
+        """Each generator's weight in their blend; none of an artefact that was made without."""
+        found: dict[str, float] = self.report.get("blend", {})
+        return found
+
 
 @dataclass(frozen=True)
 class RetrieverSource:

@@ -10,15 +10,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lakerec import metrics
-from lakerec.errors import ModelError
+from lakerec.features import Stock
 from lakerec.generators.base import Shelf
 from lakerec.generators.popularity import ALWAYS, DailyCounts, PatternPopular
 from lakerec.protocols import Part
 from lakerec.scorer.bundle import Bundle
-from lakerec.scorer.final import Final, Shortlist, chances
+from lakerec.scorer.final import Final, Shortlist
 from lakerec.scorer.nightly import Cut, labelled_slates
 from lakerec.scorer.prediction import Predictor
-from lakerec.scorer.recommender import Ranked, Recommender, Scores, full_ranks
+from lakerec.scorer.recommender import Ranked, Recommender, source_ranks
 from lakerec.scorer.slates import Form, Slate
 from lakerec.world import World
 
@@ -63,12 +63,24 @@ def model(
     ranked = recommender.rank(part.histories, cut.on_shelf)
     shortlist = Shortlist.of(ranked, len(part), per_user)
     made = labelled_slates(world, cut, shortlist, part, Form.of(predictor.manifest.settings))
-    found = chances(final, predictor, made, shortlist, part.histories, recommender.stage.stock)
+    found = _chances(final, predictor, made, shortlist, part, recommender.stage.stock)
     served = _judged(name, part, ranked, made, found, shortlist.items, k)
     if predictor.model is None:
         return [served]
     alone = predictor.prior(made)
     return [served, _judged(f"{name} without language model", part, ranked, made, alone, shortlist.items, k)]
+
+
+def _chances(
+    final: Final | None, predictor: Predictor, made: Sequence[Slate], shortlist: Shortlist, part: Part, stock: Stock
+) -> list[NDArray[np.float32]]:
+    """As served; nan where ranker or language model say no number, which boosters behind them take for a gap."""
+    told = predictor.score(made) if final is None else predictor.corrections(made)
+    found = told if final is None else final.chances(told, shortlist, part.histories, stock)
+    return [
+        np.where(np.isfinite(read) & np.isfinite(slate.features).all(axis=1), chance, np.float32(np.nan))
+        for read, slate, chance in zip(told, made, found, strict=True)
+    ]
 
 
 def _judged(
@@ -100,19 +112,13 @@ def _judged(
     )
 
 
-def sources(cut: Cut, recommender: Recommender, hidden: Sequence[int]) -> list[Judged]:
-    """Every source alone over the whole catalogue on the shelf."""
-    stage = recommender.stage
-    named = {**stage.members, **({"retriever": stage.retriever} if stage.retriever else {})}
-    return [Judged(name, _whole_ranks(source, cut, stage.repeats, hidden)) for name, source in named.items()]
+def sources(cut: Cut, recommender: Recommender, weights: Mapping[str, float]) -> list[Judged]:
+    """Every source alone over the whole catalogue on the shelf, and their blend where there are weights.
 
-
-def _whole_ranks(source: Scores, cut: Cut, repeats: bool, hidden: Sequence[int]) -> NDArray[np.float64]:
-    """As full_ranks; a source whose scores are broken finds nothing."""
-    try:
-        return full_ranks(source, cut.part, repeats, cut.on_shelf, hidden)
-    except ModelError:
-        return np.full(len(cut.part.target_items), np.inf)
+    Where scores are broken a source finds nothing.
+    """
+    found = source_ranks(recommender.stage, cut.part, cut.on_shelf, weights)
+    return [Judged(name, ranks) for name, ranks in found.items()]
 
 
 class Sheet:
@@ -166,6 +172,11 @@ class Sheet:
         counts = np.diff(self.cut.part.target_starts)
         share = np.bincount(self.cut.part.target_users, weights=found, minlength=len(counts)) / np.maximum(counts, 1)
         return [self._row("candidates", "all", "recall", np.where(self.people["all"], share, np.nan))]
+
+    def faults(self, name: str, alone: Sequence[Judged]) -> list[Row]:
+        """A model's sources whose scores are broken, each as a figure that is no number: the gate refuses it."""
+        broken = [judged for judged in alone if np.isinf(judged.ranks).any()]
+        return [self.flat(name, f"{judged.name} scores", float("nan")) for judged in broken]
 
     def _lists(self, judged: Judged) -> list[Row]:
         if judged.lists is None:

@@ -121,6 +121,17 @@ class Final:
         """(n,) from `Shortlist.table`."""
         return table[:, 0] + self.ranker.score(table)
 
+    def chances(
+        self, told: Sequence[Floats], shortlist: Shortlist, histories: Histories, stock: Stock
+    ) -> list[NDArray[np.float32]]:
+        """P(positive) of each candidate by person, (n,) each; told: what the language model adds, shaped so."""
+        scores = self.score(shortlist.table(told, histories, stock))
+        places = _places(shortlist, scores)
+        found = self.calibration.probabilities(scores, places)
+        ends = np.cumsum(shortlist.kept.sum(axis=1))[:-1]
+        pairs = zip(np.split(found, ends), np.split(places, ends), strict=True)
+        return [_falling(chance, place) for chance, place in pairs]
+
     def save(self, folder: Path) -> None:
         """Write into a folder that is there."""
         self.ranker.save(folder, BOOSTERS)
@@ -193,12 +204,7 @@ def chances(
     """P(positive) of each candidate by person, (n,) each; sorted by it a list is in its final order."""
     if final is None:
         return predictor.score(slates)
-    scores = final.score(shortlist.table(predictor.corrections(slates), histories, stock))
-    places = _places(shortlist, scores)
-    found = final.calibration.probabilities(scores, places)
-    ends = np.cumsum(shortlist.kept.sum(axis=1))[:-1]
-    pairs = zip(np.split(found, ends), np.split(places, ends), strict=True)
-    return [_falling(chance, place) for chance, place in pairs]
+    return final.chances(predictor.corrections(slates), shortlist, histories, stock)
 
 
 def _falling(chances: NDArray[np.float32], places: NDArray[np.int64]) -> NDArray[np.float32]:

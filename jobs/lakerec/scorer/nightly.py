@@ -34,6 +34,7 @@ from lakerec.scorer.recommender import (
     FirstStage,
     Ranked,
     Recommender,
+    blend_weights,
     first_stage,
     full_ranks,
     learn,
@@ -316,7 +317,7 @@ def _recipe(night: Night, retriever: bool, report: dict[str, Any]) -> bundle.Rec
 
 
 def _report(night: Night, stage: FirstStage, ranker: Ranker, learned: Lessons) -> dict[str, Any]:
-    """What the model's page shows: gains by feature; NDCG@10 on validation: all, each source, all without each."""
+    """What the model's page shows: gains by feature, the blend; NDCG@10 on validation: all, sources, without each."""
     part, shelf = night.valid.part, night.valid.on_shelf
     whole = _ndcg(Recommender(stage, ranker).rank(part.histories, shelf).ranks(part), part)
     sources = {
@@ -325,6 +326,7 @@ def _report(night: Night, stage: FirstStage, ranker: Ranker, learned: Lessons) -
     }
     night.say(f"validation ndcg@10: final ranker {whole:.4f}, best source {max(sources.values()):.4f}")
     told = {"gains": ranker.gains(), "valid_ndcg@10": whole, "sources": sources, "queries": learned.queries}
+    told |= {"blend": blend_weights(stage, part, night.config.scorer.training.seed, shelf)}
     return told | {"without": _without_each(night, stage, learned)}
 
 

@@ -11,14 +11,17 @@ from numpy.typing import NDArray
 
 from lakerec import generators, metrics
 from lakerec.config import Ranker as Settings
+from lakerec.errors import ModelError
 from lakerec.features import Candidates, Stock, candidates, feature_names
 from lakerec.generators.base import Generator, Shelf
+from lakerec.generators.blend import blended, fitted_weights, standardised
 from lakerec.histories import Floats, Histories
 from lakerec.protocols import Part
 from lakerec.scorer.ranker import Lessons, Ranker
 
-RETRIEVER = "retriever"
+RETRIEVER, BLEND = "retriever", "blend"
 SCORES = 2**21  # scores of one generator held at a time: 8 MiB in float32
+BLENDED = 1000  # people that the blend's weights are fitted on
 
 
 class Scores(Protocol):
@@ -52,15 +55,14 @@ class Ranked:
         return items, places
 
     def ranks(self, part: Part) -> NDArray[np.float64]:
-        """(t,) the mean rank of each target among its person's candidates; infinite where it is none."""
+        """(t,) the mean rank of each target among its person's candidates; infinite where it is none or scored nan."""
         ranks = np.full(len(part.target_items), np.inf)
         bounds = np.searchsorted(self.found.person, np.arange(len(part) + 1))
         for place, (user, item) in enumerate(zip(part.target_users, part.target_items, strict=True)):
             span = slice(bounds[user], bounds[user + 1])
             where = np.flatnonzero(self.found.item[span] == item)
-            if len(where):
-                score = self.score[span]
-                mine = score[where[0]]
+            score = self.score[span]
+            if len(where) and not np.isnan(mine := score[where[0]]):
                 ranks[place] = 1 + (score > mine).sum() + ((score == mine).sum() - 1) / 2
         return ranks
 
@@ -261,3 +263,49 @@ def full_ranks(
         span = slice(part.target_starts[people[0]], part.target_starts[people[-1] + 1])
         ranks[span] = metrics.mean_ranks(scores, part.target_users[span] - people[0], part.target_items[span])
     return ranks
+
+
+def source_ranks(
+    stage: FirstStage, part: Part, on_shelf: NDArray[np.bool_], weights: Mapping[str, float] | None = None
+) -> dict[str, NDArray[np.float64]]:
+    """Ranks (t,) as full_ranks by each source, and by their blend where there are weights; infinite by broken scores.
+
+    weights: of sources by name, as `blend_weights` gives them.
+    """
+    names = [*stage.names, *([BLEND] if weights else [])]
+    ranks = {name: np.empty(len(part.target_items)) for name in names}
+    for people, mine, scores in stage.blocks(part.histories):
+        mask = stage.allowed(mine) & on_shelf
+        span = slice(part.target_starts[people[0]], part.target_starts[people[-1] + 1])
+        targets = part.target_users[span] - people[0], part.target_items[span]
+        blend = {BLEND: _blend(scores, weights)} if weights else {}
+        for name, score in {**scores, **blend}.items():
+            ranks[name][span] = _sound_ranks(np.where(mask, score, np.float32(-np.inf)), *targets)
+    return {name: np.full_like(found, np.inf) if np.isinf(found).any() else found for name, found in ranks.items()}
+
+
+def _sound_ranks(scores: Floats, users: NDArray[np.int64], items: NDArray[np.int32]) -> NDArray[np.float64]:
+    try:
+        return metrics.mean_ranks(scores, users, items)
+    except ModelError:
+        return np.full(len(items), np.inf)
+
+
+def _blend(scores: Mapping[str, Floats], weights: Mapping[str, float]) -> Floats:
+    """(users, items) the blend of those sources that weigh something."""
+    some = {name: weight for name, weight in weights.items() if weight}
+    return blended([standardised(scores[name]) for name in some], np.array(list(some.values())))
+
+
+def blend_weights(stage: FirstStage, part: Part, seed: int, on_shelf: NDArray[np.bool_]) -> dict[str, float]:
+    """Each generator's weight in their blend, fitted on some people of a part, by seed; none where no target counts."""
+    few = part.some(min(BLENDED, max(1, 2 * SCORES // max(part.histories.n_items, 1))), seed)
+    mask = stage.allowed(few.histories) & on_shelf
+    inside = mask[few.target_users, few.target_items]
+    people, users = np.unique(few.target_users[inside], return_inverse=True)
+    if not len(people):
+        return {}
+    mine = few.histories.select(people)
+    scores = [standardised(member.score(mine)) for member in stage.members.values()]
+    found = fitted_weights(scores, mask[people], users, few.target_items[inside])
+    return dict(zip(stage.members, found.tolist(), strict=True))
