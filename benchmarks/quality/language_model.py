@@ -1,11 +1,11 @@
 """What the language model adds to the final ranker: `make bench-language-model DATA=ml_1m`.
 
-It learns from slates of the cuts that taught the ranker, each person's scored by boosters that did not see them, stops
+It learns from slates of the cuts that teach the ranker, each person's scored by boosters that did not see them, stops
 by the slates of the tuning cut, and the final order, with it and without, is learned on these. Four forms are read:
 words alone, the history as item vectors, both history and candidates as item vectors, and these with the retriever's
-vectors behind the texts'. Everything is judged once, on the
-test targets (with --validation nothing is: the gain on the tuning cut is told, on people out of fold). What takes long
-is kept in .lakerec/bench.
+vectors behind the texts'. Everything is judged once, on the test targets. With --validation nothing is: the gain on the
+tuning cut is told, by boosters on people out of fold; it is a little hopeful, for the language model stopped by these
+slates. What takes long is kept in .lakerec/bench.
 """
 
 from __future__ import annotations
@@ -103,10 +103,10 @@ class Bench:
         self.dataset = load(data)
         self.bench = run.bench(data, plan, plan.tables[TABLES[data]], self.dataset, False, False)
         self.course, self.settings = self.bench.course, plan.ranker.model_copy(update={"seed": seed})
-        # Where windows teach, the tuning cut is one of them: here nothing but the final order may learn from it.
+        # Where windows teach, the tuning cut is one of them: here neither ranker nor language model learns from it.
         self.lessons = [cut for cut in self.course.lessons if cut.name != self.course.tuning.name]
         self.cuts = [*self.lessons, self.course.tuning, self.course.judged]
-        about = f"{plan.ranker} {plan.retriever} {DEPTH} {MOST} {len(self.lessons)}"
+        about = f"{plan} {DEPTH} {MOST} {EVENTS} {len(self.lessons)}"
         digest = hashlib.sha256(about.encode()).hexdigest()[:12]
         self.file = self.bench.place / f"shortlists-{seed}-{digest}.npz"
 
@@ -138,7 +138,7 @@ class Bench:
             stage = bench.sources(cut, self.seed, trainer)
             lists = shortlist(stage, ranker, self._part(cut), unseen=self._teaches(cut))
             ids = trainer.at(cut, self.seed)[0].members[0].item_vectors()
-            ids /= np.maximum(np.linalg.norm(ids, axis=1, keepdims=True), 1e-9)
+            ids = ids / np.maximum(np.linalg.norm(ids, axis=1, keepdims=True), 1e-9)
             made |= {f"items {cut.name}": lists.items, f"scores {cut.name}": lists.scores, f"ids {cut.name}": ids}
             say(f"{cut.name}: {len(lists.items)} slates")
         draft = self.file.with_suffix(".draft.npz")

@@ -136,6 +136,11 @@ class Lake:
         newest = sorted(self._versions(name), reverse=True)[:limit]
         return [{"version": version, **self._commit_info(name, version)} for version in newest]
 
+    def writer(self, name: str, version: int) -> str:
+        """The run that made a version; empty where its commit is gone or says nothing."""
+        known = self._commit_info(name, version) if version in self._versions(name) else {}
+        return str(known.get("run_id", ""))
+
     def _versions(self, name: str) -> list[int]:
         return [int(found.group(1)) for found in map(COMMIT.match, files(self.spark).names(self._log(name))) if found]
 

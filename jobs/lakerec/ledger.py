@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import date, timedelta
+from datetime import date, timedelta, tzinfo
 from typing import Any
 
 from pyspark.sql import DataFrame, Row, SparkSession
@@ -45,23 +45,27 @@ def show_run(config: Config, spark: SparkSession, run_id: str) -> None:
     rows = ledger.where(F.col("run_id") == run_id).orderBy("ingest_date").collect()
     if not rows:
         raise UsageError(f"{RUNS} knows no run {run_id!r}; `lakerec runs` lists the newest")
-    print(explained(rows, _writers(ledger, rows[0]["inputs"] or {}), _models(lake, rows[0]), _paths(lake, rows[0])))
+    writers = _writers(lake, ledger, rows[0]["inputs"] or {})
+    print(explained(rows, writers, _models(lake, rows[0]), _paths(lake, rows[0]), config.zone))
 
 
-def explained(rows: Sequence[Row], writers: Mapping[str, str], models: Sequence[str], paths: Mapping[str, str]) -> str:
+def explained(
+    rows: Sequence[Row], writers: Mapping[str, str], models: Sequence[str], paths: Mapping[str, str], zone: tzinfo
+) -> str:
     """A run as text; writers name the run behind each version that was read, paths each table's folder."""
     first = rows[0]
     lines = [
         f"run      {first['run_id']}",
         f"job      {first['job']}, window {_window(first)}, {first['status']}, {first['seconds'] or 0:.1f} s",
-        f"started  {first['started_at']:%Y-%m-%d %H:%M:%S}",
+        f"started  {first['started_at'].astimezone(zone):%Y-%m-%d %H:%M:%S %Z}",
         f"code     lakerec {first['code_version']}, settings {first['config_hash']}",
         *(f"model    {model}" for model in models),
         *(f"{key:9s}{value}" for key, value in sorted((first["details"] or {}).items())),
     ]
     counted = [row for row in rows if row["ingest_date"] is not None]
+    lines += [f"counts   {_counts(row)}" for row in rows if row["ingest_date"] is None]
     lines += ["", "days"] * bool(counted)
-    lines += [f"  {row['ingest_date']}  " + ", ".join(_count(row, name) for name in COUNTS) for row in counted]
+    lines += [f"  {row['ingest_date']}  {_counts(row)}" for row in counted]
     for told, versions in (("read", first["inputs"] or {}), ("wrote", first["outputs"] or {})):
         lines += ["", told] * bool(versions)
         lines += [
@@ -73,8 +77,8 @@ def explained(rows: Sequence[Row], writers: Mapping[str, str], models: Sequence[
     return "\n".join(lines)
 
 
-def _count(row: Row, name: str) -> str:
-    return f"{name.removeprefix('rows_')} {_told(row[name])}"
+def _counts(row: Row) -> str:
+    return ", ".join(f"{name.removeprefix('rows_')} {_told(row[name])}" for name in COUNTS)
 
 
 def _version(table: str, number: int, writers: Mapping[str, str]) -> str:
@@ -82,8 +86,18 @@ def _version(table: str, number: int, writers: Mapping[str, str]) -> str:
     return f"  {table:28s}version {number}{by}"
 
 
-def _writers(ledger: DataFrame, inputs: Mapping[str, int]) -> dict[str, str]:
-    """The run that wrote each version read: the newest at or before it that the ledger knows."""
+def _writers(lake: Lake, ledger: DataFrame, inputs: Mapping[str, int]) -> dict[str, str]:
+    """The run that wrote each version read, as its commit says; of a commit that is gone or says nothing, the newest
+    run before it that the ledger knows.
+    """
+    known = {table: lake.writer(table, version) for table, version in inputs.items()}
+    guessed = _last_writers(ledger, inputs) if "" in known.values() else {}
+    return {
+        table: run_id or f"{guessed[table]} or later" for table, run_id in known.items() if run_id or table in guessed
+    }
+
+
+def _last_writers(ledger: DataFrame, inputs: Mapping[str, int]) -> dict[str, str]:
     written = ledger.select("run_id", F.explode("outputs").alias("table", "version")).distinct()
     known: dict[str, tuple[int, str]] = {}
     for row in written.where(F.col("table").isin(list(inputs))).collect():
@@ -96,7 +110,7 @@ def _models(lake: Lake, run: Row) -> list[str]:
     """The models behind the lists that a run wrote and that still stand."""
     if LISTS not in (run["outputs"] or {}):
         return []
-    lists = lake.read(LISTS, run["outputs"][LISTS]).where(F.col("run_id") == run["run_id"])
+    lists = lake.read(LISTS).where(F.col("run_id") == run["run_id"])
     return [str(row[0]) for row in lists.select("model_version").distinct().orderBy("model_version").collect()]
 
 

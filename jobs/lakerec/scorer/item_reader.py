@@ -60,7 +60,7 @@ class ItemReader(nn.Module):
     def beside(cls, encoder: PreTrainedModel, width: int) -> ItemReader:
         """For vectors of length 1: what is projected is as long as the encoder's words are."""
         words: Any = encoder.get_input_embeddings()
-        return cls(width, encoder.config.hidden_size, float(words.weight.detach().std()))
+        return cls(width, words.weight.shape[1], float(words.weight.detach().std()))
 
     def forward(self, items: Items) -> Tensor:
         """(v, size)."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lakerec.errors import ModelError
+from lakerec.errors import ContractError, ModelError
 from lakerec.histories import Floats, Histories
 
 if TYPE_CHECKING:
@@ -177,7 +177,12 @@ class Packer:
         return cls(tokenizer, form.history_tokens, form.candidate_tokens, form.history, form.candidate)
 
     def pack(self, slates: Sequence[Slate]) -> list[Pack]:
-        """The sequences of all slates, in order; a slate without candidates has none."""
+        """The sequences of all slates, in order; a slate without candidates has none.
+
+        ContractError where a form with vectors meets a slate without them.
+        """
+        for slate in slates:
+            self._check(slate)
         tokens = tokenise(self.tokenizer, [text for slate in slates for text in self._texts(slate)])
         packs: list[Pack] = []
         row = 0
@@ -190,6 +195,15 @@ class Packer:
             packs += self._split(history, texts, row, past, slate.vectors)
             row += len(texts)
         return packs
+
+    def _check(self, slate: Slate) -> None:
+        wanted = {"history": slate.past, "candidate": slate.vectors}
+        missing = [name for name, told in wanted.items() if getattr(self.form, name) == VECTORS and told is None]
+        if missing:
+            raise ContractError(
+                f"slate {slate.slate_id}: the model reads item vectors ({', '.join(missing)}), the slate has none; "
+                f"set scorer.{missing[0]}: vectors (a teacher's slates are made as its student reads them)"
+            )
 
     def _texts(self, slate: Slate) -> list[str]:
         """What is to be tokenised."""
