@@ -42,10 +42,8 @@ from lakerec.scorer.base_model import folder
 from lakerec.scorer.final import FEATURES, READ, Shortlist, Verdict, learn
 from lakerec.scorer.language_model import load_encoder
 from lakerec.scorer.nightly import FEATURES as READ_WITH
-from lakerec.scorer.nightly import ranker_features
+from lakerec.scorer.nightly import ranker_features, shortlisted
 from lakerec.scorer.prediction import Predictor
-from lakerec.scorer.ranker import Ranker
-from lakerec.scorer.recommender import FirstStage, Ranked
 from lakerec.scorer.slates import Form, Packer, Slate
 
 matplotlib.use("Agg")
@@ -85,12 +83,11 @@ class Slated:
     ids: Floats
 
 
-def settings_of(form: str, freeze: str | None = None) -> Scorer:
+def settings_of(form: str) -> Scorer:
     """How a form is trained."""
     history, candidate = FORMS[form]
-    told = TRAINING if freeze is None else TRAINING | {"freeze": freeze}
     return Scorer.model_validate(
-        {"history": history, "candidate": candidate, "language_model": "always", "training": told}
+        {"history": history, "candidate": candidate, "language_model": "always", "training": TRAINING}
     )
 
 
@@ -136,7 +133,7 @@ class Bench:
         made: dict[str, NDArray[Any]] = {}
         for cut in self.cuts:
             stage = bench.sources(cut, self.seed, trainer)
-            lists = shortlist(stage, ranker, self._part(cut), unseen=self._teaches(cut))
+            lists = shortlisted(stage, ranker, self._part(cut), DEPTH, unseen=self._teaches(cut))
             ids = trainer.at(cut, self.seed)[0].members[0].item_vectors()
             ids = ids / np.maximum(np.linalg.norm(ids, axis=1, keepdims=True), 1e-9)
             made |= {f"items {cut.name}": lists.items, f"scores {cut.name}": lists.scores, f"ids {cut.name}": ids}
@@ -178,8 +175,7 @@ class Bench:
                 predictor = Predictor.load(out, THREADS)
                 both = [np.concatenate(predictor.corrections(slates)) for slates in (valid, test)]
             say(f"{form}: {time.perf_counter() - began:.0f} s, best epoch {report.best_epoch}")
-            seconds = np.array([report.seconds, report.tokens])
-            np.savez(file, valid=both[0], test=both[1], seconds=seconds)
+            np.savez(file, valid=both[0], test=both[1])
         *_, tuning, judged = self.slated()
         with np.load(file) as found:
             return split(found["valid"], tuning.shortlist), split(found["test"], judged.shortlist)
@@ -274,17 +270,6 @@ def costs(files: Sequence[Path], out: Path) -> None:
     figure.tight_layout()
     figure.savefig(out, dpi=110)
     pyplot.close(figure)
-
-
-def shortlist(stage: FirstStage, ranker: Ranker, part: Part, unseen: bool) -> Shortlist:
-    """The ranker's best DEPTH; `unseen`: each person's by the boosters that did not learn from that person."""
-    found = []
-    for people, mine, scores in stage.blocks(part.histories):
-        made = stage.candidates(mine, scores)
-        who = part.people[people][made.person]
-        score = ranker.unseen(made.features, who) if unseen else ranker.score(made.features)
-        found.append(Shortlist.of(Ranked(made, score), len(people), DEPTH))
-    return Shortlist.joined(found)
 
 
 def in_words(histories: Histories, person: int, texts: Sequence[str], verbs: Sequence[str]) -> str:

@@ -22,7 +22,7 @@ from lakerec import generators
 from lakerec.config import Ranker as RankerSettings
 from lakerec.features import Stock, nominate
 from lakerec.generators.base import Shelf
-from lakerec.generators.blend import blended, fitted_weights, standardised
+from lakerec.generators.blend import blended, standardised
 from lakerec.generators.factors import Als
 from lakerec.histories import Floats, Histories
 from lakerec.metrics import mean_ranks
@@ -34,7 +34,6 @@ from lakerec.scorer.recommender import SCORES, FirstStage, Recommender, Scores, 
 from lakerec.scorer.retriever import ItemSide, Retriever, RetrieverSettings, fit
 
 K = 10  # length of the lists
-BLENDED = 1000  # people that the blend's weights are fitted on
 THREADS = int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1))  # of LightGBM
 LOG = ROOT / "jobs" / "lakerec" / "log4j2.properties"
 Tuned = Mapping[str, generators.Settings]
@@ -220,14 +219,6 @@ def catalogue_outcomes(
 
 def _shares(scores: Mapping[str, Floats], weights: Mapping[str, float]) -> NDArray[np.float64]:
     return np.array([weights[name] for name in scores])
-
-
-def blend_weights(stage: FirstStage, part: Part, seed: int) -> dict[str, float]:
-    """The generators' weights in the blend, fitted on a part's targets."""
-    few = part.some(BLENDED, seed)
-    scores = [standardised(member.score(few.histories)) for member in stage.members.values()]
-    found = fitted_weights(scores, stage.allowed(few.histories), few.target_users, few.target_items)
-    return dict(zip(stage.members, found.tolist(), strict=True))
 
 
 def learned(

@@ -27,7 +27,7 @@ from benchmarks.record import ROOT
 
 from lakerec.features import feature_names
 from lakerec.scorer.ranker import Lessons
-from lakerec.scorer.recommender import FirstStage, Recommender, Scores, without_each
+from lakerec.scorer.recommender import FirstStage, Recommender, Scores, blend_weights, without_each
 
 RESULTS = ROOT / "benchmarks" / "quality" / "results"
 EACH = 2000  # people that the table without each source is made on
@@ -94,7 +94,8 @@ class Bench:
         """Every generator alone, their blend, and Spark's ALS."""
         judged, blending = self._stage(self.course.judged.name), self.course.blending
         began = time.perf_counter()
-        weights = models.blend_weights(self._stage(blending.name), blending.parts[0], self.plan.seeds[0])
+        everything = np.ones(blending.ground.n_items, dtype=np.bool_)
+        weights = blend_weights(self._stage(blending.name), blending.parts[0], self.plan.seeds[0], everything)
         seconds = {"blend": time.perf_counter() - began, **self.fitted[self.course.judged.name].seconds}
         say("blend: " + ", ".join(f"{name} {weight:.2f}" for name, weight in weights.items() if weight > 0.005))
         found = models.catalogue_outcomes(judged.members, self.part, self.course.repeats, weights)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import date, timedelta, tzinfo
+from datetime import tzinfo
 from typing import Any
 
 from pyspark.sql import DataFrame, Row, SparkSession
@@ -13,8 +13,8 @@ from rich.table import Table
 
 from lakerec.config import Config
 from lakerec.errors import UsageError
-from lakerec.job import start
-from lakerec.lake import RUNS, Lake, Window
+from lakerec.lake import RUNS, Lake
+from lakerec.show import looking
 from lakerec.tables import sql_text
 
 LISTS = "gold.recommendations"
@@ -23,7 +23,7 @@ COUNTS = ("rows_read", "rows_written", "rows_quarantined")
 
 def show_runs(config: Config, spark: SparkSession, job: str | None, count: int) -> None:
     """Print the `count` newest runs, of one job where it is named, newest first."""
-    runs = spark.sql(sql_text("views", "runs"), runs=_ledger(_lake(config, spark)))
+    runs = spark.sql(sql_text("views", "runs"), runs=_ledger(looking(config, spark, "runs").lake))
     mine = runs.where(F.col("job") == job) if job else runs
     table = Table(title=f"runs of {config.lake}", title_justify="left")
     for name in ("started", "job", "window", "status", "read", "written", "quarantined", "s", "run"):
@@ -40,7 +40,7 @@ def show_runs(config: Config, spark: SparkSession, job: str | None, count: int) 
 
 def show_run(config: Config, spark: SparkSession, run_id: str) -> None:
     """Print one run: code, settings, the versions it read and wrote and who wrote what it read, counts, model."""
-    lake = _lake(config, spark)
+    lake = looking(config, spark, "runs").lake
     ledger = _ledger(lake)
     rows = ledger.where(F.col("run_id") == run_id).orderBy("ingest_date").collect()
     if not rows:
@@ -116,11 +116,6 @@ def _models(lake: Lake, run: Row) -> list[str]:
 
 def _paths(lake: Lake, run: Row) -> dict[str, str]:
     return {table: lake.path(table) for table in run["inputs"] or {}}
-
-
-def _lake(config: Config, spark: SparkSession) -> Lake:
-    day = date(9999, 1, 1)  # behind every other: what is known now
-    return start(config, spark, "runs", Window(day - timedelta(days=1), day)).lake
 
 
 def _ledger(lake: Lake) -> DataFrame:

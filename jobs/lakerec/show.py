@@ -29,9 +29,14 @@ EVALUATED = ("hr@10", "ndcg@10", "mrr@10", "recall@100", "coverage", "logloss")
 METRICS = ("hr@10", "ndcg@10", "mrr@10", "auc", "logloss")
 
 
+def looking(config: Config, spark: SparkSession, name: str) -> Job:
+    """A job that only reads what is known now."""
+    return start(config, spark, name, Window(ALWAYS - timedelta(days=1), ALWAYS))
+
+
 def show_user(config: Config, spark: SparkSession, user: str | None) -> None:
     """Print both tables; without a user, one whose list was scored lately and who has many events."""
-    job = start(config, spark, "recommend", Window(ALWAYS - timedelta(days=1), ALWAYS))
+    job = looking(config, spark, "recommend")
     lists = job.lake.read("gold.recommendations")
     chosen = _known(job, lists, user) if user else _example(job, lists)
     console = Console(width=120)
@@ -44,7 +49,7 @@ def show_query(config: Config, spark: SparkSession, query: str) -> None:
     from lakerec.scorer.language_model import TextEncoder
     from lakerec.scorer.query import answer
 
-    job = start(config, spark, "recommend", Window(ALWAYS - timedelta(days=1), ALWAYS))
+    job = looking(config, spark, "recommend")
     last = job.lake.read("silver.events").agg(F.max("ingest_date")).first()
     if last is None or last[0] is None:
         raise NotEnoughDataError("silver.events is empty: run 'lakerec run' or the DAG reco_daily first")
@@ -60,7 +65,7 @@ def show_query(config: Config, spark: SparkSession, query: str) -> None:
 
 def show_metrics(config: Config, spark: SparkSession) -> None:
     """Print the metrics of the newest snapshot, with 95 % intervals over users."""
-    job = start(config, spark, "metrics", Window(ALWAYS - timedelta(days=1), ALWAYS))
+    job = looking(config, spark, "metrics")
     metrics = job.lake.read("gold.model_metrics")
     evaluated = metrics.select(F.col("data").alias("snapshot_id")).distinct()
     snapshots = job.lake.read("ml.snapshots").join(evaluated, on="snapshot_id", how="left_semi")

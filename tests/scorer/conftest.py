@@ -35,6 +35,17 @@ def make_slates(count, seed, noise=1.0, colours=COLOURS):
     return slates
 
 
+def logits(model, packs):
+    """What a model gives each candidate of some packs, its features zero."""
+    import torch
+
+    with torch.inference_mode():
+        batch = model.collate(packs)
+        found = torch.zeros(len(batch.rows))
+        found[batch.rows] = model(batch, torch.zeros(len(batch.rows), 1))
+    return found.numpy()
+
+
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory):
     """The folder of the tiny encoder."""

@@ -6,7 +6,7 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from conftest import DECODERS, make_decoder
+from conftest import DECODERS, logits, make_decoder
 from lakerec.errors import ModelError
 from lakerec.scorer import prediction
 from lakerec.scorer.artefact import Manifest
@@ -45,14 +45,6 @@ def decoder(models, request):
 
 def slate(history, candidates):
     return Slate("s", history, candidates, np.zeros((len(candidates), 1), np.float32), None, 0)
-
-
-@torch.inference_mode()
-def logits(model, packs):
-    batch = model.collate(packs)
-    found = torch.zeros(len(batch.rows))
-    found[batch.rows] = model(batch, torch.zeros(len(batch.rows), 1))
-    return found.numpy()
 
 
 @settings(max_examples=40, deadline=None)

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from conftest import COLOURS, make_slates
+from conftest import COLOURS, logits, make_slates
 from lakerec.config import Scorer, Training
 from lakerec.errors import ContractError
 from lakerec.histories import Histories
@@ -57,14 +57,6 @@ def one(whole, place):
         vectors=whole.vectors.slice(place, place + 1),
         features=whole.features[[place]],
     )
-
-
-@torch.inference_mode()
-def logits(model, packs):
-    batch = model.collate(packs)
-    found = torch.zeros(len(batch.rows))
-    found[batch.rows] = model(batch, torch.zeros(len(batch.rows), 1))
-    return found.numpy()
 
 
 @pytest.mark.parametrize("form", FORMS)

@@ -193,16 +193,7 @@ class Night:
     def slates(self, stage: FirstStage, ranker: Ranker, cut: Cut, limit: int, unseen: bool) -> Slated:
         """The ranker's best `per_user` of each person as slates, drawn by seed; `unseen`: scored by other folds."""
         some = cut.part.some(limit, self.config.scorer.training.seed)
-        found: list[Shortlist] = []
-        for people, mine, scores in stage.blocks(some.histories):
-            made = stage.candidates(mine, scores, stage.allowed(mine) & cut.on_shelf)
-            score = (
-                ranker.unseen(made.features, some.people[people][made.person])
-                if unseen
-                else ranker.score(made.features)
-            )
-            found.append(Shortlist.of(Ranked(made, score), len(people), self.config.candidates.per_user))
-        shortlist = Shortlist.joined(found)
+        shortlist = shortlisted(stage, ranker, some, self.config.candidates.per_user, unseen, cut.on_shelf)
         return Slated(
             labelled_slates(self.world, cut, shortlist, some, Form.of(self.config.scorer.model_dump())), shortlist, some
         )
@@ -232,6 +223,25 @@ class Slated:
     slates: list[Slate]
     shortlist: Shortlist
     part: Part
+
+
+def shortlisted(
+    stage: FirstStage,
+    ranker: Ranker,
+    part: Part,
+    k: int,
+    unseen: bool,
+    on_shelf: NDArray[np.bool_] | None = None,
+) -> Shortlist:
+    """The ranker's `k` best of each person of a part; `unseen`: by the boosters that did not learn from that person."""
+    found: list[Shortlist] = []
+    for people, mine, scores in stage.blocks(part.histories):
+        mask = stage.allowed(mine)
+        made = stage.candidates(mine, scores, mask if on_shelf is None else mask & on_shelf)
+        who = part.people[people][made.person]
+        score = ranker.unseen(made.features, who) if unseen else ranker.score(made.features)
+        found.append(Shortlist.of(Ranked(made, score), len(people), k))
+    return Shortlist.joined(found)
 
 
 def labelled_slates(world: World, cut: Cut, shortlist: Shortlist, part: Part, form: Form) -> list[Slate]:
