@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import argparse
-import ctypes
-import gc
 import os
 import sys
 import time
 from collections.abc import Callable
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from datetime import date, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lakerec.config import Config, load_config
 from lakerec.errors import UsageError
-from lakerec.job import arguments, body, check_expressions, guarded, import_ahead, parse_window, start
+from lakerec.job import arguments, body, check_expressions, give_back, guarded, import_ahead, parse_window, start
 from lakerec.lake import Window
 
 if TYPE_CHECKING:
@@ -129,17 +127,10 @@ def run_chain(given: argparse.Namespace) -> None:
 def _timed(job: Any, step: str) -> float:
     began = time.monotonic()
     counts = body(step)(job)
-    _give_back()
+    give_back()
     took = time.monotonic() - began
     job.say(", ".join(f"{k} {v}" for k, v in counts.items()) + f" ({took:.1f} s)")
     return took
-
-
-def _give_back() -> None:
-    """Return freed memory to the system: behind a training glibc keeps 1.5 GB that the next steps' workers need."""
-    gc.collect()
-    with suppress(AttributeError):  # only glibc has it
-        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _trains(job: Any, wish: str) -> bool:
