@@ -25,6 +25,7 @@ from common.flow import inlets, outlets
 from common.rules import NOTHING_TO_DO, can_retry, days, exit_code, must_wait
 
 MARK = "LAKEREC_ATTEMPT"  # environment variable that all processes of one attempt of a task inherit
+PARENT = "LAKEREC_LINEAGE_PARENT"
 KILL_SECONDS = 3  # Airflow itself kills a task 5 s after it asked it to end
 LOOK_AGAIN = timedelta(seconds=20)
 PROPERTIES = STATE / "spark.conf"
@@ -67,6 +68,8 @@ class LakerecJob(SparkSubmitOperator):
         if self.in_order and must_wait(earlier_days(context["ti"])):
             self.log.info("an earlier day is on its way to the same task: waiting for it")
             raise AirflowRescheduleException(timezone.utcnow() + LOOK_AGAIN)
+        if os.environ.get("AIRFLOW__OPENLINEAGE__TRANSPORT"):
+            self.env_vars[PARENT] = lineage_parent(context["ti"])
         try:
             self.execute_warm() if self.warm and reuses(PROPERTIES) else super().execute(context)
         except AirflowException as error:
@@ -103,6 +106,13 @@ class LakerecJob(SparkSubmitOperator):
         """End spark-submit and all that it started, wherever that is by now; then what runs on a cluster."""
         end_marked(self.env_vars[MARK])
         super().on_kill()
+
+
+def lineage_parent(ti: Any) -> str:
+    """The task's run as OpenLineage knows it, for the job to name as its parent."""
+    from airflow.providers.openlineage.plugins.macros import lineage_parent_id
+
+    return lineage_parent_id(ti)
 
 
 def reuses(properties: Path) -> bool:

@@ -396,6 +396,20 @@ class Alerts(Model):
     webhook: str | None = None
 
 
+class Lineage(Model):
+    """Where OpenLineage events go: lines of a file, or an endpoint whose key is in this environment variable."""
+
+    file: str | None = None
+    url: str | None = None
+    key_env: str = "OPENLINEAGE_API_KEY"
+
+    @model_validator(mode="after")
+    def _one_place(self) -> Lineage:
+        if self.file and self.url:
+            raise ValueError("one of 'file' and 'url' is expected")
+        return self
+
+
 class Lease(Model):
     """One writer per lake: how long to wait, and a PostgreSQL for lakes that are not a local folder."""
 
@@ -425,6 +439,7 @@ class Config(Model):
     lease: Lease = Field(default_factory=Lease)
     freshness: Freshness = Field(default_factory=Freshness)
     alerts: Alerts = Field(default_factory=Alerts)
+    lineage: Lineage = Field(default_factory=Lineage)
 
     _file: Path = PrivateAttr(default=Path("config.yaml"))
     _node: yaml.Node | None = PrivateAttr(default=None)

@@ -24,6 +24,7 @@ from pyspark.sql import functions as F
 from lakerec.config import Config, load_config
 from lakerec.errors import ConfigError, LakerecError, UsageError
 from lakerec.lake import Lake, Run, Window
+from lakerec.lineage import told
 
 Body = Callable[["Job"], dict[str, Any]]
 
@@ -152,8 +153,14 @@ def _run(name: str, run: Body, given: argparse.Namespace, ahead: str) -> None:
 def carry_out(spark: SparkSession, config: Config, name: str, run: Body, given: argparse.Namespace) -> None:
     """Run a job's body in a session that is there, and say what it counted."""
     job = start(config, spark, name, parse_window(given.start, given.end), given.run_id, given.every_day)
-    counts = run(job)
+    counts = done(job, run)
     job.say(", ".join(f"{k} {v}" for k, v in counts.items()))
+
+
+def done(job: Job, run: Body) -> dict[str, Any]:
+    """A job's counts, once it has run; OpenLineage hears of it."""
+    with told(job):
+        return run(job)
 
 
 def give_back() -> None:

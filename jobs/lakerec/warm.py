@@ -33,7 +33,8 @@ HOME = Path(__file__).resolve().parents[2]
 IDLE_SECONDS = 900
 START_SECONDS = 60  # until a new driver answers; its Spark starts behind that
 MARK = b"\0"  # begins the line behind the output: `exit CODE`, or `other` where the driver is of another state
-OF_ATTEMPT = ("LAKEREC_ATTEMPT", "LAKEREC_RUN_ID")  # differ from task to task and say nothing of the driver
+# What differs from task to task and says nothing of the driver: each step brings its own.
+OF_ATTEMPT = ("LAKEREC_ATTEMPT", "LAKEREC_RUN_ID", "LAKEREC_LINEAGE_PARENT")
 COMPILES = 100  # days: the driver lives long, so the JVM compiles in full
 BROKEN = 1
 
@@ -70,7 +71,8 @@ class Place:
 def step(place: Place, argv: list[str]) -> int:
     """Have the driver take a step; its exit code."""
     config = Path(argv[argv.index("--config") + 1]).resolve()
-    asked = {"argv": argv, "print": fingerprint(config)}
+    attempt = {name: os.environ.get(name, "") for name in OF_ATTEMPT}
+    asked = {"argv": argv, "print": fingerprint(config), "attempt": attempt}
     for _ in range(2):  # a driver of another state ends, and a new one answers
         with connected(place, config) as line:
             line.sendall(json.dumps(asked).encode() + b"\n")
@@ -184,6 +186,7 @@ def _answered(line: socket.socket, spark: SparkSession, known: str) -> bool:
         if asked.get("print") != known:
             line.sendall(MARK + b"other\n")
             return False
+        os.environ.update(asked["attempt"])
         with _outputs_to(line), _watched(line, spark):
             code = _taken(asked["argv"], spark)
         with suppress(OSError):
