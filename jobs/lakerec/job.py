@@ -9,6 +9,7 @@ import importlib
 import os
 import sys
 import threading
+import time
 import uuid
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -26,6 +27,7 @@ from lakerec.errors import ConfigError, LakerecError, UsageError
 from lakerec.lake import Lake, Run, Window
 from lakerec.lineage import told
 
+SPARK_IS_UP = "Spark is up ({:.1f} s)"
 Body = Callable[["Job"], dict[str, Any]]
 
 
@@ -145,7 +147,9 @@ def _run(name: str, run: Body, given: argparse.Namespace, ahead: str) -> None:
     window = parse_window(given.start, given.end)
     if ahead:
         import_ahead(ahead)
+    began = time.monotonic()
     spark = build_session(config, name, window.days)
+    print(SPARK_IS_UP.format(time.monotonic() - began), flush=True)
     check_expressions(config, spark)
     carry_out(spark, config, name, run, given)
 

@@ -73,13 +73,16 @@ def step(place: Place, argv: list[str]) -> int:
     config = Path(argv[argv.index("--config") + 1]).resolve()
     attempt = {name: os.environ.get(name, "") for name in OF_ATTEMPT}
     asked = {"argv": argv, "print": fingerprint(config), "attempt": attempt}
-    for _ in range(2):  # a driver of another state ends, and a new one answers
+    for _ in range(2):  # a driver of another state ends without a step, and a new one answers
         with connected(place, config) as line:
             line.sendall(json.dumps(asked).encode() + b"\n")
             answer = relayed(line)
+        if answer.startswith("exit "):
+            return int(answer.removeprefix("exit "))
         if answer != "other":
             break
-    return int(answer.removeprefix("exit ") or BROKEN) if answer.startswith("exit ") else BROKEN
+    print(f"the warm driver has ended in the middle of the step: see {place.log}", flush=True)
+    return BROKEN
 
 
 def relayed(line: socket.socket) -> str:
@@ -89,7 +92,6 @@ def relayed(line: socket.socket) -> str:
             return text[1:].decode().strip()
         sys.stdout.buffer.write(text)
         sys.stdout.flush()
-    print("the warm driver has died in the middle of the step", flush=True)
     return ""
 
 
@@ -155,16 +157,34 @@ def serve(place: Place, config: str) -> int:
         listener.bind(str(place.socket))
         listener.listen()
         listener.settimeout(IDLE_SECONDS)
-        known, spark = fingerprint(Path(config)), _session(Path(config))
         try:
-            while _answered(listener.accept()[0], spark, known):
-                pass
+            _serve(listener, Path(config))
         except TimeoutError:
             print("nobody has asked for long: the warm driver ends", flush=True)
         finally:
             place.socket.unlink(missing_ok=True)
-            spark.stop()
     return 0
+
+
+def _serve(listener: socket.socket, config: Path) -> None:
+    """Start Spark, then take a step after another; a configuration that is wrong is the first client's to hear."""
+    from lakerec.errors import LakerecError
+    from lakerec.job import SPARK_IS_UP
+
+    known, began = fingerprint(config), time.monotonic()
+    try:
+        spark = _session(config)
+    except LakerecError as error:
+        with listener.accept()[0] as line:
+            line.sendall(f"{type(error).__name__}: {error}\n".encode() + MARK + f"exit {error.exit_code}\n".encode())
+        return
+    words = SPARK_IS_UP.format(time.monotonic() - began) + "\n"  # the first step waited for it
+    try:
+        while _answered(listener.accept()[0], spark, known, words):
+            words = ""
+    finally:
+        listener.close()  # before Spark ends: the next client shall not wait in this one's queue
+        spark.stop()
 
 
 def _session(config: Path) -> SparkSession:
@@ -179,7 +199,7 @@ def _session(config: Path) -> SparkSession:
     return spark
 
 
-def _answered(line: socket.socket, spark: SparkSession, known: str) -> bool:
+def _answered(line: socket.socket, spark: SparkSession, known: str, words: str) -> bool:
     """Take the step that a client asks for; whether the driver goes on."""
     with line:
         asked = json.loads(line.makefile("rb").readline() or b"{}")
@@ -187,6 +207,7 @@ def _answered(line: socket.socket, spark: SparkSession, known: str) -> bool:
             line.sendall(MARK + b"other\n")
             return False
         os.environ.update(asked["attempt"])
+        line.sendall(words.encode())
         with _outputs_to(line), _watched(line, spark):
             code = _taken(asked["argv"], spark)
         with suppress(OSError):
