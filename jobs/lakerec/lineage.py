@@ -21,7 +21,7 @@ from lakerec.tables import table
 if TYPE_CHECKING:
     from lakerec.job import Job
 
-PRODUCER = f"https://pypi.org/project/lakerec/{__version__}"
+PRODUCER = f"urn:lakerec:{__version__}"
 NAMESPACE = "lakerec"
 PARENT = "LAKEREC_LINEAGE_PARENT"  # namespace/task/run of the Airflow task, as its provider's macro renders it
 
