@@ -101,7 +101,8 @@ def _datasets(job: Job, versions: Mapping[str, int], written: bool) -> list[Any]
             "schema": schema_dataset.SchemaDatasetFacet(columns),
         }
         namespace, path = named(job.lake.path(name))
-        return OutputDataset(namespace, path, facets) if written else InputDataset(namespace, path, facets)
+        kind = OutputDataset if written else InputDataset
+        return kind(namespace, path, facets=facets)
 
     return [dataset(name, version) for name, version in sorted(versions.items())]
 

@@ -180,7 +180,7 @@ def _refuse_older(connection: psycopg.Connection[Any], as_of: date) -> None:
     served = _scalar(connection, "select max(as_of_date) from serving.publications")
     if served is not None and as_of < served:
         raise AlreadyServedError(
-            f"{as_of} is not published: {served} is served already, and stays; nothing is to be done"
+            f"{as_of} is not published: {served} is already served and stays; nothing is to be done"
         )
 
 
@@ -192,7 +192,7 @@ def _check_staged(connection: psycopg.Connection[Any], as_of: date, expected: in
         raise ServingError(f"publication of {as_of}: no rows of the fallback user '*'; run score_candidates")
     latest = _scalar(connection, "select max(as_of_date) from staged")
     if latest != as_of:
-        raise ServingError(f"publication of {as_of}: its newest rows are of {latest}; run score_candidates for {as_of}")
+        raise ServingError(f"publication of {as_of}: its newest rows are of {latest}; score {as_of} and try again")
 
 
 def _log(connection: psycopg.Connection[Any], as_of: date, rows: int) -> int:

@@ -32,7 +32,8 @@ if TYPE_CHECKING:  # the client has to start at once
 HOME = Path(__file__).resolve().parents[2]
 IDLE_SECONDS = 900
 START_SECONDS = 60  # until a new driver answers; its Spark starts behind that
-MARK = b"\0"  # begins the line behind the output: `exit CODE`, or `other` where the driver is of another state
+MARK = b"\0"  # begins the line behind the output: `exit CODE`, or OTHER where the driver is of another state
+OTHER = "other"
 # What differs from task to task and says nothing of the driver: each step brings its own.
 OF_ATTEMPT = ("LAKEREC_ATTEMPT", "LAKEREC_RUN_ID", "LAKEREC_LINEAGE_PARENT")
 COMPILES = 100  # days: the driver lives long, so the JVM compiles in full
@@ -79,7 +80,7 @@ def step(place: Place, argv: list[str]) -> int:
             answer = relayed(line)
         if answer.startswith("exit "):
             return int(answer.removeprefix("exit "))
-        if answer != "other":
+        if answer != OTHER:
             break
     print(f"the warm driver has ended in the middle of the step: see {place.log}", flush=True)
     return BROKEN
@@ -180,11 +181,22 @@ def _serve(listener: socket.socket, config: Path) -> None:
         return
     words = SPARK_IS_UP.format(time.monotonic() - began) + "\n"  # the first step waited for it
     try:
-        while _answered(listener.accept()[0], spark, known, words):
-            words = ""
+        _take_steps(listener, spark, known, words)
     finally:
-        listener.close()  # before Spark ends: the next client shall not wait in this one's queue
         spark.stop()
+
+
+def _take_steps(listener: socket.socket, spark: SparkSession, known: str, words: str) -> None:
+    """A step after another, until one is of another state or ends in a fault of the code."""
+    goes_on = True
+    while goes_on:
+        with listener.accept()[0] as line:
+            word, words = _answer(line, spark, known, words), ""
+            goes_on = word not in (OTHER, f"exit {BROKEN}")
+            if not goes_on:
+                listener.close()  # before the word: the next client shall not wait in this one's queue
+            with suppress(OSError):
+                line.sendall(MARK + word.encode() + b"\n")
 
 
 def _session(config: Path) -> SparkSession:
@@ -199,20 +211,15 @@ def _session(config: Path) -> SparkSession:
     return spark
 
 
-def _answered(line: socket.socket, spark: SparkSession, known: str, words: str) -> bool:
-    """Take the step that a client asks for; whether the driver goes on."""
-    with line:
-        asked = json.loads(line.makefile("rb").readline() or b"{}")
-        if asked.get("print") != known:
-            line.sendall(MARK + b"other\n")
-            return False
-        os.environ.update(asked["attempt"])
-        line.sendall(words.encode())
-        with _outputs_to(line), _watched(line, spark):
-            code = _taken(asked["argv"], spark)
-        with suppress(OSError):
-            line.sendall(MARK + f"exit {code}\n".encode())
-    return code != BROKEN
+def _answer(line: socket.socket, spark: SparkSession, known: str, words: str) -> str:
+    """Take the step that a client asks for, behind some words to it; how it ended."""
+    asked = json.loads(line.makefile("rb").readline() or b"{}")
+    if asked.get("print") != known:
+        return OTHER
+    os.environ.update(asked["attempt"])
+    with _outputs_to(line), _watched(line, spark):
+        print(words, end="", flush=True)
+        return f"exit {_taken(asked['argv'], spark)}"
 
 
 def _taken(argv: list[str], spark: SparkSession) -> int:
