@@ -17,5 +17,5 @@ from airflow.sdk import DAG
 from common.defaults import LAKE, settings
 from common.operators import LakerecJob
 
-with DAG("lake_maintenance", **settings(__doc__, "0 12 * * 0"), tags=["lakerec", "weekly"], max_active_runs=1):
+with DAG("lake_maintenance", **settings(__doc__, "0 12 * * 0", hours=6), tags=["lakerec", "weekly"], max_active_runs=1):
     LakerecJob(task_id="maintain_lake", **LAKE)

@@ -14,8 +14,11 @@ and disk.
 - *A task of a chunk*: its log, as in reco_daily; the number in brackets is the chunk. Repair the cause,
   clear the task: only this chunk runs again. The other chunks go on meanwhile.
 - *score_candidates*: as in reco_daily.
-- *publish_recommendations*: "already served" means that the site has lists of a later day. The history is
-  rebuilt, the site keeps its lists, and nothing is to be done.
+- *publish_recommendations*: skipped means that the site has lists of a later day. The history is rebuilt, the
+  site keeps its lists, and nothing is to be done. Red: does PostgreSQL answer?
+
+A run that was stopped goes on where it was: clear what failed; chunks that are green stay. No training starts
+for days of the past.
 
 It shares the lake's one slot with reco_daily, which may run in between.
 """
@@ -27,11 +30,11 @@ from typing import Any
 from airflow.sdk import DAG, Param, task, task_group
 from airflow.sdk.exceptions import AirflowFailException
 
-from common.defaults import LAKE, settings
+from common.defaults import WARM, settings
 from common.operators import LakerecJob
 from common.rules import chunks
 
-CHUNK = {**LAKE, "max_active_tis_per_dagrun": 1}
+CHUNK = {**WARM, "max_active_tis_per_dagrun": 1}
 
 
 @task
@@ -61,7 +64,7 @@ def chunk(start: str, end: str) -> None:
 
 with DAG(
     "reco_backfill",
-    **settings(__doc__, None),
+    **settings(__doc__, None, hours=24),
     params={
         "start": Param(type="string", format="date", description="the first day"),
         "end": Param(type="string", format="date", description="the day after the last one"),
@@ -74,6 +77,6 @@ with DAG(
     last_day = {"start": "{{ macros.ds_add(params.end, -1) }}", "end": "{{ params.end }}"}
     (
         chunk.expand_kwargs(plan_chunks())
-        >> LakerecJob(task_id="score_candidates", **days, **LAKE)
-        >> LakerecJob(task_id="publish_recommendations", **last_day, **LAKE)
+        >> LakerecJob(task_id="score_candidates", **days, **WARM)
+        >> LakerecJob(task_id="publish_recommendations", **last_day, **WARM)
     )

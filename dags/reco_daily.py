@@ -15,12 +15,16 @@ is red, the site serves the lists of the last good day.
   go on without this day's rows.
 - *build_sequences, embed_items*: memory and disk of the machine.
 - *score_candidates*: is a model promoted (`ml.promotions`)? Run scorer_nightly, or `lakerec rollback`.
-- *publish_recommendations*: does PostgreSQL answer? "Already served" means that the site has lists of a
-  later day, and nothing is to be done.
+- *publish_recommendations*: does PostgreSQL answer? Skipped means that the site has lists of a later day:
+  nothing is to be done.
 
 Then clear the red task: it runs again, with all after it. Exit codes 10 to 19 were not retried, because
 the same input fails again; everything else was tried three times. *LakeBusyError* names the run that
 holds the lake.
+
+**Days at once**: a day's lists wait until those of earlier days that are on their way are written, so that
+`airflow backfill` with several runs at a time gives the lists of one day after another. What it rebuilds
+starts no training: *features_ready* tells scorer_nightly of the scheduled day alone.
 
 **Rebuild a day**: trigger with *Day to rebuild*, or `scripts/trigger.sh reco_daily --day 2024-03-01`.
 **Many days**: reco_backfill.
@@ -28,25 +32,43 @@ holds the lake.
 
 from __future__ import annotations
 
-from airflow.sdk import DAG
+from typing import Any
 
-from common.defaults import DAY_PARAM, LAKE, settings
+from airflow.sdk import DAG, task
+from airflow.sdk.exceptions import AirflowSkipException
+
+from common.defaults import DAY_PARAM, TIMEZONE, WARM, settings
+from common.flow import FEATURES
 from common.operators import LakerecJob
+from common.rules import window
+
+
+@task(outlets=[FEATURES], retries=0)
+def features_ready(params: dict[str, Any], dag_run: Any = None, outlet_events: Any = None) -> None:
+    """Tell scorer_nightly of the day, if it is the one on schedule: a rebuilt day trains nothing."""
+    if dag_run.run_type != "scheduled":
+        raise AirflowSkipException("A day that is rebuilt starts no training.")
+    outlet_events[FEATURES].add_partitions(window(dag_run, params, TIMEZONE)[0])
+
 
 with DAG(
     "reco_daily",
-    **settings(__doc__, "0 4 * * *"),
+    **settings(__doc__, "0 4 * * *", hours=3),
     params={"day": DAY_PARAM},
     tags=["lakerec", "daily"],
     max_active_runs=3,  # the lake has one slot anyway; two late days may wait beside today
 ):
-    ingest = [LakerecJob(task_id="ingest_events", **LAKE), LakerecJob(task_id="ingest_catalogue", **LAKE)]
-    (
+    ingest = [LakerecJob(task_id="ingest_events", **WARM), LakerecJob(task_id="ingest_catalogue", **WARM)]
+    features = (
         ingest
-        >> LakerecJob(task_id="conform_events", **LAKE)
-        >> LakerecJob(task_id="conform_catalogue", **LAKE)
-        >> LakerecJob(task_id="build_sequences", **LAKE)
-        >> LakerecJob(task_id="embed_items", **LAKE)
-        >> LakerecJob(task_id="score_candidates", **LAKE)
-        >> LakerecJob(task_id="publish_recommendations", **LAKE)
+        >> LakerecJob(task_id="conform_events", **WARM)
+        >> LakerecJob(task_id="conform_catalogue", **WARM)
+        >> LakerecJob(task_id="build_sequences", **WARM)
+        >> LakerecJob(task_id="embed_items", **WARM)
+    )
+    features >> features_ready()
+    (
+        features
+        >> LakerecJob(task_id="score_candidates", in_order=True, **WARM)
+        >> LakerecJob(task_id="publish_recommendations", **WARM)
     )

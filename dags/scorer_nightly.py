@@ -1,9 +1,10 @@
 """
 # The scorer of the night
 
-Every day at 06:00 (the configuration's timezone), after reco_daily: takes a training snapshot of what was
-known by the end of the day, trains candidate sources, retriever, final ranker and the language model's
-correction on the GPU, compares the whole with the model in service and promotes it if it passes the gate.
+Every day, when reco_daily has the day's sequences and item vectors (the asset `features`; its partition is
+the day): takes a training snapshot of what was known by the end of the day, trains candidate sources,
+retriever, final ranker and the language model's correction on the GPU, compares the whole with the model in
+service and promotes it if it passes the gate.
 A night without a promotion is a normal night: the old model serves on. Why is in the log of promote_scorer,
 in `ops.runs` (status `rejected`) and in MLflow (tag `gate` of the version).
 
@@ -21,20 +22,23 @@ in `ops.runs` (status `rejected`) and in MLflow (tag `gate` of the version).
 Then clear the red task. Red here never stops the lists. **Undo a promotion**: scorer_rollback, or
 `lakerec rollback`.
 
+A day that is rebuilt, by hand or by a backfill, trains nothing.
+
 **As of another day**: trigger with *Day to rebuild*, or `scripts/trigger.sh scorer_nightly --day
 2024-03-01`.
 """
 
 from __future__ import annotations
 
-from airflow.sdk import DAG
+from airflow.sdk import DAG, PartitionedAssetTimetable
 
 from common.defaults import DAY_PARAM, GPU, LAKE, settings
+from common.flow import FEATURES
 from common.operators import LakerecJob
 
 with DAG(
     "scorer_nightly",
-    **settings(__doc__, "0 6 * * *"),
+    **settings(__doc__, PartitionedAssetTimetable(assets=FEATURES), hours=8),
     params={"day": DAY_PARAM},
     tags=["lakerec", "daily", "gpu"],
     max_active_runs=1,  # promotions go in the order of days

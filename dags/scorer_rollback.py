@@ -28,7 +28,7 @@ from common.operators import LakerecJob
 
 with DAG(
     "scorer_rollback",
-    **settings(__doc__, None),
+    **settings(__doc__, None, hours=3),
     params={
         "version": Param(type="string", pattern=r"^[\w.-]+$", description="the model version that serves again"),
         "day": DAY_PARAM,

@@ -32,6 +32,10 @@ mkdir -p "$AIRFLOW_HOME"
 chmod 700 "$AIRFLOW_HOME"
 LAKEREC_TIMEZONE=$("$LAKEREC_HOME/.venv/bin/lakerec" spark-conf --config "$CONFIG" --timezone)
 export LAKEREC_TIMEZONE AIRFLOW__CORE__DEFAULT_TIMEZONE=$LAKEREC_TIMEZONE
+lineage=$("$LAKEREC_HOME/.venv/bin/lakerec" spark-conf --config "$CONFIG" --lineage)
+export AIRFLOW__OPENLINEAGE__TRANSPORT=$lineage AIRFLOW__OPENLINEAGE__NAMESPACE=airflow
+AIRFLOW__OPENLINEAGE__DISABLED=$([ -n "$lineage" ] && echo False || echo True)
+export AIRFLOW__OPENLINEAGE__DISABLED
 echo "$LAKEREC_TIMEZONE" >"$STATE/timezone"
 "$LAKEREC_HOME/.venv/bin/lakerec" spark-conf --config "$CONFIG" --out "$STATE/spark.conf"
 

@@ -6,12 +6,16 @@ import os
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from airflow.sdk import CronDataIntervalTimetable, Param
+from airflow.sdk import CronDataIntervalTimetable, DeadlineAlert, DeadlineReference, Param, SyncCallback
 from airflow.sdk.timezone import datetime as aware
 
+from common.alerts import deadline_missed, task_failed
 from common.rules import window
+
+if TYPE_CHECKING:
+    from airflow.sdk.bases.timetable import BaseTimetable
 
 HOME = Path(os.environ.get("LAKEREC_HOME") or Path(__file__).resolve().parents[2])
 STATE = Path(os.environ.get("LAKEREC_STATE") or HOME / ".lakerec")  # where `make up` keeps what it writes
@@ -24,8 +28,9 @@ END = "{{ window(dag_run, params)[1] }}"
 
 SCHEDULED = os.environ.get("LAKEREC_SCHEDULES", "on") != "off"  # off: every run is triggered by hand
 
-LAKE = {"pool": "lake"}  # one slot: jobs that hold the lake's lease wait here, not inside a JVM
-GPU = {"pool": "gpu"}
+LAKE: dict[str, Any] = {"pool": "lake"}  # one slot: jobs that hold the lake's lease wait here, not inside a JVM
+WARM = {**LAKE, "warm": True}  # of these, those that `spark.reuse` may run in one warm driver
+GPU: dict[str, Any] = {"pool": "gpu"}
 if os.environ.get("LAKEREC_GPU_QUEUE"):  # only executors with workers of their own (Celery) have queues
     GPU["queue"] = os.environ["LAKEREC_GPU_QUEUE"]
 
@@ -38,17 +43,25 @@ DAY_PARAM = Param(
 )
 
 
-def settings(doc: str | None, cron: str | None) -> dict[str, Any]:
-    """What every DAG passes to DAG(); `cron` is local time; a run is about the time between two ticks."""
+def settings(doc: str | None, schedule: str | BaseTimetable | None, hours: float) -> dict[str, Any]:
+    """What every DAG passes to DAG(): `schedule` as a cron of local time (a run is about the time between two ticks)
+    or a timetable, and in how many hours after it was queued a run has to be done before somebody is told.
+    """
+    if isinstance(schedule, str):
+        schedule = CronDataIntervalTimetable(schedule, timezone=TIMEZONE)
     return {
         "doc_md": doc,
-        "schedule": CronDataIntervalTimetable(cron, timezone=TIMEZONE) if cron and SCHEDULED else None,
+        "schedule": schedule if SCHEDULED else None,
+        "deadline": DeadlineAlert(
+            DeadlineReference.DAGRUN_QUEUED_AT, timedelta(hours=hours), SyncCallback(deadline_missed)
+        ),
         "start_date": aware(2000, 1, 1),  # older than any data, so that `airflow backfill create` takes any day
         "catchup": False,
         "user_defined_macros": {"window": partial(window, timezone=TIMEZONE)},
         "render_template_as_native_obj": False,
         "default_args": {
             "owner": "lakerec",
+            "on_failure_callback": task_failed,
             "retries": 2,
             "retry_delay": timedelta(minutes=2),
             "retry_exponential_backoff": 2,

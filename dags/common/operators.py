@@ -1,25 +1,54 @@
-"""The one operator: spark-submit of jobs/<task_id>.py for the days of the run."""
+"""The one operator: spark-submit of jobs/<task_id>.py for the days of the run, or the same in a warm driver."""
 
 from __future__ import annotations
 
+import os
+import subprocess
+from collections.abc import Iterator
 from contextlib import suppress
+from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import psutil
 from airflow.providers.apache.spark.operators.spark_submit import SparkSubmitOperator
-from airflow.sdk.exceptions import AirflowException, AirflowFailException
+from airflow.sdk import timezone
+from airflow.sdk.exceptions import (
+    AirflowException,
+    AirflowFailException,
+    AirflowRescheduleException,
+    AirflowSkipException,
+)
 
 from common.defaults import CONFIG, END, HOME, START, STATE
-from common.rules import can_retry
+from common.flow import inlets, outlets
+from common.rules import NOTHING_TO_DO, can_retry, days, exit_code, must_wait
 
 MARK = "LAKEREC_ATTEMPT"  # environment variable that all processes of one attempt of a task inherit
+PARENT = "LAKEREC_LINEAGE_PARENT"
 KILL_SECONDS = 3  # Airflow itself kills a task 5 s after it asked it to end
+LOOK_AGAIN = timedelta(seconds=20)
+PROPERTIES = STATE / "spark.conf"
 
 
 class LakerecJob(SparkSubmitOperator):
-    """Submits jobs/<task_id>.py with the project's own Spark; fails at once where a retry cannot help."""
+    """Submits jobs/<task_id>.py with the project's own Spark; fails at once where a retry cannot help.
 
-    def __init__(self, *, task_id: str, start: str = START, end: str = END, **kwargs: Any) -> None:
+    warm: it may run in the deployment's warm driver where the configuration has `spark.reuse`. in_order: it waits while
+    an earlier day's run of the DAG has not done the same task. Each day it has written is a partition of its assets.
+    """
+
+    def __init__(
+        self,
+        *,
+        task_id: str,
+        start: str = START,
+        end: str = END,
+        warm: bool = False,
+        in_order: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        self.warm, self.in_order = warm, in_order
         python = str(HOME / ".venv" / "bin" / "python")
         super().__init__(
             task_id=task_id,
@@ -27,24 +56,76 @@ class LakerecJob(SparkSubmitOperator):
             application=str(HOME / "jobs" / f"{task_id}.py"),
             application_args=["--config", CONFIG, "--start", start, "--end", end],
             spark_binary=str(HOME / ".venv" / "bin" / "spark-submit"),
-            properties_file=str(STATE / "spark.conf"),
+            properties_file=str(PROPERTIES),
             env_vars={"PYSPARK_PYTHON": python, "PYTHONPATH": str(HOME / "jobs"), MARK: "{{ ti.id }}"},
+            inlets=inlets(task_id),
+            outlets=outlets(task_id),
             **kwargs,
         )
 
     def execute(self, context: Any) -> None:
-        """Run the job; exit codes 10 to 19 end the task without a retry."""
+        """Run the job; exit codes 10 to 19 end the task without a retry, AlreadyServedError's skips it."""
+        if self.in_order and must_wait(earlier_days(context["ti"])):
+            self.log.info("an earlier day is on its way to the same task: waiting for it")
+            raise AirflowRescheduleException(timezone.utcnow() + LOOK_AGAIN)
+        if os.environ.get("AIRFLOW__OPENLINEAGE__TRANSPORT"):
+            self.env_vars[PARENT] = lineage_parent(context["ti"])
         try:
-            super().execute(context)
+            self.execute_warm() if self.warm and reuses(PROPERTIES) else super().execute(context)
         except AirflowException as error:
+            if exit_code(str(error)) == NOTHING_TO_DO:
+                raise AirflowSkipException("Nothing to do: the site has lists of a later day.") from error
             if can_retry(str(error)):
                 raise
             raise AirflowFailException(f"No retry: the same input fails again. {error}") from error
+        for one in self.outlets:
+            context["outlet_events"][one].add_partitions(days(*self.window))
+
+    @property
+    def window(self) -> tuple[str, str]:
+        """The run's days [start, end), once the templates are rendered."""
+        return self.application_args[3], self.application_args[5]
+
+    def execute_warm(self) -> None:
+        """Let the deployment's warm driver take the step; its output is this task's log."""
+        command = [self.env_vars["PYSPARK_PYTHON"], "-m", "lakerec.warm", "step", "--state", str(STATE), self.task_id]
+        client = subprocess.Popen(
+            command + self.application_args,
+            env=os.environ | self.env_vars,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+        )
+        for line in client.stdout or ():
+            self.log.info(line.rstrip())
+        if code := client.wait():
+            raise AirflowException(f"{self.task_id} failed in the warm driver. Error code is: {code}.")
 
     def on_kill(self) -> None:
         """End spark-submit and all that it started, wherever that is by now; then what runs on a cluster."""
         end_marked(self.env_vars[MARK])
         super().on_kill()
+
+
+def lineage_parent(ti: Any) -> str:
+    """The task's run as OpenLineage knows it, for the job to name as its parent."""
+    from airflow.providers.openlineage.plugins.macros import lineage_parent_id
+
+    return lineage_parent_id(ti)
+
+
+def reuses(properties: Path) -> bool:
+    """Whether the deployment keeps a warm driver, by the properties that `make up` wrote."""
+    return properties.exists() and "spark.lakerec.reuse true" in properties.read_text().splitlines()
+
+
+def earlier_days(ti: Any) -> Iterator[tuple[str | None, bool]]:
+    """The same task in the DAG's runs of earlier days, newest first: its state, and whether its run goes on."""
+    found = ti.get_previous_ti()
+    while found is not None:
+        yield found.state, bool(ti.get_dr_count(ti.dag_id, run_ids=[found.run_id], states=["running"]))
+        found = ti.get_previous_ti(logical_date=found.logical_date)
 
 
 def end_marked(mark: str) -> None:

@@ -1,20 +1,23 @@
-"""Which days a run is about, and what is worth a retry: pure functions, without Airflow."""
+"""Which days a run is about, what waits for what, and what is worth a retry: pure functions, without Airflow."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import date, datetime, timedelta
 from typing import Any
 from zoneinfo import ZoneInfo
 
 FINAL = range(10, 20)  # exit codes of lakerec.errors for faults of input: the same input fails again
+NOTHING_TO_DO = 18  # AlreadyServedError: the site has lists of a later day
+SUCCESS = "success"
+ENDED = {SUCCESS, "failed", "upstream_failed", "skipped", "removed"}  # states in which a task does nothing any more
 
 
 def window(dag_run: Any, params: Mapping[str, Any], timezone: str) -> tuple[str, str]:
-    """The days [start, end) of a run: the asked day, else its data interval, else the day that ended last."""
-    if params.get("day"):
-        start = date.fromisoformat(params["day"])
+    """The days [start, end) of a run: the asked day, its partition, its data interval, the day that ended last."""
+    if day := params.get("day") or getattr(dag_run, "partition_key", None):
+        start = date.fromisoformat(day)
         return start.isoformat(), (start + timedelta(days=1)).isoformat()
     end = local_day(dag_run.data_interval_end or dag_run.run_after, timezone)
     begin = dag_run.data_interval_start
@@ -25,6 +28,12 @@ def window(dag_run: Any, params: Mapping[str, Any], timezone: str) -> tuple[str,
 def local_day(moment: datetime, timezone: str) -> date:
     """The day of a moment in the timezone: an interval from 04:00 to 04:00 is the day it starts in."""
     return moment.astimezone(ZoneInfo(timezone)).date()
+
+
+def days(start: str, end: str) -> list[str]:
+    """Every day of [start, end)."""
+    first = date.fromisoformat(start)
+    return [(first + timedelta(days=n)).isoformat() for n in range((date.fromisoformat(end) - first).days)]
 
 
 def chunks(start: str, end: str, days: int) -> list[tuple[str, str]]:
@@ -38,7 +47,25 @@ def chunks(start: str, end: str, days: int) -> list[tuple[str, str]]:
     return [(one.isoformat(), min(one + timedelta(days=days), last).isoformat()) for one in starts]
 
 
+def must_wait(earlier: Iterable[tuple[str | None, bool]]) -> bool:
+    """Whether a day's task waits for an earlier day's: that one's state and whether its run goes on, newest first.
+
+    The first success ends the search: it has waited for all before it. A day that failed does not hold up the next.
+    """
+    for state, running in earlier:
+        if state == SUCCESS:
+            return False
+        if state not in ENDED and running:
+            return True
+    return False
+
+
+def exit_code(message: str) -> int | None:
+    """The exit code in the failure that spark-submit's hook reports, if it names one."""
+    found = re.search(r"Error code is: (\d+)", message)
+    return int(found[1]) if found else None
+
+
 def can_retry(message: str) -> bool:
     """Whether the failure that spark-submit's hook reports may go away: not for an exit code in FINAL."""
-    found = re.search(r"Error code is: (\d+)", message)
-    return found is None or int(found[1]) not in FINAL
+    return exit_code(message) not in FINAL

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import argparse
-import ctypes
-import gc
 import os
 import sys
 import time
 from collections.abc import Callable
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from datetime import date, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lakerec.config import Config, load_config
 from lakerec.errors import UsageError
-from lakerec.job import arguments, body, check_expressions, guarded, import_ahead, parse_window, start
+from lakerec.job import arguments, body, check_expressions, done, give_back, guarded, import_ahead, parse_window, start
 from lakerec.lake import Window
+from lakerec.lineage import as_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -77,6 +76,9 @@ def _parser() -> argparse.ArgumentParser:
     what = conf.add_mutually_exclusive_group(required=True)
     what.add_argument("--out", type=Path, help="write the file")
     what.add_argument("--timezone", action="store_true", help="only print the deployment's time zone")
+    what.add_argument(
+        "--lineage", action="store_true", help="only print where OpenLineage events go, as Airflow's JSON"
+    )
     return parser
 
 
@@ -128,18 +130,11 @@ def run_chain(given: argparse.Namespace) -> None:
 
 def _timed(job: Any, step: str) -> float:
     began = time.monotonic()
-    counts = body(step)(job)
-    _give_back()
+    counts = done(job, body(step))
+    give_back()
     took = time.monotonic() - began
     job.say(", ".join(f"{k} {v}" for k, v in counts.items()) + f" ({took:.1f} s)")
     return took
-
-
-def _give_back() -> None:
-    """Return freed memory to the system: behind a training glibc keeps 1.5 GB that the next steps' workers need."""
-    gc.collect()
-    with suppress(AttributeError):  # only glibc has it
-        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _trains(job: Any, wish: str) -> bool:
@@ -240,6 +235,9 @@ def write_spark_conf(given: argparse.Namespace) -> None:
     config = load_config(given.config, given.lake)
     if given.timezone:
         print(config.timezone)
+        return
+    if given.lineage:
+        print(as_json(config))
         return
     from lakerec.session import write_properties
 

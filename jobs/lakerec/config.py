@@ -360,11 +360,15 @@ class Patterns(Model):
 
 
 class Spark(Model):
-    """How a session is built: master, memory and any Spark property."""
+    """How a session is built: master, memory and any Spark property.
+
+    reuse: Airflow's tasks of the lake share one driver, which stays warm between them (`make bench-day` has both ways).
+    """
 
     master: str = "local[2]"
     driver_memory: str = "3g"
     fast_start: bool = True
+    reuse: bool = False
     properties: dict[str, str] = Field(default_factory=dict)
 
 
@@ -372,6 +376,38 @@ class Serving(Model):
     """Where lists are published: the libpq URI in this environment variable, else a PostgreSQL inside the lake."""
 
     uri_env: str = "LAKEREC_SERVING_URI"
+
+
+class Freshness(Model):
+    """When lists are fresh: at most so many days older than the day that ended, and at least this share of the rows
+    that the publication of an earlier day had.
+    """
+
+    max_age_days: int = Field(default=0, ge=0)
+    min_share: float = Field(default=0.5, ge=0, le=1)
+
+
+class Alerts(Model):
+    """Who hears of failed tasks and missed deadlines: e-mail by Airflow's connection smtp_default, a webhook by the
+    Airflow connection of this name, whose host is the URL.
+    """
+
+    email: list[str] = Field(default_factory=list)
+    webhook: str | None = None
+
+
+class Lineage(Model):
+    """Where OpenLineage events go: lines of a file, or an endpoint whose key is in this environment variable."""
+
+    file: str | None = None
+    url: str | None = None
+    key_env: str = "OPENLINEAGE_API_KEY"
+
+    @model_validator(mode="after")
+    def _one_place(self) -> Lineage:
+        if self.file and self.url:
+            raise ValueError("one of 'file' and 'url' is expected")
+        return self
 
 
 class Lease(Model):
@@ -401,6 +437,9 @@ class Config(Model):
     spark: Spark = Field(default_factory=Spark)
     serving: Serving = Field(default_factory=Serving)
     lease: Lease = Field(default_factory=Lease)
+    freshness: Freshness = Field(default_factory=Freshness)
+    alerts: Alerts = Field(default_factory=Alerts)
+    lineage: Lineage = Field(default_factory=Lineage)
 
     _file: Path = PrivateAttr(default=Path("config.yaml"))
     _node: yaml.Node | None = PrivateAttr(default=None)

@@ -45,7 +45,7 @@ class NotEnoughDataError(LakerecError):
 
 
 class ServingError(LakerecError):
-    """Serving refuses what it was given: an older day, a row count that differs from gold."""
+    """Serving refuses what it was given: another number of rows than gold has, no list for everyone."""
 
     exit_code = 15
 
@@ -60,6 +60,18 @@ class ContractError(LakerecError):
     """A DataFrame or a file of the project breaks a table's DDL: a fault of the code, not of the data."""
 
     exit_code = 17
+
+
+class AlreadyServedError(LakerecError):
+    """The site has lists of a later day than the one to be published: nothing is to be done, nothing changed."""
+
+    exit_code = 18
+
+
+class StaleListsError(LakerecError):
+    """The lists are old, empty or not those that are served."""
+
+    exit_code = 19
 
 
 class LakeBusyError(LakerecError):

@@ -21,7 +21,7 @@ from psycopg.rows import class_row
 
 from lakerec import postgres
 from lakerec.config import Config
-from lakerec.errors import ConnectionFailedError, ServingError
+from lakerec.errors import AlreadyServedError, ConnectionFailedError, ServingError
 
 FALLBACK_USER = "*"
 LOCK = 0x1A4E_5EC1  # any fixed number: the advisory lock of publishers
@@ -73,6 +73,13 @@ class Recommendation(NamedTuple):
     run_id: str | None
 
 
+class Published(NamedTuple):
+    """A line of serving.publications: the day and how many rows it served."""
+
+    as_of: date
+    rows: int
+
+
 @dataclass(frozen=True)
 class Publication:
     """What one publication did: `rows` are served now, `written` and `deleted` are those that differed."""
@@ -87,8 +94,9 @@ class Publication:
 def publish(uri: str, rows: Iterator[tuple[Any, ...]], as_of: date, expected: int) -> Publication:
     """Serve exactly these rows (columns of Recommendation; user '*' is the fallback) as of a day.
 
-    Raises ServingError for an older day than the one served, another number of rows than expected, no
-    fallback or rows that break the table; then nothing changes. ConnectionFailedError is worth a retry.
+    Raises AlreadyServedError for an older day than the one served, ServingError for another number of rows than
+    expected, no row of the day, no fallback or rows that break the table; then nothing changes.
+    ConnectionFailedError is worth a retry.
     """
     with _connected(uri) as connection:
         _ensure_schema(connection)
@@ -131,6 +139,15 @@ def list_for(uri: str, user_id: str) -> list[Recommendation]:
     return found
 
 
+def last_publications(uri: str, count: int = 30) -> list[Published]:
+    """The newest publications, newest first; none where nothing was ever published."""
+    with _connected(uri) as connection, connection.cursor(row_factory=class_row(Published)) as cursor:
+        if _scalar(connection, "select to_regclass('serving.publications')") is None:
+            return []
+        query = "select as_of_date as as_of, rows from serving.publications order by id desc limit %s"
+        return cursor.execute(query, [count]).fetchall()
+
+
 @contextmanager
 def _connected(uri: str) -> Iterator[psycopg.Connection[Any]]:
     """A connection whose errors become those of lakerec; the password never shows."""
@@ -162,7 +179,9 @@ def _lock(connection: psycopg.Connection[Any]) -> None:
 def _refuse_older(connection: psycopg.Connection[Any], as_of: date) -> None:
     served = _scalar(connection, "select max(as_of_date) from serving.publications")
     if served is not None and as_of < served:
-        raise ServingError(f"refused to publish {as_of}: {served} is already served; publish {served} or later")
+        raise AlreadyServedError(
+            f"{as_of} is not published: {served} is already served and stays; nothing is to be done"
+        )
 
 
 def _check_staged(connection: psycopg.Connection[Any], as_of: date, expected: int) -> None:
@@ -172,8 +191,8 @@ def _check_staged(connection: psycopg.Connection[Any], as_of: date, expected: in
     if not _scalar(connection, "select exists (select from staged where user_id = %s)", FALLBACK_USER):
         raise ServingError(f"publication of {as_of}: no rows of the fallback user '*'; run score_candidates")
     latest = _scalar(connection, "select max(as_of_date) from staged")
-    if latest > as_of:
-        raise ServingError(f"publication of {as_of}: it has rows as of {latest}, a later day")
+    if latest != as_of:
+        raise ServingError(f"publication of {as_of}: its newest rows are of {latest}; score {as_of} and try again")
 
 
 def _log(connection: psycopg.Connection[Any], as_of: date, rows: int) -> int:

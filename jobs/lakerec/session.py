@@ -65,6 +65,7 @@ def properties(config: Config, days: int = 1) -> dict[str, str]:
     local = spark.master.startswith("local")
     built = {"spark.master": spark.master, "spark.driver.memory": spark.driver_memory, **BASE}
     built["spark.sql.session.timeZone"] = config.timezone
+    built["spark.lakerec.reuse"] = str(spark.reuse).lower()  # for the DAGs, which read the file and not the YAML
     built |= _local(spark.fast_start, days) if local else {"spark.jars": ",".join(map(str, delta_jars()))}
     return built | spark.properties
 

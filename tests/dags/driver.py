@@ -7,6 +7,7 @@ import os
 import sys
 import threading
 import time
+from collections import defaultdict
 from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,12 +20,14 @@ RUN = SimpleNamespace(
     data_interval_start=datetime(2024, 7, 1, 3, tzinfo=UTC),
     data_interval_end=datetime(2024, 7, 2, 3, tzinfo=UTC),
     run_after=datetime(2024, 7, 2, 3, tzinfo=UTC),
+    partition_key=None,
 )
 PARAMS = {
     "reco_daily": {"day": None},
     "scorer_nightly": {"day": None},
     "scorer_rollback": {"version": "20240630-1a2b3c4d-5e6f70", "day": "2024-07-01"},
     "lake_maintenance": {},
+    "freshness_check": {"day": None},
     "reco_backfill": {"start": "2024-07-01", "end": "2024-07-20", "chunk_days": 7},
 }
 
@@ -50,6 +53,7 @@ def describe(dag: Any) -> dict[str, Any]:
         "timetable": type(timetable).__name__,
         "catchup": dag.catchup,
         "max_active_runs": dag.max_active_runs,
+        "deadline_hours": [alert.interval.total_seconds() / 3600 for alert in dag.deadline],
         "tasks": {task.task_id: task_of(task, dag) for task in dag.topological_sort()},
     }
 
@@ -61,6 +65,7 @@ def task_of(task: Any, dag: Any) -> dict[str, Any]:
         "pool": task.pool,
         "queue": task.queue,
         "retries": task.retries,
+        "writes": sorted(one.name for one in task.outlets),
         "weight_rule": str(task.weight_rule),
     }
     if hasattr(task, "application"):
@@ -90,20 +95,32 @@ def job() -> Any:
     """A job outside any DAG, its templates rendered."""
     from common.operators import MARK, LakerecJob
 
-    task = LakerecJob(task_id="ingest_events", start="2024-07-01", end="2024-07-02")
+    task = LakerecJob(task_id="ingest_events", start="2024-07-01", end="2024-07-03")
     task.application_args[1] = "shop.yaml"
     task.env_vars[MARK] = f"attempt-{os.getpid()}"
     return task
 
 
-def execute(codes: list[int]) -> dict[str, str]:
-    """For each exit code of the fake spark-submit: the name of the exception of the task, or 'success'."""
-    outcome = {}
+class Partitions:
+    """The days that a task tells of an asset."""
+
+    def __init__(self) -> None:
+        self.keys: list[str] = []
+
+    def add_partitions(self, keys: list[str]) -> None:
+        """As Airflow's own."""
+        self.keys += keys
+
+
+def execute(codes: list[int]) -> dict[str, Any]:
+    """For each exit code of the fake spark-submit: the name of the task's exception, or the partitions it has made."""
+    outcome: dict[str, Any] = {}
     for code in codes:
         os.environ["FAKE_CODE"] = str(code)
         try:
-            job().execute({})
-            outcome[str(code)] = "success"
+            events = defaultdict(Partitions)
+            job().execute({"outlet_events": events})
+            outcome[str(code)] = {one.name: days.keys for one, days in events.items()}
         except Exception as error:
             outcome[str(code)] = type(error).__name__
     return outcome

@@ -14,10 +14,12 @@ from typing import Any
 
 import pytest
 
+from lakerec.tables import table_names
+
 ROOT = Path(__file__).parents[2]
 GOLDEN = ROOT / "tests" / "golden" / "dags"
 PYTHON = ROOT / ".venv-airflow" / "bin" / "python"
-DAG_IDS = ["lake_maintenance", "reco_backfill", "reco_daily", "scorer_nightly", "scorer_rollback"]
+DAG_IDS = ["freshness_check", "lake_maintenance", "reco_backfill", "reco_daily", "scorer_nightly", "scorer_rollback"]
 WINDOW_JOBS = [
     "ingest_events",
     "ingest_catalogue",
@@ -112,7 +114,21 @@ def test_each_day_goes_through_the_chain_in_order(bag) -> None:
     chain = [*WINDOW_JOBS[2:], "score_candidates", "publish_recommendations"]
     assert tasks["conform_events"]["after"] == ["ingest_catalogue", "ingest_events"]
     assert [tasks[name]["after"] for name in chain[1:]] == [[name] for name in chain[:-1]]
-    assert {task["pool"] for task in tasks.values()} == {"lake"}
+    assert {task["pool"] for name, task in tasks.items() if name != "features_ready"} == {"lake"}
+
+
+def test_training_follows_the_features_of_the_day_on_schedule_alone(bag) -> None:
+    ready = bag["dags"]["reco_daily"]["tasks"]["features_ready"]
+    assert (ready["after"], ready["writes"]) == (["embed_items"], ["features"])
+    assert bag["dags"]["scorer_nightly"]["timetable"] == "PartitionedAssetTimetable"
+    writers = {name: task["writes"] for dag in bag["dags"].values() for name, task in dag["tasks"].items()}
+    assert [name for name, written in writers.items() if "features" in written] == ["features_ready"]
+
+
+def test_every_table_of_the_lake_is_written_by_a_job_that_says_so(bag) -> None:
+    written = {one for dag in bag["dags"].values() for task in dag["tasks"].values() for one in task["writes"]}
+    elsewhere = {"features", "models", "serving.recommendations"}
+    assert written - elsewhere == set(table_names()) - {"ops.runs", "ops.tombstones"}
 
 
 def test_a_backfill_runs_window_jobs_by_chunk_and_publishes_once(bag) -> None:
@@ -135,11 +151,12 @@ def test_a_rollback_hands_the_version_over_and_makes_the_lists_of_the_day_anew(b
 
 
 def test_an_exit_code_of_the_job_decides_between_fail_and_retry(home) -> None:
-    outcome = drive(home, "execute", [0, 1, 12, 20], LAKEREC_HOME=str(home))
+    outcome = drive(home, "execute", [0, 1, 12, 18, 20], LAKEREC_HOME=str(home))
     assert outcome == {
-        "0": "success",
+        "0": {"bronze.events": ["2024-07-01", "2024-07-02"]},
         "1": "AirflowException",
         "12": "AirflowFailException",
+        "18": "AirflowSkipException",
         "20": "AirflowException",
     }
 

@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lakerec.errors import leaves
+from lakerec.errors import AlreadyServedError, leaves
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "dags"))
-from common.rules import can_retry, chunks, window
+from common.rules import ENDED, NOTHING_TO_DO, can_retry, chunks, days, must_wait, window
 
 START, END = "2024-06-30T19:00+00:00", "2024-07-01T19:00+00:00"  # from 04:00 to 04:00 in Tokyo
 
@@ -49,6 +49,31 @@ def test_an_interval_over_a_change_of_clocks_is_one_day(start, end) -> None:
         data_interval_start=datetime.fromisoformat(start), data_interval_end=datetime.fromisoformat(end)
     )
     assert window(run, {}, "Europe/London") == (start[:10], end[:10])
+
+
+def test_a_run_of_a_partition_is_about_that_day() -> None:
+    run = SimpleNamespace(partition_key="2024-02-29", data_interval_end=None)
+    assert window(run, {"day": None}, "UTC") == ("2024-02-29", "2024-03-01")
+    assert window(run, {"day": "2024-01-31"}, "UTC") == ("2024-01-31", "2024-02-01")
+
+
+EARLIER = st.tuples(st.sampled_from([None, "queued", "running", "up_for_retry", *sorted(ENDED)]), st.booleans())
+
+
+@given(st.lists(EARLIER, max_size=6))
+def test_a_day_waits_for_the_unfinished_days_behind_the_last_success(earlier) -> None:
+    states = [state for state, _ in earlier]
+    since = earlier[: states.index("success")] if "success" in states else earlier
+    assert must_wait(iter(earlier)) is any(running and state not in ENDED for state, running in since)
+
+
+def test_the_exit_code_that_skips_is_that_of_lists_already_served() -> None:
+    assert AlreadyServedError.exit_code == NOTHING_TO_DO
+
+
+def test_the_days_of_a_window() -> None:
+    assert days("2024-02-28", "2024-03-02") == ["2024-02-28", "2024-02-29", "2024-03-01"]
+    assert days("2024-03-01", "2024-03-01") == []
 
 
 @given(st.dates(date(2000, 1, 1), date(2030, 1, 1)), st.integers(1, 800), st.integers(1, 400))

@@ -16,7 +16,7 @@ import psycopg
 import pytest
 
 from lakerec import postgres
-from lakerec.errors import ConnectionFailedError, ServingError
+from lakerec.errors import AlreadyServedError, ConnectionFailedError, ServingError
 from lakerec.serving import Publication, list_for, publish
 
 DAY = date(2024, 3, 1)
@@ -90,7 +90,7 @@ def test_before_any_publication_the_error_says_what_to_run(uri) -> None:
 
 def test_an_older_day_is_refused(uri) -> None:
     load(uri, rows(DAY, USERS), DAY)
-    with pytest.raises(ServingError, match="2024-03-01 is already served"):
+    with pytest.raises(AlreadyServedError, match="2024-03-01 is already served"):
         load(uri, rows(DAY - timedelta(days=1), USERS), DAY - timedelta(days=1))
     assert served(uri) == sorted(rows(DAY, USERS))
 
@@ -102,9 +102,10 @@ def test_an_older_day_is_refused(uri) -> None:
         ([], 0, "fallback"),
         (rows(DAY, ["ann"]), 3, "fallback"),
         (rows(DAY, USERS) + rows(DAY, ["ann"], version="other"), 12, "duplicate key"),
-        (rows(DAY + timedelta(days=1), USERS), 9, "a later day"),
+        (rows(DAY + timedelta(days=1), USERS), 9, "newest rows are of 2024-03-02"),
+        (rows(DAY - timedelta(days=1), USERS), 9, "newest rows are of 2024-02-29; score 2024-03-01"),
     ],
-    ids=["count", "empty", "no_fallback", "same_key_twice", "from_the_future"],
+    ids=["count", "empty", "no_fallback", "same_key_twice", "from_the_future", "stale"],
 )
 def test_what_is_wrong_is_refused_and_nothing_is_visible(server, request, batch, expected, message) -> None:
     uri = postgres.ensure_database(postgres.start(server), f"refused_{request.node.callspec.id}")

@@ -1,0 +1,67 @@
+"""Who is told of a failed task or a missed deadline: the log always, e-mail and webhook as `alerts` of the YAML says.
+
+Secrets are Airflow's: e-mail goes through the connection `smtp_default`, a webhook is the name of a connection whose
+host is the URL.
+"""
+
+from __future__ import annotations
+
+import logging
+from html import escape
+from pathlib import Path
+from typing import Any
+
+log = logging.getLogger(__name__)
+BACKFILL = "backfill"  # its days are late by nature
+
+
+def task_failed(context: Any) -> None:
+    """A task has failed for good: which one, of which run, why, and where its log is."""
+    ti = context["ti"]
+    why = str(context.get("exception") or "the task's process ended without a word").strip().splitlines()[-1]
+    tell(f"{ti.dag_id}.{ti.task_id} failed", f"run {ti.run_id}\n{why}\nlog {ti.log_url}")
+
+
+def deadline_missed(context: Any) -> None:
+    """A run is not done in time."""
+    run = context["dag_run"]
+    if run["run_type"] != BACKFILL:
+        due = context["deadline"]["deadline_time"]
+        tell(f"{run['dag_id']} is late", f"run {run['dag_run_id']} should have ended by {due}")
+
+
+def tell(subject: str, text: str) -> None:
+    """Write to the log, then to whoever the configuration names; one way that is closed does not close the others."""
+    log.error("ALERT %s\n%s", subject, text)
+    known = settings()
+    for way, send in (("email", mail), ("webhook", post)):
+        try:
+            if known.get(way):
+                send(known[way], subject, text)
+        except Exception:
+            log.exception("the alert could not be sent by %s", way)
+
+
+def settings() -> dict[str, Any]:
+    """The section `alerts` of the deployment's YAML."""
+    import yaml
+    from airflow.sdk import Variable
+
+    found = yaml.safe_load(Path(Variable.get("lakerec_config")).read_text(encoding="utf-8")).get("alerts")
+    return found or {}
+
+
+def mail(to: list[str], subject: str, text: str) -> None:
+    """By the connection smtp_default."""
+    from airflow.providers.smtp.hooks.smtp import SmtpHook
+
+    with SmtpHook() as hook:
+        hook.send_email_smtp(to=to, subject=f"lakerec: {subject}", html_content=f"<pre>{escape(text)}</pre>")
+
+
+def post(connection: str, subject: str, text: str) -> None:
+    """As JSON {"text": ...}, which Slack, Mattermost and Teams' workflows read, to the host of a connection."""
+    import httpx
+    from airflow.sdk import Connection
+
+    httpx.post(Connection.get(connection).host, json={"text": f"{subject}\n{text}"}, timeout=15).raise_for_status()

@@ -1,0 +1,24 @@
+"""Are the lists of the window's last day there, for everybody, and served? Changes nothing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lakerec import freshness, serving
+from lakerec.job import Job, main
+from lakerec.tables import sql_text
+
+
+def run(job: Job) -> dict[str, Any]:
+    """Raise StaleListsError with all that is wrong; else the figures that were looked at."""
+    lists = job.lake.read("gold.recommendations")
+    latest = job.spark.sql(sql_text("views", "recommendations_latest"), recommendations=lists)
+    with serving.target(job.config) as uri:
+        served = serving.last_publications(uri)
+    found = freshness.state(lists, latest, served)
+    freshness.refuse(freshness.faults(found, job.last_day, job.config.freshness), job.last_day)
+    return vars(found)
+
+
+if __name__ == "__main__":
+    main(run)

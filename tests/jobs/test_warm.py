@@ -1,0 +1,119 @@
+"""The warm driver, by real processes: steps in one session, exit codes, a killed client, a changed configuration."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+from tests.conftest import DAY, Shop, day_after, event
+
+from lakerec.warm import Place
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory, spark) -> Iterator[Shop]:
+    """A shop, and the state folder of its driver beside it; whatever the tests do, the driver ends with them."""
+    shop = Shop(tmp_path_factory.mktemp("warm"), spark)
+    shop.write("items.csv.gz", "item_id,title", [f"i{n},thing number {n}" for n in range(10)])
+    shop.settings["spark"] = {"driver_memory": "1g", "properties": {"spark.sql.shuffle.partitions": "2"}}
+    shop.settings["lease"] = {"wait_seconds": 30}  # `held` takes it for an instant
+    shop.deliver(DAY, [event(1), event(2)])
+    assert shop.config
+    yield shop
+    client(shop, "stop").wait(timeout=60)
+
+
+def client(shop: Shop, command: str, *step: str) -> subprocess.Popen:
+    """A client of the driver, as an Airflow task starts it."""
+    known = {name: value for name, value in os.environ.items() if name != "PYSPARK_GATEWAY_PORT"}
+    words = [sys.executable, "-m", "lakerec.warm", command, "--state", str(shop.folder), *step]
+    return subprocess.Popen(words, env=known, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def step(shop: Shop, name: str, day=DAY) -> subprocess.Popen:
+    """A step over one day."""
+    window = ["--start", str(day), "--end", str(day_after((day - DAY).days + 1))]
+    return client(shop, "step", name, "--config", str(shop.folder / "config.yaml"), *window)
+
+
+def told(process: subprocess.Popen) -> tuple[int, str]:
+    """Exit code and output."""
+    text = process.communicate(timeout=180)[0]
+    return process.returncode, text
+
+
+def drivers(shop: Shop) -> set[int]:
+    """The process ids of the drivers of this state folder."""
+    words = ["serve", "--state", str(shop.folder)]
+    return {p.pid for p in psutil.process_iter(["cmdline"]) if all(w in (p.info["cmdline"] or []) for w in words)}
+
+
+def test_steps_share_a_driver_and_end_with_their_own_output_and_exit_code(home: Shop):
+    code, first = told(step(home, "ingest_events"))
+    assert code == 0 and "Spark is up" in first and "read 2" in first
+    (driver,) = drivers(home)
+    code, second = told(step(home, "conform_events"))
+    assert code == 0 and "Spark is up" not in second and "written 2" in second
+    code, refused = told(client(home, "step", "ingest_events", "--config", str(home.folder / "config.yaml"),
+                                "--start", "2026-03-02", "--end", "2026-03-02"))  # fmt: skip
+    assert code == 16 and "the end is excluded" in refused
+    assert drivers(home) == {driver}
+    assert len(home.rows("silver.events")) == 2
+
+
+def test_a_killed_client_ends_the_step_and_the_driver_and_frees_the_lease(home: Shop):
+    home.deliver(day_after(1), [event(n, day=day_after(1)) for n in range(20000)])
+    before = home.version("bronze.events")
+    running = step(home, "ingest_events", day_after(1))
+    (driver,) = drivers(home)
+    wait_for(lambda: "ingest_events" in (home.folder / "lake" / "_lease").read_text() and held(home))
+    running.kill()
+    wait_for(lambda: not psutil.pid_exists(driver))
+    assert home.version("bronze.events") in (before, before + 1)
+    code, again = told(step(home, "ingest_events", day_after(1)))
+    assert code == 0 and "read 20000" in again
+    assert len(home.rows("bronze.events")) == 20002
+
+
+def held(shop: Shop) -> bool:
+    """Whether a process holds the lake's lease now."""
+    import fcntl
+
+    with (shop.folder / "lake" / "_lease").open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            return True
+    return False
+
+
+def test_a_changed_configuration_gets_a_new_driver_and_a_wrong_one_its_message(home: Shop):
+    assert told(step(home, "build_sequences"))[0] == 0
+    (old,) = drivers(home)
+    home.settings["sequence"] = {"length": 3}
+    assert home.config
+    assert told(step(home, "build_sequences"))[0] == 0
+    (new,) = drivers(home)
+    assert new != old
+    (home.folder / "config.yaml").write_text((home.folder / "config.yaml").read_text().replace("lake: lake", "lak: l"))
+    code, text = told(step(home, "build_sequences"))
+    assert code == 10 and "did you mean 'lake'" in text
+
+
+def test_the_socket_is_the_users_alone(tmp_path: Path):
+    assert Place(tmp_path).folder.stat().st_mode & 0o077 == 0
+    assert len(str(Place(tmp_path / ("deep/" * 60)).socket)) < 100
+
+
+def wait_for(true, seconds: float = 60) -> None:
+    """Wait until it holds; fails the test if it does not."""
+    deadline = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < deadline, "it did not happen"
+        time.sleep(0.05)

@@ -1,0 +1,46 @@
+"""When lists are fresh: each way to be stale is named, and all of them at once."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import date, timedelta
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lakerec.config import Freshness
+from lakerec.errors import StaleListsError
+from lakerec.freshness import State, faults, refuse
+
+DAY = date(2026, 3, 9)
+GOOD = State(DAY, 10, 500, DAY, 500, 480)
+CASES = {
+    "gold.recommendations is empty": replace(GOOD, newest=None),
+    "as of 2026-03-08, 1 days before": replace(GOOD, newest=DAY - timedelta(days=1), served_rows=499),
+    "no list for everyone": replace(GOOD, fallback=0),
+    "nothing has been published": replace(GOOD, served=None, served_rows=0),
+    "the site serves 2026-03-07": replace(GOOD, served=DAY - timedelta(days=2)),
+    "the site got 499 rows, the lake has 500": replace(GOOD, served_rows=499),
+    "the site serves 100 rows, the publication before had 480": replace(GOOD, rows=100, served_rows=100),
+}
+
+
+@pytest.mark.parametrize(("words", "state"), CASES.items(), ids=[*CASES])
+def test_what_is_stale_is_named(words: str, state: State):
+    told = faults(state, DAY, Freshness())
+    assert any(words in one for one in told)
+    with pytest.raises(StaleListsError, match=r"not those of 2026-03-09.*Look at reco_daily"):
+        refuse(told, DAY)
+
+
+def test_good_lists_pass():
+    assert faults(GOOD, DAY, Freshness()) == []
+    refuse([], DAY)
+
+
+@given(st.integers(0, 5), st.integers(0, 5))
+def test_lists_may_be_as_old_as_the_configuration_says(age: int, allowed: int):
+    then = DAY - timedelta(days=age)
+    told = faults(replace(GOOD, newest=then, served=then), DAY, Freshness(max_age_days=allowed))
+    assert bool(told) is (age > allowed)
