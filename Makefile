@@ -3,7 +3,7 @@ SHELL := /bin/bash
 CONFIG ?= conf/demo.yaml
 TORCH ?=
 
-.PHONY: help demo test test-long install up down trigger lint format bench-ingest bench-start bench-scoring bench-quality bench-language-model docs requirements clean
+.PHONY: help demo test test-long install install-aws up down trigger lint format bench-ingest bench-start bench-scoring bench-quality bench-language-model docs requirements clean
 
 help:            ## what can be made
 	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -19,6 +19,9 @@ test-long: install  ## what takes longer: a month of the real files
 
 install:         ## both environments, Java, Delta's JARs, the class-data archive (quick when done)
 	@TORCH=$(TORCH) scripts/install.sh
+
+install-aws: install  ## Hadoop's S3 client and the AWS SDK, for paths that begin with s3a:// (690 MB)
+	@.venv/bin/python scripts/jars.py aws
 
 up: install      ## start Airflow with the DAGs on their schedules; CONFIG=conf/yours.yaml
 	@CONFIG=$(CONFIG) scripts/up.sh

@@ -34,6 +34,9 @@ LAKEREC_TIMEZONE=$("$LAKEREC_HOME/.venv/bin/lakerec" spark-conf --config "$CONFI
 export LAKEREC_TIMEZONE AIRFLOW__CORE__DEFAULT_TIMEZONE=$LAKEREC_TIMEZONE
 echo "$LAKEREC_TIMEZONE" >"$STATE/timezone"
 "$LAKEREC_HOME/.venv/bin/lakerec" spark-conf --config "$CONFIG" --out "$STATE/spark.conf"
+# The operator says the master on spark-submit's command line.
+AIRFLOW_CONN_SPARK_DEFAULT=${AIRFLOW_CONN_SPARK_DEFAULT:-$("$LAKEREC_HOME/.venv/bin/lakerec" spark-conf --config "$CONFIG" --connection)}
+export AIRFLOW_CONN_SPARK_DEFAULT
 
 say "starting PostgreSQL ..."
 use_database

@@ -9,7 +9,7 @@ import psutil
 from airflow.providers.apache.spark.operators.spark_submit import SparkSubmitOperator
 from airflow.sdk.exceptions import AirflowException, AirflowFailException
 
-from common.defaults import CONFIG, END, HOME, START, STATE
+from common.defaults import CLUSTER, CONFIG, END, HOME, START, STATE
 from common.rules import can_retry
 
 MARK = "LAKEREC_ATTEMPT"  # environment variable that all processes of one attempt of a task inherit
@@ -21,14 +21,18 @@ class LakerecJob(SparkSubmitOperator):
 
     def __init__(self, *, task_id: str, start: str = START, end: str = END, **kwargs: Any) -> None:
         python = str(HOME / ".venv" / "bin" / "python")
+        place = "local://" if CLUSTER == "kubernetes" else ""  # in the driver's image
         super().__init__(
             task_id=task_id,
             name=task_id,
-            application=str(HOME / "jobs" / f"{task_id}.py"),
+            application=f"{place}{HOME}/jobs/{task_id}.py",
             application_args=["--config", CONFIG, "--start", start, "--end", end],
             spark_binary=str(HOME / ".venv" / "bin" / "spark-submit"),
             properties_file=str(STATE / "spark.conf"),
             env_vars={"PYSPARK_PYTHON": python, "PYTHONPATH": str(HOME / "jobs"), MARK: "{{ ti.id }}"},
+            # By its API a cluster tells how a driver ended, and a worker that comes back finds the one it had started.
+            yarn_track_via_rm_api=CLUSTER == "yarn",
+            track_driver_via_k8s_api=CLUSTER == "kubernetes",
             **kwargs,
         )
 
@@ -36,7 +40,7 @@ class LakerecJob(SparkSubmitOperator):
         """Run the job; exit codes 10 to 19 end the task without a retry."""
         try:
             super().execute(context)
-        except AirflowException as error:
+        except (AirflowException, RuntimeError) as error:  # RuntimeError: a driver on a cluster has failed
             if can_retry(str(error)):
                 raise
             raise AirflowFailException(f"No retry: the same input fails again. {error}") from error

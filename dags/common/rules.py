@@ -9,6 +9,8 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 FINAL = range(10, 20)  # exit codes of lakerec.errors for faults of input: the same input fails again
+# How the hook tells the exit code of a driver: of its own process, of YARN's diagnostics, of Kubernetes' pod.
+EXIT_CODE = re.compile(r"(?:Error code is: |exited with status |exit_code=)(\d+)")
 
 
 def window(dag_run: Any, params: Mapping[str, Any], timezone: str) -> tuple[str, str]:
@@ -40,5 +42,5 @@ def chunks(start: str, end: str, days: int) -> list[tuple[str, str]]:
 
 def can_retry(message: str) -> bool:
     """Whether the failure that spark-submit's hook reports may go away: not for an exit code in FINAL."""
-    found = re.search(r"Error code is: (\d+)", message)
+    found = EXIT_CODE.search(message)
     return found is None or int(found[1]) not in FINAL

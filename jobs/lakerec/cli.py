@@ -1,4 +1,4 @@
-"""The command line: lakerec run | simulate | recommend | metrics | runs | explain-run | rollback | spark-conf."""
+"""The command line of lakerec: the chain, a look at what it wrote, and what Spark needs of it."""
 
 from __future__ import annotations
 
@@ -77,6 +77,9 @@ def _parser() -> argparse.ArgumentParser:
     what = conf.add_mutually_exclusive_group(required=True)
     what.add_argument("--out", type=Path, help="write the file")
     what.add_argument("--timezone", action="store_true", help="only print the deployment's time zone")
+    what.add_argument("--connection", action="store_true", help="only print Airflow's Spark connection as JSON")
+    package = _command(commands, "package", write_zip, "the package as a zip for spark-submit --py-files")
+    package.add_argument("--out", required=True, type=Path, help="write the file")
     return parser
 
 
@@ -241,9 +244,19 @@ def write_spark_conf(given: argparse.Namespace) -> None:
     if given.timezone:
         print(config.timezone)
         return
-    from lakerec.session import write_properties
+    from lakerec.session import connection, write_properties
 
-    write_properties(config, given.out)
+    if given.connection:
+        print(connection(config))
+    else:
+        write_properties(config, given.out)
+
+
+def write_zip(given: argparse.Namespace) -> None:
+    """Write the package with its SQL and expectations: executors need it and a Python environment, no checkout."""
+    from lakerec.package import write_package
+
+    print(write_package(given.out))
 
 
 if __name__ == "__main__":
