@@ -84,7 +84,7 @@ def test_the_image_is_pinned_and_runs_as_a_user_of_its_own() -> None:
 
 
 def test_the_deployment_of_the_containers_is_a_configuration() -> None:
-    config = load_config(DOCKER / "conf" / "deployment.yaml")
+    config = load_config(DOCKER / "deployments" / "demo.yaml")
     assert (config.spark.master, config.lake) == ("spark://spark-master:7077", "/mnt/lakerec/demo")
 
 
