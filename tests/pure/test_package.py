@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from pathlib import Path
+import tomllib
+import zipfile
+from pathlib import Path, PurePath
 
 import lakerec
 from lakerec.package import write_package
@@ -39,3 +41,12 @@ def test_the_same_code_is_the_same_zip(tmp_path: Path) -> None:
     os.utime(file, (file.stat().st_atime, file.stat().st_mtime + 60))
     assert write_package(tmp_path / "b.zip").read_bytes() == first
     assert [each.name for each in tmp_path.iterdir() if each.suffix != ".zip"] == []
+
+
+def test_a_wheel_has_what_the_zip_has(tmp_path: Path) -> None:
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())
+    patterns = project["tool"]["setuptools"]["package-data"]["lakerec"]
+    names = [PurePath(name) for name in zipfile.ZipFile(write_package(tmp_path / "lakerec.zip")).namelist()]
+    data = [name for name in names if name.suffix != ".py"]
+    assert len(data) > len(table_names())
+    assert [name for name in data if not any(name.match(f"lakerec/{pattern}") for pattern in patterns)] == []
