@@ -156,7 +156,8 @@ def build_session(config: Config, name: str, days: int = 1) -> SparkSession:
 def _own_properties(config: Config, days: int) -> dict[str, str]:
     """The properties of a JVM that this process is about to start."""
     check_java()
-    os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
+    # PySpark looks for the executors' Python here, not among the properties.
+    os.environ.setdefault("PYSPARK_PYTHON", config.spark.properties.get("spark.pyspark.python", sys.executable))
     os.environ.setdefault("PYSPARK_DRIVER_PYTHON", sys.executable)
     if _is_local(config):  # executors on other machines must reach the driver
         os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")

@@ -72,7 +72,7 @@ def ready(url: str, process: subprocess.Popen) -> str:
 
 
 def put(url: str, content: bytes) -> None:
-    urllib.request.urlopen(urllib.request.Request(url, content, method="PUT"), timeout=10).close()
+    urllib.request.urlopen(urllib.request.Request(url, content, method="PUT"), timeout=120).close()
 
 
 @pytest.fixture(scope="module")
