@@ -72,7 +72,8 @@ def ready(url: str, process: subprocess.Popen) -> str:
 
 
 def put(url: str, content: bytes) -> None:
-    urllib.request.urlopen(urllib.request.Request(url, content, method="PUT"), timeout=120).close()
+    binary = {"Content-Type": "application/octet-stream"}  # without it the server reads the body as a form, for ever
+    urllib.request.urlopen(urllib.request.Request(url, content, binary, method="PUT"), timeout=60).close()
 
 
 @pytest.fixture(scope="module")
