@@ -3,7 +3,7 @@ SHELL := /bin/bash
 CONFIG ?= conf/demo.yaml
 TORCH ?=
 
-.PHONY: help demo test test-long install up down trigger lint format bench-ingest bench-start bench-day bench-scoring bench-quality bench-language-model docs requirements clean
+.PHONY: help demo test test-long test-aws install install-aws up down trigger lint format bench-ingest bench-start bench-day bench-scoring bench-quality bench-language-model docs requirements clean
 
 help:            ## what can be made
 	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -17,8 +17,14 @@ test: install    ## the test suite (under 20 minutes on 2 cores)
 test-long: install  ## what takes longer: a month of the real files
 	@.venv/bin/python -m pytest -m long
 
+test-aws: install-aws  ## a lake on a local S3 server
+	@scripts/install.sh moto && .venv/bin/python -m pytest tests/jobs/test_s3.py
+
 install:         ## both environments, Java, Delta's JARs, the class-data archive (quick when done)
 	@TORCH=$(TORCH) scripts/install.sh
+
+install-aws: install  ## Hadoop's S3 client and the AWS SDK, for paths that begin with s3a:// (690 MB)
+	@.venv/bin/python scripts/jars.py aws
 
 up: install      ## start Airflow with the DAGs on their schedules; CONFIG=conf/yours.yaml
 	@CONFIG=$(CONFIG) scripts/up.sh
@@ -57,11 +63,11 @@ docs: install    ## docs/tables.md from the DDL, docs/quality.md from the last r
 	@.venv/bin/python scripts/tables_md.py && .venv/bin/python scripts/quality_md.py
 
 requirements: install  ## pin requirements/*.in anew
-	@for f in jobs dev airflow; do .make/bin/uv pip compile -q --upgrade --python-version 3.11 --no-header --no-annotate \
+	@for f in jobs dev airflow airflow-cluster moto; do .make/bin/uv pip compile -q --upgrade --python-version 3.11 --no-header --no-annotate \
 	  --no-emit-index-url --no-emit-find-links requirements/$$f.in -o requirements/$$f.txt; done
 
 clean:           ## leave nothing behind
 	@for state in .lakerec .lakerec/demo; do LAKEREC_STATE=$$state scripts/down.sh >/dev/null 2>&1 || true; done
 	@for place in lake/*/_serving; do .venv/bin/python -m lakerec.postgres stop $$place >/dev/null 2>&1 || true; done
-	@rm -rf .venv .venv-airflow .make .jars .lakerec lake demo-data .pytest_cache .mypy_cache .ruff_cache .hypothesis mlruns .import_linter_cache \
+	@rm -rf .venv .venv-airflow .venv-moto .make .jars .lakerec lake demo-data .pytest_cache .mypy_cache .ruff_cache .hypothesis mlruns .import_linter_cache \
 	  spark-warehouse metastore_db derby.log *.egg-info jobs/*.egg-info && find . -name __pycache__ -prune -exec rm -rf {} +

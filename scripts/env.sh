@@ -27,9 +27,9 @@ export AIRFLOW__API__PORT=$LAKEREC_PORT
 export AIRFLOW__API__BASE_URL=$URL
 export AIRFLOW__API__EXPOSE_CONFIG=False
 export AIRFLOW__DAG_PROCESSOR__REFRESH_INTERVAL=30
+export AIRFLOW__STATE_STORE__CLEAR_ON_SUCCESS=True  # else a green task that is cleared takes its driver on a cluster for done
 export AIRFLOW__SCHEDULER__ENABLE_HEALTH_CHECK=False
 export AIRFLOW__USAGE_DATA_COLLECTION__ENABLED=False
-export AIRFLOW_CONN_SPARK_DEFAULT=${AIRFLOW_CONN_SPARK_DEFAULT:-'{"conn_type": "spark", "host": "local[2]"}'}
 
 postgres() { PYTHONPATH=$LAKEREC_HOME/jobs "$LAKEREC_HOME/.venv/bin/python" -m lakerec.postgres "$@"; }
 # Start PostgreSQL if need be and point Airflow at its database there.

@@ -42,6 +42,11 @@ make_airflow() {
     .make/bin/uv pip install --python .venv-airflow/bin/python -r requirements/airflow.txt
 }
 
+make_moto() {
+    .make/bin/uv venv --quiet --clear --python "$PYTHON" .venv-moto
+    .make/bin/uv pip install --quiet --python .venv-moto/bin/python -r requirements/moto.txt
+}
+
 java_is_there() {
     local java=${JAVA_HOME:+$JAVA_HOME/bin/}java version
     version=$("$java" -version 2>&1 | sed -n '1s/.*version "\([0-9]*\).*/\1/p') || return 1
@@ -64,3 +69,5 @@ part airflow-environment requirements/airflow.txt -- make_airflow
 [ -d .jars ] || rm -f .make/jars .make/class-archive
 part jars scripts/jars.py -- .venv/bin/python scripts/jars.py
 part class-archive scripts/jars.py scripts/archive.py jobs/lakerec/session.py -- .venv/bin/python scripts/archive.py
+# Only where it is asked for: scripts/install.sh moto
+if [ "${1:-}" = moto ]; then part moto requirements/moto.txt -- make_moto; fi

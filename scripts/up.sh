@@ -38,6 +38,9 @@ AIRFLOW__OPENLINEAGE__DISABLED=$([ -n "$lineage" ] && echo False || echo True)
 export AIRFLOW__OPENLINEAGE__DISABLED
 echo "$LAKEREC_TIMEZONE" >"$STATE/timezone"
 "$LAKEREC_HOME/.venv/bin/lakerec" spark-conf --config "$CONFIG" --out "$STATE/spark.conf"
+# The operator says the master on spark-submit's command line.
+AIRFLOW_CONN_SPARK_DEFAULT=${AIRFLOW_CONN_SPARK_DEFAULT:-$("$LAKEREC_HOME/.venv/bin/lakerec" spark-conf --config "$CONFIG" --connection)}
+export AIRFLOW_CONN_SPARK_DEFAULT
 
 say "starting PostgreSQL ..."
 use_database
@@ -55,12 +58,8 @@ fi
 echo "$settings" >"$AIRFLOW_HOME/settings"
 
 say "preparing Airflow's database ..."
-airflow db migrate >"$AIRFLOW_HOME/setup.log" 2>&1 || fail "airflow db migrate failed: see $AIRFLOW_HOME/setup.log"
-{
-    airflow variables set lakerec_config "$CONFIG"
-    airflow pools set lake 1 "jobs that write to the lake: one at a time"
-    airflow pools set gpu 1 "jobs that train or evaluate a model"
-} >>"$AIRFLOW_HOME/setup.log" 2>&1 || fail "variables or pools could not be set: see $AIRFLOW_HOME/setup.log"
+"$LAKEREC_HOME/scripts/prepare.sh" "$CONFIG" >"$AIRFLOW_HOME/setup.log" 2>&1 ||
+    fail "Airflow's database could not be prepared: see $AIRFLOW_HOME/setup.log"
 
 printf 'starting the API server ' >&2
 processes start api-server airflow api-server

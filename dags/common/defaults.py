@@ -34,6 +34,9 @@ GPU: dict[str, Any] = {"pool": "gpu"}
 if os.environ.get("LAKEREC_GPU_QUEUE"):  # only executors with workers of their own (Celery) have queues
     GPU["queue"] = os.environ["LAKEREC_GPU_QUEUE"]
 
+# yarn or kubernetes: the drivers run on the cluster, in deploy mode cluster.
+CLUSTER = os.environ.get("LAKEREC_CLUSTER", "")
+
 DAY_PARAM = Param(
     None,
     type=["null", "string"],

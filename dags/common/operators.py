@@ -20,7 +20,7 @@ from airflow.sdk.exceptions import (
     AirflowSkipException,
 )
 
-from common.defaults import CONFIG, END, HOME, START, STATE
+from common.defaults import CLUSTER, CONFIG, END, HOME, START, STATE
 from common.flow import inlets, outlets
 from common.rules import NOTHING_TO_DO, can_retry, days, exit_code, must_wait
 
@@ -50,16 +50,20 @@ class LakerecJob(SparkSubmitOperator):
     ) -> None:
         self.warm, self.in_order = warm, in_order
         python = str(HOME / ".venv" / "bin" / "python")
+        place = "local://" if CLUSTER == "kubernetes" else ""  # in the driver's image
         super().__init__(
             task_id=task_id,
             name=task_id,
-            application=str(HOME / "jobs" / f"{task_id}.py"),
+            application=f"{place}{HOME}/jobs/{task_id}.py",
             application_args=["--config", CONFIG, "--start", start, "--end", end],
             spark_binary=str(HOME / ".venv" / "bin" / "spark-submit"),
             properties_file=str(PROPERTIES),
             env_vars={"PYSPARK_PYTHON": python, "PYTHONPATH": str(HOME / "jobs"), MARK: "{{ ti.id }}"},
             inlets=inlets(task_id),
             outlets=outlets(task_id),
+            # By its API a cluster tells how a driver ended, and a worker that comes back finds the one it had started.
+            yarn_track_via_rm_api=CLUSTER == "yarn",
+            track_driver_via_k8s_api=CLUSTER == "kubernetes",
             **kwargs,
         )
 
@@ -72,7 +76,7 @@ class LakerecJob(SparkSubmitOperator):
             self.env_vars[PARENT] = lineage_parent(context["ti"])
         try:
             self.execute_warm() if self.warm and reuses(PROPERTIES) else super().execute(context)
-        except AirflowException as error:
+        except (AirflowException, RuntimeError) as error:  # RuntimeError: a driver on a cluster has failed
             if exit_code(str(error)) == NOTHING_TO_DO:
                 raise AirflowSkipException("Nothing to do: the site has lists of a later day.") from error
             if can_retry(str(error)):

@@ -12,6 +12,8 @@ FINAL = range(10, 20)  # exit codes of lakerec.errors for faults of input: the s
 NOTHING_TO_DO = 18  # AlreadyServedError: the site has lists of a later day
 SUCCESS = "success"
 ENDED = {SUCCESS, "failed", "upstream_failed", "skipped", "removed"}  # states in which a task does nothing any more
+# How the hook tells the exit code of a driver: of its own process, of YARN's diagnostics, of Kubernetes' pod.
+EXIT_CODE = re.compile(r"(?:Error code is: |exited with status |exit_code=)(\d+)")
 
 
 def window(dag_run: Any, params: Mapping[str, Any], timezone: str) -> tuple[str, str]:
@@ -62,7 +64,7 @@ def must_wait(earlier: Iterable[tuple[str | None, bool]]) -> bool:
 
 def exit_code(message: str) -> int | None:
     """The exit code in the failure that spark-submit's hook reports, if it names one."""
-    found = re.search(r"Error code is: (\d+)", message)
+    found = EXIT_CODE.search(message)
     return int(found[1]) if found else None
 
 

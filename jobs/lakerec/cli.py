@@ -1,4 +1,4 @@
-"""The command line: lakerec run | simulate | recommend | metrics | runs | explain-run | rollback | spark-conf."""
+"""The command line of lakerec: the chain, a look at what it wrote, and what Spark needs of it."""
 
 from __future__ import annotations
 
@@ -79,6 +79,9 @@ def _parser() -> argparse.ArgumentParser:
     what.add_argument(
         "--lineage", action="store_true", help="only print where OpenLineage events go, as Airflow's JSON"
     )
+    what.add_argument("--connection", action="store_true", help="only print Airflow's Spark connection as JSON")
+    package = _command(commands, "package", write_zip, "the package as a zip for spark-submit --py-files")
+    package.add_argument("--out", required=True, type=Path, help="write the file")
     return parser
 
 
@@ -239,9 +242,19 @@ def write_spark_conf(given: argparse.Namespace) -> None:
     if given.lineage:
         print(as_json(config))
         return
-    from lakerec.session import write_properties
+    from lakerec.session import connection, write_properties
 
-    write_properties(config, given.out)
+    if given.connection:
+        print(connection(config))
+    else:
+        write_properties(config, given.out)
+
+
+def write_zip(given: argparse.Namespace) -> None:
+    """Write the package with its SQL and expectations: executors need it and a Python environment, no checkout."""
+    from lakerec.package import write_package
+
+    print(write_package(given.out))
 
 
 if __name__ == "__main__":

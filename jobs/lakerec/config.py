@@ -371,6 +371,15 @@ class Spark(Model):
     reuse: bool = False
     properties: dict[str, str] = Field(default_factory=dict)
 
+    @field_validator("properties")
+    @classmethod
+    def _no_credentials(cls, properties: dict[str, str]) -> dict[str, str]:
+        """Properties end in a file and in Spark's own pages."""
+        for key in properties:
+            if re.search(r"fs\.s3a\.(.+\.)?(access\.key|secret\.key|session\.token)$", key):
+                raise ValueError(f"{key}: credentials of S3 come from the environment or the instance, not from a file")
+        return properties
+
 
 class Serving(Model):
     """Where lists are published: the libpq URI in this environment variable, else a PostgreSQL inside the lake."""
@@ -418,9 +427,10 @@ class Lease(Model):
 
 
 class Config(Model):
-    """A deployment."""
+    """A deployment; `files` is the folder of what is no table, needed where the lake is none on this machine's disk."""
 
     lake: str
+    files: str | None = None
     timezone: str = "UTC"
     sources: Sources
     event_types: dict[str, float]
@@ -478,9 +488,24 @@ class Config(Model):
             return path
         return str((self._file.parent / path).resolve())
 
+    @property
+    def on_s3(self) -> bool:
+        """Whether the lake or a source is on S3."""
+        places = [self.lake, *(source.path for _, source in self.sources if source)]
+        return any(place.startswith("s3a://") for place in places if place)
+
+    def local_folder(self, relative: str) -> Path:
+        """A folder of models, Data Docs and the like: below `files`, else below the lake; ConfigError on no disk."""
+        place = self.resolve(self.files) if self.files else self.lake
+        if "://" in place:
+            key = "files" if self.files else "lake"
+            wanted = "set 'files' to a folder, on a cluster to one that all machines share"
+            raise ConfigError(f"{self.where(key)}: {place} is no folder on a disk; {wanted}")
+        return Path(place) / relative
+
     def hash(self) -> str:
-        """The first 12 hex digits of the SHA-256 of all settings, the lake's place left out."""
-        text = self.model_dump_json(by_alias=True, exclude={"lake"})
+        """The first 12 hex digits of the SHA-256 of all settings, but for where the lake and its files are."""
+        text = self.model_dump_json(by_alias=True, exclude={"lake", "files"})
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 

@@ -267,16 +267,15 @@ class Lake:
             with _postgres_lease(os.environ.get(settings.uri_env, ""), self.config.lake, settings.wait_seconds):
                 yield
         elif "://" in self.config.lake:
-            raise ConfigError(f"the lake {self.config.lake} is no local folder: set lease.uri_env to a PostgreSQL")
+            place = self.config.where("lake")
+            raise ConfigError(f"{place}: {self.config.lake} is no folder: set lease.uri_env to a PostgreSQL's URI")
         else:
             with file_lease(Path(self.config.lake), self.run.job, self.run.run_id, settings.wait_seconds):
                 yield
 
     def local_folder(self, relative: str) -> Path:
-        """A folder of files below the lake on this machine's disk (the lake itself must be a local folder)."""
-        if "://" in self.config.lake:
-            raise ConfigError(f"model files need a lake in a local or mounted folder, not {self.config.lake}")
-        return Path(self.config.lake) / relative
+        """A folder of what is no table, on this machine's disk."""
+        return self.config.local_folder(relative)
 
 
 def _run_metadata(text: str | None) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from functools import cache
+from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,7 +19,7 @@ from pyspark.sql import functions as F
 from lakerec.errors import ContractError, DataQualityError
 from lakerec.lake import Lake
 
-EXPECTATIONS = Path(__file__).resolve().parents[2] / "expectations"
+EXPECTATIONS = files("lakerec") / "expectations"  # a link, as tables.SQL
 SUMMARY_COLUMNS = ("ingest_date", "read", "quarantined", "bad", "bad_share", "duplicate", "written", "users", "items")
 
 

@@ -13,7 +13,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import psycopg
@@ -116,12 +115,12 @@ def publish(uri: str, rows: Iterator[tuple[Any, ...]], as_of: date, expected: in
 
 @contextmanager
 def target(config: Config) -> Iterator[str]:
-    """The URI to publish to: the one configured, else a PostgreSQL inside the lake, running for as long as needed."""
+    """The URI to publish to: the one configured, else an embedded PostgreSQL, running for as long as needed."""
     given = os.environ.get(config.serving.uri_env)
     if given:
         yield given
         return
-    folder = Path(config.lake) / "_serving"
+    folder = config.local_folder("_serving")
     was_running = postgres.running(folder)
     try:
         yield postgres.ensure_database(postgres.start(folder), "serving")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -9,15 +10,29 @@ import subprocess
 import sys
 from pathlib import Path
 
+from pyspark import SparkContext
 from pyspark.sql import SparkSession
 
 from lakerec.config import Config
 from lakerec.errors import ConfigError
+from lakerec.package import write_package
 
 HOME = Path(os.environ.get("LAKEREC_HOME", Path(__file__).resolve().parents[2]))
+STATE = Path(os.environ.get("LAKEREC_STATE", HOME / ".lakerec"))
 JARS = HOME / ".jars"
 ARCHIVE = JARS / "lakerec.jsa"
+PACKAGE = STATE / "lakerec.zip"
 
+LOG4J = f"-Dlog4j2.configurationFile={HOME / 'jobs/lakerec/log4j2.properties'}"
+DEPLOY_MODE = "spark.submit.deployMode"
+ONE_ATTEMPT = {"spark.yarn.maxAppAttempts": "1"}  # Airflow tries again, and knows which exit codes are worth it
+# Keys of Airflow's Spark connection, and the properties that say the same.
+CONNECTION = {
+    "deploy-mode": DEPLOY_MODE,
+    "namespace": "spark.kubernetes.namespace",
+    "queue": "spark.yarn.queue",
+    "yarn_resourcemanager_webapp_address": "spark.hadoop.yarn.resourcemanager.webapp.address",
+}
 # Serial GC and the first compiler tier: a job's fixed cost on 2 cores falls from 36 s to 24 s.
 # -Xshare with an archive of Spark's classes takes off more; a missing or foreign archive is ignored by the JVM.
 FAST_START = ["-XX:+UseSerialGC", "-XX:-UsePerfData", "-Xlog:disable", "-Xlog:all=off"]
@@ -58,53 +73,108 @@ LOCAL = {
 def properties(config: Config, days: int = 1) -> dict[str, str]:
     """Every Spark property of a deployment; `spark.properties` of the YAML has the last word.
 
-    The session's zone is the configuration's: a time without a zone is the shop's, and so is a day.
     A session for many `days` lets the JVM compile in full: its work outlasts the compiler's.
     """
     spark = config.spark
-    local = spark.master.startswith("local")
-    built = {"spark.master": spark.master, "spark.driver.memory": spark.driver_memory, **BASE}
-    built["spark.sql.session.timeZone"] = config.timezone
+    built = {"spark.master": spark.master, "spark.driver.memory": spark.driver_memory, **_defaults(config)}
+    built |= _local(config, days) if _is_local(config) else _cluster(config, days)
     built["spark.lakerec.reuse"] = str(spark.reuse).lower()  # for the DAGs, which read the file and not the YAML
-    built |= _local(spark.fast_start, days) if local else {"spark.jars": ",".join(map(str, delta_jars()))}
     return built | spark.properties
 
 
-def _local(fast_start: bool, days: int) -> dict[str, str]:
-    log4j = f"-Dlog4j2.configurationFile={HOME / 'jobs/lakerec/log4j2.properties'}"
-    options = [log4j, *(FAST_START if fast_start else [])]
-    if fast_start and days < MANY_DAYS:
+def settings(config: Config) -> dict[str, str]:
+    """What of the properties a session may still set where spark-submit has made its context: those of SQL."""
+    known = _defaults(config) | config.spark.properties
+    return {key: value for key, value in known.items() if key.startswith(("spark.sql.", "spark.databricks."))}
+
+
+def _defaults(config: Config) -> dict[str, str]:
+    """The session's zone is the configuration's: a time without a zone is the shop's, and so is a day."""
+    return BASE | {"spark.sql.session.timeZone": config.timezone} | (LOCAL if _is_local(config) else {})
+
+
+def _is_local(config: Config) -> bool:
+    return config.spark.master.startswith("local")
+
+
+def _local(config: Config, days: int) -> dict[str, str]:
+    # On the class path, not in spark.jars: the class-data archive covers only the former.
+    jars = os.pathsep.join(map(str, jars_of(config)))
+    built = {"spark.driver.extraClassPath": jars, "spark.driver.extraJavaOptions": _driver_options(config, days)}
+    # local-cluster has executors of its own; local has none, and reads neither.
+    return built | {"spark.executor.extraClassPath": jars, "spark.executor.extraJavaOptions": LOG4J}
+
+
+def _cluster(config: Config, days: int) -> dict[str, str]:
+    """What executors need beside a Python environment; their JVMs keep Spark's own flags, logging and memory."""
+    jars, flags = jars_of(config), {"spark.driver.extraJavaOptions": _driver_options(config, days)}
+    if config.spark.master.startswith("k8s://"):  # the image holds the project, at the path of whoever submits
+        return {"spark.jars": ",".join(f"local://{jar}" for jar in jars), **flags}
+    shipped = {"spark.jars": ",".join(map(str, jars)), "spark.submit.pyFiles": str(PACKAGE), **ONE_ATTEMPT}
+    # A driver of a cluster's machine has no file of this one that its JVM's flags may name.
+    return shipped if config.spark.properties.get(DEPLOY_MODE) == "cluster" else shipped | flags
+
+
+def _driver_options(config: Config, days: int) -> str:
+    options = [LOG4J, *(FAST_START if config.spark.fast_start else [])]
+    if config.spark.fast_start and days < MANY_DAYS:
         options.append("-XX:TieredStopAtLevel=1")
-    if fast_start and ARCHIVE.exists():
+    if config.spark.fast_start and ARCHIVE.exists():
         options.append(f"-XX:SharedArchiveFile={ARCHIVE}")
     if extra := os.environ.get("LAKEREC_JAVA_OPTIONS"):
         options.append(extra)
-    # On the class path, not in spark.jars: the class-data archive covers only the former.
-    jars = os.pathsep.join(map(str, delta_jars()))
-    built = {**LOCAL, "spark.driver.extraClassPath": jars, "spark.driver.extraJavaOptions": " ".join(options)}
-    # local-cluster has executors of its own; local has none, and reads neither.
-    return built | {"spark.executor.extraClassPath": jars, "spark.executor.extraJavaOptions": log4j}
+    return " ".join(options)
 
 
 def delta_jars() -> list[Path]:
     """Delta's JARs of the project's own folder, sorted; raises ConfigError where they were never resolved."""
-    jars = sorted(JARS.glob("*.jar"))
-    if not jars:
-        raise ConfigError(f"{JARS} has no JARs; run 'make install' once in {HOME}")
-    return jars
+    return _jars(JARS, "install")
+
+
+def jars_of(config: Config) -> list[Path]:
+    """Delta's JARs, and those of s3a:// where the YAML has such a path; ConfigError where they were never resolved."""
+    return delta_jars() + (_jars(JARS / "s3", "install-aws") if config.on_s3 else [])
+
+
+def _jars(folder: Path, target: str) -> list[Path]:
+    found = sorted(folder.glob("*.jar"))
+    if not found:
+        raise ConfigError(f"{folder} has no JARs; run 'make {target}' once in {HOME}")
+    return found
 
 
 def build_session(config: Config, name: str, days: int = 1) -> SparkSession:
-    """The process's only session, for a job over so many days; raises ConfigError without Java 17 or JARs."""
-    check_java()
-    os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
-    os.environ.setdefault("PYSPARK_DRIVER_PYTHON", sys.executable)
-    if config.spark.master.startswith("local"):  # executors on other machines must reach the driver
-        os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
+    """The process's only session, for a job over so many days; raises ConfigError without Java 17 or JARs.
+
+    Where spark-submit has started the JVM the context is made of its properties, and of the SQL settings of now.
+    """
     builder = SparkSession.builder.appName(name)
-    for key, value in properties(config, days).items():
+    for key, value in (settings(config) if _submitted() else _own_properties(config, days)).items():
         builder = builder.config(key, value)
     return builder.getOrCreate()
+
+
+def _own_properties(config: Config, days: int) -> dict[str, str]:
+    """The properties of a JVM that this process is about to start."""
+    check_java()
+    # PySpark looks for the executors' Python here, not among the properties.
+    os.environ.setdefault("PYSPARK_PYTHON", config.spark.properties.get("spark.pyspark.python", sys.executable))
+    os.environ.setdefault("PYSPARK_DRIVER_PYTHON", sys.executable)
+    if _is_local(config):  # executors on other machines must reach the driver
+        os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
+    return _packed(properties(config, days))
+
+
+def _submitted() -> bool:
+    """Whether spark-submit has started the JVM, and so has the properties (a session here sets the variable, too)."""
+    return "PYSPARK_GATEWAY_PORT" in os.environ and SparkContext._gateway is None
+
+
+def _packed(known: dict[str, str]) -> dict[str, str]:
+    """Properties whose zip of the package is there, if they name ours."""
+    if known.get("spark.submit.pyFiles") == str(PACKAGE):
+        write_package(PACKAGE)
+    return known
 
 
 def task_threads(spark: SparkSession) -> int:
@@ -114,8 +184,6 @@ def task_threads(spark: SparkSession) -> int:
 
 def check_java() -> None:
     """Raise ConfigError with the way out where Java 17 or later is not to be found."""
-    if "PYSPARK_GATEWAY_PORT" in os.environ:  # spark-submit: a JVM runs already
-        return
     home = os.environ.get("JAVA_HOME")
     java = str(Path(home) / "bin" / "java") if home else shutil.which("java")
     known = java is not None and Path(java).exists()
@@ -129,5 +197,12 @@ def check_java() -> None:
 def write_properties(config: Config, file: Path) -> None:
     """The same properties as a file for `spark-submit --properties-file`."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    lines = [f"{key} {value}" for key, value in sorted(properties(config).items())]
+    lines = [f"{key} {value}" for key, value in sorted(_packed(properties(config)).items())]
     file.write_text("\n".join(lines) + "\n")
+
+
+def connection(config: Config) -> str:
+    """Airflow's Spark connection as JSON: what its operator puts on the command line or asks the cluster itself."""
+    known = config.spark.properties
+    extra = {name: known[key] for name, key in CONNECTION.items() if key in known}
+    return json.dumps({"conn_type": "spark", "host": config.spark.master, "extra": extra})

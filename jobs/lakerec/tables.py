@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
+from importlib.resources import files
 
 import sqlglot
 from pyspark.sql.types import StructField, StructType, _parse_datatype_string
@@ -13,7 +13,7 @@ from sqlglot import exp
 
 from lakerec.errors import ContractError
 
-SQL = Path(__file__).resolve().parents[2] / "sql"
+SQL = files("lakerec") / "sql"  # a link to the folder at the top of the checkout; in a wheel or zip its files
 
 
 @dataclass(frozen=True)
@@ -62,14 +62,14 @@ def _field(column: Column) -> StructField:
 def sql_text(kind: str, name: str) -> str:
     """The text of sql/<kind>/<name>.sql; raises ContractError where there is none."""
     file = SQL / kind / f"{name}.sql"
-    if not file.exists():
+    if not file.is_file():
         raise ContractError(f"{file} does not exist")
     return file.read_text(encoding="utf-8")
 
 
 def table_names() -> list[str]:
     """Every table that has a DDL, sorted."""
-    return sorted(file.stem for file in (SQL / "tables").glob("*.sql"))
+    return sorted(file.name.removesuffix(".sql") for file in (SQL / "tables").iterdir())
 
 
 @cache

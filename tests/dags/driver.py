@@ -35,7 +35,10 @@ PARAMS = {
 def load() -> dict[str, Any]:
     """Every DAG with its rendered commands, the import errors, and what heavy things parsing imported."""
     from airflow.dag_processing.dagbag import DagBag
+    from airflow.providers.apache.spark.hooks import spark_submit
 
+    # A command for Kubernetes is rendered without its client, which only Airflow's image for clusters has.
+    vars(spark_submit).setdefault("kube_client", SimpleNamespace())
     bag = DagBag(str(DAGS))
     heavy = sorted(HEAVY & sys.modules.keys())
     dags = {dag_id: describe(dag) for dag_id, dag in sorted(bag.dags.items())}

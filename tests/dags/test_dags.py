@@ -28,24 +28,7 @@ WINDOW_JOBS = [
     "build_sequences",
     "embed_items",
 ]
-FAKE = """#!/bin/sh
-[ "$FAKE_CODE" = sleep ] && { setsid sleep 300 & wait; }
-echo the last words
-exit "$FAKE_CODE"
-"""
-
 pytestmark = pytest.mark.skipif(not PYTHON.exists(), reason="no .venv-airflow: run make install")
-
-
-@pytest.fixture(scope="session")
-def home(tmp_path_factory) -> Path:
-    """An AIRFLOW_HOME, and a project whose spark-submit exits with FAKE_CODE."""
-    folder = tmp_path_factory.mktemp("airflow")
-    binary = folder / ".venv" / "bin" / "spark-submit"
-    binary.parent.mkdir(parents=True)
-    binary.write_text(FAKE)
-    binary.chmod(0o755)
-    return folder
 
 
 def drive(home: Path, *arguments: Any, **environment: str) -> Any:

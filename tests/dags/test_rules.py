@@ -100,9 +100,18 @@ def test_wrong_dates_of_a_backfill_are_named(start, end, days, words) -> None:
         chunks(start, end, days)
 
 
+TOLD = [
+    "Cannot execute: spark-submit x.py. Error code is: {}.",
+    "YARN application application_1_2 ended with final status: FAILED\n"
+    "Diagnostics: User application exited with status {}",
+    "Spark application spark-1 failed (phase=Failed exit_code={} reason=Error)",
+]
+
+
+@pytest.mark.parametrize("told", TOLD, ids=["process", "YARN", "Kubernetes"])
 @pytest.mark.parametrize("leaf", leaves(), ids=lambda leaf: leaf.__name__)
-def test_retries_follow_the_table_of_errors(leaf) -> None:
-    assert can_retry(f"Cannot execute: spark-submit x.py. Error code is: {leaf.exit_code}.") is leaf.retry
+def test_retries_follow_the_table_of_errors(leaf, told) -> None:
+    assert can_retry(told.format(leaf.exit_code)) is leaf.retry
 
 
 @pytest.mark.parametrize("message", [f"Error code is: {code}." for code in (1, 9, 137, -9)] + ["no answer"])

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import sysconfig
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -19,8 +20,10 @@ import pyspark
 import pytest
 from pyspark.resource import ResourceInformation
 from tests.conftest import LAKE_STEPS, ROOT, Shop, day_after, event
+from tests.dags.test_dags import PYTHON, drive
 
 from lakerec import scoring
+from lakerec.session import connection
 
 pytestmark = pytest.mark.long
 DAYS, PEOPLE = 6, 240  # two buckets on one core
@@ -125,7 +128,7 @@ def pretended_gpu(place: Path, number: int) -> str:
 def daemon(start: Start, told: Path, name: str, *options: str, **known: str) -> None:
     """A daemon of Spark's on a free port of loopback."""
     host = ["--host", "127.0.0.1", "--port", "0", "--webui-port", "0"]
-    known |= {"SPARK_HOME": str(SPARK), "SPARK_LOCAL_IP": "127.0.0.1", "SPARK_DAEMON_MEMORY": "256m"}
+    known |= {"SPARK_HOME": str(SPARK), "SPARK_LOCAL_IP": "127.0.0.1", "SPARK_DAEMON_MEMORY": "256m", "PYTHONPATH": ""}
     start([str(SPARK / "bin/spark-class"), f"org.apache.spark.deploy.{name}", *host, *options], told, **known)
 
 
@@ -141,7 +144,7 @@ def wait_for(pattern: str, told: Path, times: int = 1) -> list[str]:
 def copied(shop: Shop, place: Path, spark: dict[str, Any]) -> Shop:
     """The shop without its lists in a folder of its own, for a session with a master of its own."""
     shutil.copytree(shop.folder, place)
-    shutil.rmtree(place / "lake/gold/recommendations")
+    shutil.rmtree(place / "lake/gold/recommendations", ignore_errors=True)
     return Shop(place, shop.spark, shop.settings | {"spark": {"driver_memory": "2g"} | spark})
 
 
@@ -169,6 +172,80 @@ def test_executors_of_their_own_give_the_same_lists(
     spread = copied(trained, tmp_path / "spread", cluster)
     assert scores(start, spread).wait(600) == 0, told(spread)
     assert lists(spread) == wanted
+
+
+CHAIN = (*LAKE_STEPS, "embed_items", "score_candidates", "publish_recommendations")
+SAME = ("bronze.events", "silver.events", "silver.items", "ml.sequences", "ml.item_embeddings", "gold.recommendations")
+
+
+@pytest.fixture()
+def bare_python(tmp_path: Path) -> str:
+    """An interpreter with the packages of this environment, and without its link to the checkout."""
+    script, packages = tmp_path / "python", sysconfig.get_paths()["purelib"]
+    interpreter = Path(sys.base_prefix) / "bin" / "python3"
+    script.write_text(f"""#!/bin/sh\nPYTHONPATH="$PYTHONPATH:{packages}" exec {interpreter} "$@"\n""")
+    script.chmod(0o755)
+    alone = subprocess.run(
+        [script, "-c", "import pyspark, lakerec"], env={}, cwd=tmp_path, capture_output=True, text=True
+    )
+    assert "No module named 'lakerec'" in alone.stderr
+    return str(script)
+
+
+def test_the_chain_of_a_day_runs_on_a_cluster_as_airflow_submits_it(
+    trained: Shop, start: Start, bare_python: str, tmp_path: Path
+):
+    day, window = day_after(DAYS), (str(day_after(DAYS)), str(day_after(DAYS + 1)))
+    trained.write("items.csv.gz", "item_id,title", [f"i{n},thing number {n}" for n in range(12)])
+    trained.deliver(day, [event(n, user=f"u{n % 50}", day=day, item=f"i{n % 12}") for n in range(100)])
+    python = {"spark.pyspark.python": bare_python, "spark.pyspark.driver.python": sys.executable}
+    master, properties = standalone(start, tmp_path), LOOPBACK | ONE_GPU | python
+    spread = copied(trained, tmp_path / "spread", {"master": master, "properties": properties})
+    here = copied(trained, tmp_path / "here", {})
+    here.run(*CHAIN, start=day)
+    state = tmp_path / "state"
+    commands = submitted(spread, state)
+    assert set(commands) == set(CHAIN)
+    for step in CHAIN:
+        rendered = {"/etc/lakerec/shop.yaml": str(spread.config.file), **dict(zip(RENDERED, window, strict=True))}
+        command = ["env", "--unset=PYTHONPATH", *(rendered.get(word, word) for word in commands[step])]
+        assert start(command, spread.folder / "out.txt").wait(300) == 0, told(spread)
+    for name in SAME:
+        assert comparable(spread, name) == comparable(here, name) != [], name
+    assert {row["item_id"] for row in spread.rows("gold.recommendations")} >= {"i10", "i11"}
+    logs = "".join(log.read_text() for log in tmp_path.glob("worker-*/app-*/*/stderr"))
+    assert logs.count("lakerec.zip") >= len(CHAIN)
+
+
+RENDERED = ("2024-07-01", "2024-07-02")  # the days of the DAGs as the tests of dags/ render them
+
+
+def submitted(shop: Shop, state: Path) -> dict[str, list[str]]:
+    """The command of each task of reco_daily, its properties written as `make up` writes them."""
+    if not PYTHON.exists():
+        pytest.skip("no .venv-airflow: run make install")
+    environment = os.environ | {"LAKEREC_STATE": str(state), "LAKEREC_HOME": str(ROOT)}
+    command = [sys.executable, "-m", "lakerec.cli", "spark-conf", "--config", str(shop.config.file)]
+    subprocess.run([*command, "--out", str(state / "spark.conf")], env=environment, check=True)
+    known = {
+        "LAKEREC_STATE": str(state),
+        "LAKEREC_HOME": str(ROOT),
+        "AIRFLOW_CONN_SPARK_DEFAULT": connection(shop.config),
+    }
+    tasks = drive(state / "airflow", "load", **known)["dags"]["reco_daily"]["tasks"]
+    return {name: task["command"] for name, task in tasks.items()}
+
+
+def comparable(shop: Shop, name: str) -> list[str]:
+    """A table's rows but for what names the run; numbers as far as they do not depend on the company."""
+    rows = [{key: rounded(value) for key, value in row.items() if key != "run_id"} for row in shop.rows(name)]
+    return sorted(map(repr, rows))
+
+
+def rounded(value: Any) -> Any:
+    if isinstance(value, list):
+        return [rounded(each) for each in value]
+    return round(value, 4) if isinstance(value, float) else value
 
 
 def test_a_killed_run_is_taken_up(trained: Shop, wanted: list[tuple], start: Start, tmp_path: Path):

@@ -205,6 +205,36 @@ def test_another_lake_can_be_named_and_changes_no_hash(yaml_file, tmp_path, monk
     assert len({config.hash() for config in places.values()}) == 1
 
 
+def test_files_have_a_folder_of_their_own_where_the_lake_is_on_no_disk(yaml_file):
+    on_disk = load_config(yaml_file())
+    assert on_disk.local_folder("_models/v") == on_disk.file.parent / "lake/_models/v" and not on_disk.on_s3
+    distant = YAML.replace("lake: lake", "timezone: UTC\nlake: s3a://bucket/shop").replace(
+        "timezone: Europe/London\n", ""
+    )
+    with pytest.raises(
+        ConfigError, match=r"shop.yaml, line 2: lake: s3a://bucket/shop is no folder on a disk; set 'fil"
+    ):
+        load_config(yaml_file(distant)).local_folder("_models")
+    config = load_config(yaml_file(distant + "files: of/the/shop\n"))
+    assert config.local_folder("_models") == config.file.parent / "of/the/shop/_models"
+    assert config.on_s3 and config.hash() == load_config(yaml_file(distant)).hash()
+    with pytest.raises(ConfigError, match=r"line 19: files: s3a://b/c is no folder"):
+        load_config(yaml_file(distant + "files: s3a://b/c\n")).local_folder("_models")
+
+
+@pytest.mark.parametrize("source", ["events/{date}.csv", "items.csv"])
+def test_a_source_on_s3_needs_its_client_too(yaml_file, source):
+    assert load_config(yaml_file(YAML.replace(source, f"s3a://bucket/{source}"))).on_s3
+
+
+@pytest.mark.parametrize("key", ["access.key", "secret.key", "session.token", "bucket.shop.secret.key"])
+def test_credentials_of_s3_are_refused(yaml_file, key):
+    file = yaml_file(YAML + f"spark:\n  properties:\n    spark.hadoop.fs.s3a.{key}: x\n")
+    assert "credentials of S3 come from the environment or the instance" in message(file)
+    endpoint = YAML + "spark:\n  properties:\n    spark.hadoop.fs.s3a.endpoint: http://x\n"
+    assert load_config(yaml_file(endpoint)).spark.properties
+
+
 @pytest.mark.parametrize(
     "old, new", [("late_days: 2", "late_days: 3"), ("item_id: item", "item_id: upper(item)"), ("view: 1", "view: 2")]
 )

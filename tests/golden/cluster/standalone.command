@@ -1,0 +1,17 @@
+PYSPARK_PYTHON={home}/.venv/bin/python
+PYTHONPATH={home}/jobs
+LAKEREC_ATTEMPT=attempt-1
+{home}/.venv/bin/spark-submit
+--master
+spark://MASTER:7077
+--properties-file
+{home}/.lakerec/spark.conf
+--name
+score_candidates
+{home}/jobs/score_candidates.py
+--config
+/etc/lakerec/shop.yaml
+--start
+2024-07-01
+--end
+2024-07-02
