@@ -9,6 +9,7 @@ import psutil
 from airflow.providers.apache.spark.operators.spark_submit import SparkSubmitOperator
 from airflow.sdk.exceptions import AirflowException, AirflowFailException
 
+from common.connections import secrets
 from common.defaults import CONFIG, END, HOME, START, STATE
 from common.rules import can_retry
 
@@ -35,7 +36,8 @@ class LakerecJob(SparkSubmitOperator):
     def execute(self, context: Any) -> None:
         """Run the job; exit codes 10 to 19 end the task without a retry."""
         try:
-            super().execute(context)
+            with secrets():
+                super().execute(context)
         except AirflowException as error:
             if can_retry(str(error)):
                 raise

@@ -62,6 +62,12 @@ class ContractError(LakerecError):
     exit_code = 17
 
 
+class BackupError(LakerecError):
+    """A backup is missing or damaged, or the lake to be restored is not empty; nothing was changed."""
+
+    exit_code = 19
+
+
 class LakeBusyError(LakerecError):
     """Another run holds the lake's lease; the message names it."""
 

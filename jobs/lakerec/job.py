@@ -21,6 +21,7 @@ from pyspark.sql import functions as F
 from lakerec.config import Config, load_config
 from lakerec.errors import ConfigError, LakerecError, UsageError
 from lakerec.lake import Lake, Run, Window
+from lakerec.names import as_part
 
 Body = Callable[["Job"], dict[str, Any]]
 
@@ -58,7 +59,7 @@ def start(
     config: Config, spark: SparkSession, name: str, window: Window, run_id: str = "", every_day: bool = False
 ) -> Job:
     """A job ready to run."""
-    known = run_id or f"{name}-{window.start}-{window.end}-{uuid.uuid4().hex[:8]}"
+    known = as_part(run_id, "run id") if run_id else f"{name}-{window.start}-{window.end}-{uuid.uuid4().hex[:8]}"
     return Job(config, spark, Lake(spark, config, Run(known, name, window, config.hash())), every_day)
 
 
@@ -126,6 +127,7 @@ def main(run: Body, ahead: str = "") -> None:
     parser = arguments(argparse.ArgumentParser(prog=name, description=sys.modules["__main__"].__doc__))
     parser.add_argument("--run-id", default=os.environ.get("LAKEREC_RUN_ID", ""), help="name of this run")
     given = parser.parse_args()
+    private()
     sys.exit(guarded(lambda: _run(name, run, given, ahead)))
 
 
@@ -141,6 +143,11 @@ def _run(name: str, run: Body, given: argparse.Namespace, ahead: str) -> None:
     job = start(config, spark, name, window, given.run_id, given.every_day)
     counts = run(job)
     job.say(", ".join(f"{k} {v}" for k, v in counts.items()))
+
+
+def private() -> None:
+    """Close what is written from now on to others than its owner and group: the JVM and the workers inherit it."""
+    os.umask(os.umask(0o077) | 0o027)
 
 
 def guarded(action: Callable[[], None]) -> int:
