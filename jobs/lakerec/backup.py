@@ -84,17 +84,21 @@ def restore_lake(config: Config, folder: Path, name: str | None) -> tuple[Path, 
             raise BackupError(f"the lake {lake} is not empty ({', '.join(sorted(there)[:5])}): move it away first")
         shutil.rmtree(draft, ignore_errors=True)
         for relative, digest in made.files.items():
-            if ".." in Path(relative).parts or Path(relative).is_absolute():
-                raise BackupError(f"{place / MANIFEST}: {relative} leads out of the lake; nothing was restored")
-            _copy(place / relative, draft / relative)
-            if _sha256(draft / relative) != digest:
-                raise BackupError(
-                    f"{place / relative} differs from its hash: the backup is damaged; use an earlier one"
-                )
+            _bring_back(place, draft, relative, digest)
         for one in draft.iterdir():
             one.rename(lake / one.name)
         draft.rmdir()
     return place, made
+
+
+def _bring_back(place: Path, draft: Path, relative: str, digest: str) -> None:
+    if ".." in Path(relative).parts or Path(relative).is_absolute():
+        raise BackupError(f"{place / MANIFEST}: {relative} leads out of the lake; nothing was restored")
+    if not (place / relative).is_file():
+        raise BackupError(f"{place / relative} is missing: the backup is damaged; use an earlier one")
+    _copy(place / relative, draft / relative)
+    if _sha256(draft / relative) != digest:
+        raise BackupError(f"{place / relative} differs from its hash: the backup is damaged; use an earlier one")
 
 
 def backups(folder: Path) -> list[Path]:

@@ -7,7 +7,7 @@ import json
 import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from datetime import date, datetime
+from datetime import UTC, date, datetime
 from itertools import islice
 from math import isfinite
 from pathlib import Path
@@ -38,7 +38,15 @@ def export(config: Config, spark: SparkSession, name: str, days: Window | None, 
     if days is not None:
         rows = rows.where(days.where(_day_column(spec)))
     ordered = rows.select(*spec.column_names).orderBy(*spec.key).toLocalIterator()
-    return write((row.asDict(recursive=True) for row in ordered), to_arrow_schema(spec.schema()), out, kind)
+    found = ({name: _in_utc(value) for name, value in row.asDict(recursive=True).items()} for row in ordered)
+    return write(found, to_arrow_schema(spec.schema(), timezone="UTC"), out, kind)
+
+
+def _in_utc(value: Any) -> Any:
+    """A value whose times, which Spark gives in the machine's zone and without saying so, are UTC's and say so."""
+    if isinstance(value, list):
+        return [_in_utc(one) for one in value]
+    return value.astimezone(UTC) if isinstance(value, datetime) else value
 
 
 def _spec(name: str) -> Table:

@@ -28,7 +28,7 @@ from lakerec.config import Config
 from lakerec.errors import ConfigError, ContractError, LakeBusyError, StaleRunError
 from lakerec.files import files
 from lakerec.postgres import uri_of
-from lakerec.tables import Table, fingerprint, migrations, quoted, table, table_names
+from lakerec.tables import Migration, Table, fingerprint, migrations, quoted, table, table_names
 
 RUNS = "ops.runs"
 # How far back in a table's history a slow run looks for a newer one.
@@ -258,44 +258,52 @@ class Lake:
     def migrate(self) -> dict[str, str]:
         """Bring every table that is there to its DDL, unless this release did before; what was done, by table.
 
-        The caller holds the lease. Raises ContractError where a table has what neither DDL nor migrations know.
+        The caller holds the lease. Raises ContractError, before anything is changed, where a table has what neither its
+        DDL nor a migration knows.
         """
         stamp = f"{self.config.lake.rstrip('/')}/{SCHEMA}"
         if files(self.spark).exists(stamp) and json.loads(files(self.spark).text(stamp))["tables"] == fingerprint():
             return {}
         run = Run(f"migrate-{uuid.uuid4().hex[:8]}", "migrate", self.run.window, self.run.config_hash)
         upgrade = Lake(self.spark, self.config, run)
-        there = [name for name in (RUNS, *table_names()) if upgrade.exists(name)]  # the ledger first: it is written to
-        done = {name: told for name in dict.fromkeys(there) if (told := upgrade.to_ddl(name))}
+        there = dict.fromkeys(name for name in (RUNS, *table_names()) if upgrade.exists(name))  # the ledger first
+        for name in there:
+            upgrade.check_ddl(name, upgrade._schema(name))
+        done = {name: told for name in there if (told := upgrade.to_ddl(name))}
         if done:
             upgrade.record([run.row("ok", done)])
         files(self.spark).write(stamp, json.dumps({"tables": fingerprint(), "code_version": __version__}) + "\n")
         return done
 
+    def check_ddl(self, name: str, found: StructType) -> None:
+        """Raise ContractError where a table's columns are not to be brought to its DDL."""
+        if refused := migration.refused(table(name), found, migrations(name)):
+            raise ContractError(
+                f"{name} in {self.config.lake}: {', '.join(refused)}. A newer lakerec has written it: run that; or the "
+                f"DDL was changed: write sql/migrations/NNNN_{name}.sql (docs/operations.md, Migrations)"
+            )
+
     def to_ddl(self, name: str) -> str:
         """Bring a table to its DDL, in commits of metadata alone unless a migration is due; what was done."""
         before = self.version(name)
         for one in migration.due(migrations(name), self._schema(name)):
-            self.complete(name)
-            rows = self.spark.sql(one.sql, old=self.spark.read.format("delta").load(self.path(name)))
-            writer = _conformed(_completed(rows, name), table(name)).write.format("delta").mode("overwrite")
-            self._save(writer.option("overwriteSchema", "true"), table(name))
-        plan = migration.plan(table(name), self._schema(name), f"delta.{quoted(self.path(name))}")
-        if plan.refused:
-            raise ContractError(
-                f"{name} in {self.config.lake}: {', '.join(plan.refused)}. A newer lakerec has written it: run "
-                f"that; or the DDL was changed: write sql/migrations/NNNN_{name}.sql (docs/operations.md, Migrations)"
-            )
-        if plan.statements:
+            self._take_away(one)
+        for statement in migration.statements(table(name), self._schema(name), f"delta.{quoted(self.path(name))}"):
             self.complete(name)
             with self._signed():
-                for statement in plan.statements:
-                    self.spark.sql(statement)
+                self.spark.sql(statement)
         after = self.version(name)
         return f"version {before} to {after}" if before != after else ""
 
+    def _take_away(self, one: Migration) -> None:
+        self.complete(one.table)
+        rows = self.spark.sql(one.sql, old=self.spark.read.format("delta").load(self.path(one.table)))
+        writer = _conformed(_completed(rows, one.table), table(one.table)).write.format("delta").mode("overwrite")
+        self._save(writer.option("overwriteSchema", "true"), table(one.table))
+
     def restore(self, name: str, version: int) -> int:
         """Let a table have the rows of an earlier version again, with the columns of today's DDL; its new version."""
+        self.check_ddl(name, self.read(name, version).schema)
         with self._signed():
             DeltaTable.forPath(self.spark, self.path(name)).restoreToVersion(version)
         self.to_ddl(name)
@@ -379,11 +387,9 @@ def _conformed(rows: DataFrame, spec: Table) -> DataFrame:
 def _completed(rows: DataFrame, name: str) -> DataFrame:
     """Rows with the columns of the DDL that they lack, as nulls."""
     missing = [field for field in table(name).schema().fields if field.name not in rows.columns]
-    return (
-        rows
-        if not missing
-        else rows.select("*", *[F.lit(None).cast(field.dataType).alias(field.name) for field in missing])
-    )
+    if not missing:
+        return rows
+    return rows.select("*", *[F.lit(None).cast(field.dataType).alias(field.name) for field in missing])
 
 
 def live_files(place: Path, version: int) -> list[Path]:

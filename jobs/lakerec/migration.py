@@ -8,31 +8,25 @@ sql/migrations is for: a SELECT from the old table (`{old}`), whose first line n
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from pyspark.sql.types import StructField, StructType
 
 from lakerec.tables import Migration, Table, quoted
 
 
-@dataclass(frozen=True)
-class Plan:
-    """Statements for a table (SQL), and what no statement can bring about, for people."""
+def refused(spec: Table, found: StructType, migrations: Sequence[Migration]) -> list[str]:
+    """What of a table's columns neither its DDL nor a migration knows, for people."""
+    taken = {one.takes for one in due(migrations, found)}
+    left = StructType([field for field in found.fields if field.name not in taken])
+    return [*_gone(spec, left), *_retyped(spec, left)]
 
-    statements: tuple[str, ...]
-    refused: tuple[str, ...]
 
-
-def plan(spec: Table, found: StructType, target: str) -> Plan:
-    """What brings a table with the columns `found` to its DDL; `target` is its name in SQL."""
-    refused = (*_gone(spec, found), *_retyped(spec, found))
-    if refused:
-        return Plan((), refused)
+def statements(spec: Table, found: StructType, target: str) -> list[str]:
+    """What brings a table with columns of which none is refused to its DDL; `target` is its name in SQL."""
     added = _added(spec, found)
     order = _order_with(spec, [field.name for field in found.fields])
     add = [f"ALTER TABLE {target} ADD COLUMNS ({', '.join(added)})"] if added else []
-    alter = [*_moves(spec, order), *_comments(spec, found)]
-    return Plan((*add, *(f"ALTER TABLE {target} ALTER COLUMN {change}" for change in alter)), ())
+    return add + [f"ALTER TABLE {target} ALTER COLUMN {one}" for one in (*_moves(spec, order), *_comments(spec, found))]
 
 
 def due(migrations: Sequence[Migration], found: StructType) -> list[Migration]:
