@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import psycopg
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.conftest import DAY, SETTINGS, day_after
 
-from lakerec.errors import ConfigError, ConnectionFailedError, UsageError
+from lakerec import job, models
+from lakerec.config import Config
+from lakerec.errors import ConfigError, ConnectionFailedError, ModelError, UsageError
+from lakerec.lake import Window
 from lakerec.names import as_part
 from lakerec.postgres import ensure_database, uri_of
+from lakerec.scorer import losses
 from lakerec.serving import list_for
 
 SECRET = "tOpsEcret"
@@ -74,3 +82,19 @@ def test_a_name_is_taken_as_it_is(name: str):
 def test_a_name_that_leads_elsewhere_is_refused(name: str):
     with pytest.raises(UsageError, match="is no version"):
         as_part(name, "version")
+
+
+def test_neither_a_version_nor_a_run_nor_a_teacher_leads_out_of_its_folder(tmp_path: Path):
+    config = Config.model_validate(SETTINGS | {"lake": str(tmp_path / "lake")})
+    looking: Any = None  # no session: nothing is read
+    lake = job.start(config, looking, "rollback", Window(DAY, day_after(1))).lake
+    assert models.folder(lake, "v1") == tmp_path / "lake" / "_models" / "v1"
+    with pytest.raises(UsageError, match=r"'../../x' is no version of a model"):
+        models.folder(lake, "../../x")
+    with pytest.raises(UsageError, match="is no run id"):
+        job.start(config, looking, "rollback", Window(DAY, day_after(1)), "../x")
+    planted = tmp_path / "planted" / "manifest.json"
+    planted.parent.mkdir()
+    planted.write_text("{}")
+    with pytest.raises(ModelError, match=r"neither a folder with a manifest\.json nor a version"):
+        losses._artefact("../planted", tmp_path / "models")
