@@ -3,7 +3,7 @@ SHELL := /bin/bash
 CONFIG ?= conf/demo.yaml
 TORCH ?=
 
-.PHONY: help demo test test-long test-aws install install-aws up down trigger lint format bench-ingest bench-start bench-day bench-scoring bench-quality bench-language-model docs requirements clean
+.PHONY: help demo test test-long test-aws install install-aws up down trigger lint audit format bench-ingest bench-start bench-day bench-scoring bench-quality bench-language-model docs requirements clean
 
 help:            ## what can be made
 	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -37,6 +37,9 @@ trigger:         ## run a DAG and wait: make trigger DAG=reco_daily ARGS="--day 
 
 lint: install    ## style, types, and the arrows between the rooms
 	@.venv/bin/ruff check . && .venv/bin/ruff format --check --quiet . && .venv/bin/mypy && .venv/bin/lint-imports --no-cache
+
+audit: install   ## known faults of the pinned packages; exit code 3 where the database of faults does not answer
+	@.venv/bin/python scripts/audit.py requirements/jobs.txt requirements/dev.txt requirements/airflow.txt
 
 format: install  ## let ruff write the style
 	@.venv/bin/ruff check --fix --quiet . ; .venv/bin/ruff format --quiet .

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from pyspark.sql import functions as F
+
 from lakerec.collect import profile_columns
 from lakerec.job import Job, main
 from lakerec.scorer.base_model import model_id
@@ -21,7 +23,7 @@ def run(job: Job) -> dict[str, Any]:
     model = model_id(name)
     with job.lake.lease():
         job.lake.complete(TABLE)
-        known = job.lake.read(TABLE).where(f"model_id = '{model}'")
+        known = job.lake.read(TABLE).where(F.col("model_id") == model)
         items = job.lake.read("silver.items").select("text_hash", "text")
         profiles = profile_columns(job.lake.read("silver.users")).select("text_hash", "text")
         new = items.unionByName(profiles).distinct().join(known, on="text_hash", how="left_anti")
@@ -30,7 +32,7 @@ def run(job: Job) -> dict[str, Any]:
             encode = text_embedder(name, task_threads(job.spark))
             workers = min(job.spark.sparkContext.defaultParallelism, 1 + count // TEXTS_PER_WORKER)
             vectors = new.repartition(workers).mapInPandas(encode, "text_hash string, vector array<float>")
-            job.lake.append(TABLE, vectors.selectExpr(f"'{model}' AS model_id", "text_hash", "vector"))
+            job.lake.append(TABLE, vectors.select(F.lit(model).alias("model_id"), "text_hash", "vector"))
             job.lake.record([job.run.row("ok", {"written": count, "model": model})])
     return {"encoded": count, "model": model}
 

@@ -67,7 +67,7 @@ def inputs(job: Job, snapshot: str) -> dict[str, int]:
 
 def examples(job: Job, snapshot: str) -> pd.DataFrame:
     """A snapshot's rows, in the order of their ids."""
-    rows = job.lake.read("ml.examples").where(f"snapshot_id = '{snapshot}'").orderBy("split", "example_id")
+    rows = job.lake.read("ml.examples").where(F.col("snapshot_id") == snapshot).orderBy("split", "example_id")
     return rows.select("cut_date", "split", "user_id", "history", "targets").toPandas()
 
 

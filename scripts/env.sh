@@ -3,6 +3,7 @@
 # LAKEREC_PORT   the port of the UI (default 8080); `make down` and `make up` again after changing it
 # LAKEREC_STATE  where Airflow's and PostgreSQL's data lie (default .lakerec)
 # LAKEREC_TIMEZONE   the same as the configuration's `timezone` (default: what the last `make up` read there)
+umask "$(printf %03o $((8#$(umask) | 8#027)))"  # what Airflow and its tasks write is closed to others
 LAKEREC_HOME=${LAKEREC_HOME:-$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)}
 LAKEREC_PORT=${LAKEREC_PORT:-8080}
 STATE=$(realpath -m "${LAKEREC_STATE:-$LAKEREC_HOME/.lakerec}")

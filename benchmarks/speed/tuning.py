@@ -55,6 +55,7 @@ def peer(training: list[Slate], valid: list[Slate], history_tokens: int, model: 
         problem_type="multi_label_classification",
         hidden_dropout_prob=0.0,
         attention_probs_dropout_prob=0.0,
+        use_safetensors=True,
     )
     examples, held_out = (pairs(found, history_tokens) for found in (training, valid))
     with tempfile.TemporaryDirectory() as place:

@@ -20,6 +20,7 @@ from airflow.sdk.exceptions import (
     AirflowSkipException,
 )
 
+from common.connections import secrets
 from common.defaults import CLUSTER, CONFIG, END, HOME, START, STATE
 from common.flow import inlets, outlets
 from common.rules import NOTHING_TO_DO, can_retry, days, exit_code, must_wait
@@ -75,7 +76,8 @@ class LakerecJob(SparkSubmitOperator):
         if os.environ.get("AIRFLOW__OPENLINEAGE__TRANSPORT"):
             self.env_vars[PARENT] = lineage_parent(context["ti"])
         try:
-            self.execute_warm() if self.warm and reuses(PROPERTIES) else super().execute(context)
+            with secrets():
+                self.execute_warm() if self.warm and reuses(PROPERTIES) else super().execute(context)
         except (AirflowException, RuntimeError) as error:  # RuntimeError: a driver on a cluster has failed
             if exit_code(str(error)) == NOTHING_TO_DO:
                 raise AirflowSkipException("Nothing to do: the site has lists of a later day.") from error

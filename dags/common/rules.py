@@ -8,7 +8,7 @@ from datetime import date, datetime, timedelta
 from typing import Any
 from zoneinfo import ZoneInfo
 
-FINAL = range(10, 20)  # exit codes of lakerec.errors for faults of input: the same input fails again
+FINAL = (*range(10, 20), *range(30, 40))  # exit codes of lakerec.errors for faults of input: the same input fails again
 NOTHING_TO_DO = 18  # AlreadyServedError: the site has lists of a later day
 SUCCESS = "success"
 ENDED = {SUCCESS, "failed", "upstream_failed", "skipped", "removed"}  # states in which a task does nothing any more

@@ -1,4 +1,7 @@
-"""The command line of lakerec: the chain, a look at what it wrote, and what Spark needs of it."""
+"""The command line: lakerec run | simulate | recommend | metrics | runs | explain-run | rollback | spark-conf.
+
+And for who keeps the lake: migrate | restore | backup | restore-lake | export.
+"""
 
 from __future__ import annotations
 
@@ -14,8 +17,19 @@ from typing import TYPE_CHECKING, Any
 
 from lakerec.config import Config, load_config
 from lakerec.errors import UsageError
-from lakerec.job import arguments, body, check_expressions, done, give_back, guarded, import_ahead, parse_window, start
-from lakerec.lake import Window
+from lakerec.job import (
+    arguments,
+    body,
+    check_expressions,
+    done,
+    give_back,
+    guarded,
+    import_ahead,
+    parse_window,
+    private,
+    start,
+)
+from lakerec.lake import Window, held
 from lakerec.lineage import as_json
 
 if TYPE_CHECKING:
@@ -39,6 +53,7 @@ STEPS = (*LAKE_STEPS, *TRAINING_STEPS, *SERVING_STEPS)
 def main(argv: list[str] | None = None) -> None:
     """Parse the command line and run one command; a known error is one message and its exit code."""
     given = _parser().parse_args(argv)
+    private()
     sys.exit(guarded(lambda: given.command(given)))
 
 
@@ -82,7 +97,33 @@ def _parser() -> argparse.ArgumentParser:
     what.add_argument("--connection", action="store_true", help="only print Airflow's Spark connection as JSON")
     package = _command(commands, "package", write_zip, "the package as a zip for spark-submit --py-files")
     package.add_argument("--out", required=True, type=Path, help="write the file")
+    _keeping(commands)
     return parser
+
+
+def _keeping(commands: Any) -> None:
+    """The commands of who keeps the lake."""
+    _lake_options(_command(commands, "migrate", migrate_lake, "bring an older release's tables to this one's columns"))
+    back = _command(commands, "restore", restore_table, "an earlier version of one table, and what to rebuild")
+    _lake_options(back)
+    back.add_argument("table", metavar="TABLE", help="its name, as silver.events")
+    which = back.add_mutually_exclusive_group(required=True)
+    which.add_argument("--version", type=int, metavar="N")
+    which.add_argument("--day", help="the last version of this day, YYYY-MM-DD")
+    backup = _command(commands, "backup", back_up_lake, "write a backup of the whole lake")
+    _lake_options(backup)
+    backup.add_argument("--to", required=True, type=Path, metavar="DIR", dest="folder", help="where backups lie")
+    whole = _command(commands, "restore-lake", restore_whole_lake, "fill an empty lake from a backup")
+    _lake_options(whole)
+    whole.add_argument("--from", required=True, type=Path, metavar="DIR", dest="folder", help="where backups lie")
+    whole.add_argument("--at", metavar="NAME", help="the backup's name (the newest)")
+    export = _command(commands, "export", export_table, "a table as one file: CSV, JSON lines or Parquet")
+    _lake_options(export)
+    export.add_argument("--table", required=True, help="its name, as gold.recommendations")
+    export.add_argument("--out", required=True, type=Path, metavar="FILE")
+    export.add_argument("--format", choices=("csv", "json", "parquet"), help="by FILE's ending unless said")
+    for name, told in (("--start", "first day"), ("--end", "day behind the last")):
+        export.add_argument(name, help=f"{told} of a table with days, YYYY-MM-DD")
 
 
 def _command(commands: Any, name: str, action: Callable[..., None], told: str) -> argparse.ArgumentParser:
@@ -219,11 +260,72 @@ def roll_back(given: argparse.Namespace) -> None:
 def _rollback_day(config: Config, spark: SparkSession) -> date:
     from lakerec import models
 
-    today = date.today()  # of a run that only looks: no table sees it
-    known = models.rollback_day(start(config, spark, "rollback", Window(today, today + timedelta(days=1))).lake)
+    known = models.rollback_day(start(config, spark, "rollback", _today()).lake)
     if known is None:
         raise UsageError("the lake has neither lists nor a promotion: say with --day from when on the version serves")
     return known
+
+
+def migrate_lake(given: argparse.Namespace) -> None:
+    """Bring every table to this release's DDL, as the next job would do by itself."""
+    config = load_config(given.config, given.lake)
+    with _session(config, "lakerec migrate") as spark:
+        lake = start(config, spark, "migrate", _today()).lake
+        with held(config, "migrate", lake.run.run_id):
+            done = lake.migrate()
+    print("\n".join(f"{name}: {told}" for name, told in done.items()) or "every table is as this release has it")
+
+
+def restore_table(given: argparse.Namespace) -> None:
+    """Let one table have an earlier version's rows again; print what was made from it and has to be rebuilt."""
+    from lakerec.restore import restore
+
+    config = load_config(given.config, given.lake)
+    day = _day(given.day) if given.day else None
+    with _session(config, "lakerec restore") as spark:
+        print(restore(start(config, spark, "restore", _today()), given.table, given.version, day, STEPS))
+
+
+def back_up_lake(given: argparse.Namespace) -> None:
+    """Write a backup of tables, models and registry; files that the last backup has are linked, not copied."""
+    from lakerec.backup import back_up
+
+    config = load_config(given.config, given.lake)
+    place, made, copied = back_up(config, given.folder, f"backup-{os.getpid()}")
+    print(f"{place}: {len(made.tables)} tables, {len(made.files)} files, {copied} of them new")
+
+
+def restore_whole_lake(given: argparse.Namespace) -> None:
+    """Fill an empty lake from a backup, each file checked by its hash; then publish its last day."""
+    from lakerec.backup import restore_lake
+
+    config = load_config(given.config, given.lake)
+    place, made = restore_lake(config, given.folder, given.at)
+    print(
+        f"{config.lake} is as of {made.taken_at} ({place.name}); run publish_recommendations for its last day of lists"
+    )
+
+
+def export_table(given: argparse.Namespace) -> None:
+    """Write a table, or its days from --start to --end, as one file for whoever is outside the lake."""
+    from lakerec.export import KINDS, export
+
+    config = load_config(given.config, given.lake)
+    if bool(given.start) != bool(given.end):
+        raise UsageError("--start and --end go together: the end is excluded")
+    kind = given.format or given.out.suffix.removeprefix(".")
+    if kind not in KINDS:
+        raise UsageError(f"--out {given.out}: say with --format whether it shall be {', '.join(KINDS)}")
+    days = parse_window(given.start, given.end) if given.start else None
+    with _session(config, "lakerec export") as spark:
+        count = export(config, spark, given.table, days, given.out, kind)
+    print(f"{given.out}: {count} rows of {given.table}")
+
+
+def _today() -> Window:
+    """The window of what is about no day of the data; ops.runs names it."""
+    today = date.today()
+    return Window(today, today + timedelta(days=1))
 
 
 def _day(text: str) -> date:

@@ -50,7 +50,10 @@ def referenced_columns(expression: str) -> list[str]:
 
 
 class Source(Model):
-    """One kind of file: where its files lie, how they are read and what becomes of their columns."""
+    """One kind of file: where its files lie, how they are read and what becomes of their columns.
+
+    `max_bytes`: what one file, CSV or JSON, may hold once it is decompressed.
+    """
 
     path: str | None = None
     from_: Literal["events"] | None = Field(default=None, alias="from")
@@ -58,6 +61,7 @@ class Source(Model):
     mode: Literal["snapshot", "delta"] = "delta"
     missing: Literal["empty", "error"] = "empty"
     options: dict[str, str] = Field(default_factory=dict)
+    max_bytes: int = Field(default=16 * 2**30, ge=1)
     optional: list[str] = Field(default_factory=list)
     columns: dict[str, str]
 

@@ -1,7 +1,8 @@
 """Every error of the system: one root, one leaf for each thing a person can do about it, an exit code for each leaf.
 
 Exit codes 10 to 19 are faults of input: the same input fails again, so nothing retries them. Exit codes 20 to 29 are
-faults of circumstance: a retry may succeed. `dags/common` reads the same table.
+faults of circumstance: a retry may succeed. 30 and above belong to commands that a person
+gives. `dags/common` reads the same table.
 """
 
 from __future__ import annotations
@@ -93,6 +94,12 @@ class ConnectionFailedError(LakerecError):
 
     exit_code = 22
     retry = True
+
+
+class BackupError(LakerecError):
+    """A backup is missing or damaged, or the lake to be restored is not empty; nothing was changed."""
+
+    exit_code = 30
 
 
 def leaves() -> list[type[LakerecError]]:

@@ -6,7 +6,7 @@ from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 
 from lakerec.config import EVENT_COLUMNS, Config, EventSource
-from lakerec.items import source_columns
+from lakerec.items import LONGEST, cut, source_columns
 from lakerec.lake import Window as Days
 from lakerec.quality import Rule, failed_rules, load_suite, severity
 from lakerec.sources import BEGINNING, CORRUPT
@@ -49,7 +49,8 @@ def mapped(rows: DataFrame, config: Config) -> DataFrame:
 def _mapped(source: EventSource, name: str) -> Column:
     expression = source.columns.get(name)
     kind = TYPES.get(name, "string")
-    return F.lit(None).cast(kind) if expression is None else F.expr(expression).cast(kind)
+    value = F.lit(None).cast(kind) if expression is None else F.expr(expression).cast(kind)
+    return cut(value, name) if name in LONGEST else value
 
 
 def with_judgement(rows: DataFrame, rules: tuple[Rule, ...], config: Config, tombstones: DataFrame) -> DataFrame:

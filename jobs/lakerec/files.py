@@ -13,6 +13,9 @@ from typing import Any
 from py4j.protocol import Py4JJavaError
 from pyspark.sql import SparkSession
 
+# Deflate, and so gzip, makes at most so many bytes of one (zlib's documentation, "Maximum Compression Factor").
+DEFLATE = 1032
+
 
 class Files:
     """Hadoop's file systems of one Spark session."""
@@ -27,6 +30,7 @@ class Files:
         self._charset = jvm.java.nio.charset.Charset
         self._report = jvm.java.nio.charset.CodingErrorAction.REPORT
         self._consume = jvm.org.apache.commons.io.IOUtils.consume
+        self._bounded = jvm.org.apache.commons.io.input.BoundedInputStream
         self._codecs = jvm.org.apache.hadoop.io.compress.CompressionCodecFactory(self._settings)
 
     def glob(self, pattern: str) -> list[str]:
@@ -44,6 +48,20 @@ class Files:
         stream = system.open(path)
         try:
             return str(self._text_of(stream, "UTF-8"))
+        finally:
+            stream.close()
+
+    def exists(self, file: str) -> bool:
+        """Whether there is a file or folder of this name."""
+        path, system = self._at(file)
+        return bool(system.exists(path))
+
+    def write(self, file: str, text: str) -> None:
+        """Write a whole file as UTF-8, in the place of one that is there."""
+        path, system = self._at(file)
+        stream = system.create(path, True)
+        try:
+            stream.write(bytearray(text, "utf-8"))
         finally:
             stream.close()
 
@@ -77,6 +95,24 @@ class Files:
         finally:
             stream.close()
         return True
+
+    def holds_more(self, file: str, limit: int) -> bool:
+        """Whether a file has more than `limit` bytes once it is decompressed.
+
+        A gzip file that is too small to have is not read; another compressed one is, as far as the limit.
+        """
+        path, system = self._at(file)
+        size, codec = int(system.getFileStatus(path).getLen()), self._codecs.getCodec(path)
+        if codec is None or size > limit:
+            return size > limit
+        bounded = codec.getDefaultExtension() in (".gz", ".deflate") and size * DEFLATE <= limit
+        if not size or bounded:
+            return False
+        stream = system.open(path)
+        try:
+            return int(self._consume(self._bounded(codec.createInputStream(stream), limit + 1))) > limit
+        finally:
+            stream.close()
 
     def _at(self, place: str) -> tuple[Any, Any]:
         path = self._path(place)

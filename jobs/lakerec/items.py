@@ -7,6 +7,10 @@ from pyspark.sql import functions as F
 
 from lakerec.config import Source
 
+EVERYONE = "*"  # the user whose list is for whoever has none
+ID_BYTES = 1000  # PostgreSQL indexes some 2,700
+LONGEST = {"title": 1000, "query": 1000, "text": 20_000}  # characters
+
 
 def source_columns(source: Source) -> list[Column]:
     """The payload's entries that a mapping reads, each as the column its expressions name."""
@@ -16,6 +20,7 @@ def source_columns(source: Source) -> list[Column]:
 def observations(rows: DataFrame, source: Source, key: str) -> DataFrame:
     """What each day's files say of each key: the last row of the day that names it and has a text.
 
+    A key is what PostgreSQL can hold and index; title and text are cut where no model reads on.
     Columns: the key, day, title (users: their text's), text, attributes (every other mapped column).
     """
     entries = source_columns(source)
@@ -25,11 +30,22 @@ def observations(rows: DataFrame, source: Source, key: str) -> DataFrame:
     flat = rows.select(*origin, *entries).select(
         "_ingest_date", "_source_file", "_row_number", *[column.alias(name) for name, column in mapped.items()]
     )
-    said = F.struct(_or_null(flat, "title"), "text", _attributes(others).alias("attributes"))
+    title, text = (cut(_or_null(flat, name), name) for name in ("title", "text"))
+    said = F.struct(title, text, _attributes(others).alias("attributes"))
     last = F.max_by(said, F.struct("_source_file", "_row_number")).alias("said")
-    named = flat.where(F.coalesce(F.col(key), F.lit("")) != "").where(F.coalesce(F.col("text"), F.lit("")) != "")
+    named = flat.where(_usable(F.coalesce(F.col(key), F.lit("")))).where(F.coalesce(F.col("text"), F.lit("")) != "")
     daily = named.groupBy(F.col(key), F.col("_ingest_date").alias("day")).agg(last)
     return daily.select(key, "day", "said.title", "said.text", "said.attributes")
+
+
+def _usable(key: Column) -> Column:
+    """Whether an id is none of those that the rules no_user and unusable_id of silver.events refuse."""
+    return ~key.isin("", EVERYONE) & (F.instr(key, "\0") == 0) & (F.octet_length(key) <= ID_BYTES)
+
+
+def cut(text: Column, name: str) -> Column:
+    """A text column under its name, as long as anything reads of it."""
+    return F.substring(text, 1, LONGEST[name]).alias(name)
 
 
 def _or_null(rows: DataFrame, name: str) -> Column:

@@ -26,6 +26,7 @@ from lakerec.config import Config, load_config
 from lakerec.errors import ConfigError, LakerecError, UsageError
 from lakerec.lake import Lake, Run, Window
 from lakerec.lineage import told
+from lakerec.names import as_part
 
 SPARK_IS_UP = "Spark is up ({:.1f} s)"
 Body = Callable[["Job"], dict[str, Any]]
@@ -64,7 +65,7 @@ def start(
     config: Config, spark: SparkSession, name: str, window: Window, run_id: str = "", every_day: bool = False
 ) -> Job:
     """A job ready to run."""
-    known = run_id or f"{name}-{window.start}-{window.end}-{uuid.uuid4().hex[:8]}"
+    known = as_part(run_id, "run id") if run_id else f"{name}-{window.start}-{window.end}-{uuid.uuid4().hex[:8]}"
     return Job(config, spark, Lake(spark, config, Run(known, name, window, config.hash())), every_day)
 
 
@@ -130,6 +131,7 @@ def main(run: Body, ahead: str = "") -> None:
     """
     name = Path(sys.argv[0]).stem
     given = parsed(name, sys.argv[1:], sys.modules["__main__"].__doc__)
+    private()
     sys.exit(guarded(lambda: _run(name, run, given, ahead)))
 
 
@@ -172,6 +174,11 @@ def give_back() -> None:
     gc.collect()
     with suppress(AttributeError):  # only glibc has it
         ctypes.CDLL(None).malloc_trim(0)
+
+
+def private() -> None:
+    """Close what is written from now on to others than its owner and group: the JVM and the workers inherit it."""
+    os.umask(os.umask(0o077) | 0o027)
 
 
 def guarded(action: Callable[[], None]) -> int:

@@ -7,6 +7,7 @@ import json
 import os
 import re
 import time
+import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -20,18 +21,23 @@ from delta.tables import DeltaTable
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.pandas.types import to_arrow_schema
+from pyspark.sql.types import StructType
 
-from lakerec import __version__
+from lakerec import __version__, migration
 from lakerec.config import Config
 from lakerec.errors import ConfigError, ContractError, LakeBusyError, StaleRunError
 from lakerec.files import files
-from lakerec.tables import Table, table
+from lakerec.postgres import uri_of
+from lakerec.tables import Migration, Table, fingerprint, migrations, quoted, table, table_names
 
 RUNS = "ops.runs"
 # How far back in a table's history a slow run looks for a newer one.
 LOOK_BACK = 60
 # Any number that is the lake's own: the key of the advisory lock in PostgreSQL.
 LOCK_SPACE = 0x1A6E
+# Which release's tables a lake has, below it; and Spark's setting for what a statement's commit carries.
+SCHEMA = "_schema.json"
+USER_METADATA = "spark.databricks.delta.commitInfo.userMetadata"
 COMMIT = re.compile(r"^(\d{20})\.json$")
 
 
@@ -158,6 +164,15 @@ class Lake:
     def _log(self, name: str) -> str:
         return f"{self.path(name)}/_delta_log"
 
+    def written_at(self, name: str, version: int) -> datetime:
+        """When a version was committed, by its own account (UTC)."""
+        first = json.loads(files(self.spark).first_line(self._commit_file(name, version), "UTF-8") or "{}")
+        return datetime.fromtimestamp(first.get("commitInfo", {}).get("timestamp", 0) / 1000, UTC)
+
+    def versions(self, name: str) -> list[int]:
+        """The versions of a table whose commits are kept, newest first."""
+        return sorted(self._versions(name), reverse=True)
+
     def rows_added(self, name: str, version: int) -> dict[date, int]:
         """How many rows a commit added to each day of a table partitioned by day, by the log's own counts."""
         column = table(name).partition[0]
@@ -169,14 +184,17 @@ class Lake:
         return found
 
     def read(self, name: str, version: int | None = None) -> DataFrame:
-        """A table at the version this run first saw (or at the one given); empty where it does not exist."""
+        """A table at the version this run first saw (or at the one given); empty where it does not exist.
+
+        It has every column of the DDL: one that came later than the version is null.
+        """
         pinned = self.run.inputs.get(name) if version is None else version
         pinned = self.version(name) if pinned is None else pinned
         if pinned is None:
             return self.spark.createDataFrame([], table(name).schema())
         if version is None:
             self.run.inputs[name] = pinned
-        return self.spark.read.format("delta").option("versionAsOf", pinned).load(self.path(name))
+        return _completed(self.spark.read.format("delta").option("versionAsOf", pinned).load(self.path(name)), name)
 
     def replace(self, name: str, rows: DataFrame, days: Window | None = None, where: str | None = None) -> int:
         """Replace the rows of `days` (or of an SQL predicate; of the whole table) in one commit; its version.
@@ -237,6 +255,73 @@ class Lake:
                     f"{', '.join(newer)} than this run read; nothing was overwritten. Run the job again."
                 )
 
+    def migrate(self) -> dict[str, str]:
+        """Bring every table that is there to its DDL, unless this release did before; what was done, by table.
+
+        The caller holds the lease. Raises ContractError, before anything is changed, where a table has what neither its
+        DDL nor a migration knows.
+        """
+        stamp = f"{self.config.lake.rstrip('/')}/{SCHEMA}"
+        if files(self.spark).exists(stamp) and json.loads(files(self.spark).text(stamp))["tables"] == fingerprint():
+            return {}
+        run = Run(f"migrate-{uuid.uuid4().hex[:8]}", "migrate", self.run.window, self.run.config_hash)
+        upgrade = Lake(self.spark, self.config, run)
+        there = dict.fromkeys(name for name in (RUNS, *table_names()) if upgrade.exists(name))  # the ledger first
+        for name in there:
+            upgrade.check_ddl(name, upgrade._schema(name))
+        done = {name: told for name in there if (told := upgrade.to_ddl(name))}
+        if done:
+            upgrade.record([run.row("ok", done)])
+        files(self.spark).write(stamp, json.dumps({"tables": fingerprint(), "code_version": __version__}) + "\n")
+        return done
+
+    def check_ddl(self, name: str, found: StructType) -> None:
+        """Raise ContractError where a table's columns are not to be brought to its DDL."""
+        if refused := migration.refused(table(name), found, migrations(name)):
+            raise ContractError(
+                f"{name} in {self.config.lake}: {', '.join(refused)}. A newer lakerec has written it: run that; or the "
+                f"DDL was changed: write sql/migrations/NNNN_{name}.sql (docs/operations.md, Migrations)"
+            )
+
+    def to_ddl(self, name: str) -> str:
+        """Bring a table to its DDL, in commits of metadata alone unless a migration is due; what was done."""
+        before = self.version(name)
+        for one in migration.due(migrations(name), self._schema(name)):
+            self._take_away(one)
+        for statement in migration.statements(table(name), self._schema(name), f"delta.{quoted(self.path(name))}"):
+            self.complete(name)
+            with self._signed():
+                self.spark.sql(statement)
+        after = self.version(name)
+        return f"version {before} to {after}" if before != after else ""
+
+    def _take_away(self, one: Migration) -> None:
+        self.complete(one.table)
+        rows = self.spark.sql(one.sql, old=self.spark.read.format("delta").load(self.path(one.table)))
+        writer = _conformed(_completed(rows, one.table), table(one.table)).write.format("delta").mode("overwrite")
+        self._save(writer.option("overwriteSchema", "true"), table(one.table))
+
+    def restore(self, name: str, version: int) -> int:
+        """Let a table have the rows of an earlier version again, with the columns of today's DDL; its new version."""
+        self.check_ddl(name, self.read(name, version).schema)
+        with self._signed():
+            DeltaTable.forPath(self.spark, self.path(name)).restoreToVersion(version)
+        self.to_ddl(name)
+        restored = self.run.outputs[name] = self.version(name) or 0
+        return restored
+
+    def _schema(self, name: str) -> StructType:
+        return self.spark.read.format("delta").load(self.path(name)).schema
+
+    @contextmanager
+    def _signed(self) -> Iterator[None]:
+        """Let the commits of SQL statements and of Delta's own commands carry the run, as those of writers do."""
+        self.spark.conf.set(USER_METADATA, self.run.metadata())
+        try:
+            yield
+        finally:
+            self.spark.conf.unset(USER_METADATA)
+
     def record(self, rows: list[dict[str, Any]]) -> None:
         """Append rows of `Run.row` to ops.runs: the last commit of a run."""
         self.append_rows(RUNS, rows)
@@ -261,17 +346,10 @@ class Lake:
 
     @contextmanager
     def lease(self) -> Iterator[None]:
-        """Hold the lake's only lease; wait as long as the configuration says, then raise LakeBusyError."""
-        settings = self.config.lease
-        if settings.uri_env:
-            with _postgres_lease(os.environ.get(settings.uri_env, ""), self.config.lake, settings.wait_seconds):
-                yield
-        elif "://" in self.config.lake:
-            place = self.config.where("lake")
-            raise ConfigError(f"{place}: {self.config.lake} is no folder: set lease.uri_env to a PostgreSQL's URI")
-        else:
-            with file_lease(Path(self.config.lake), self.run.job, self.run.run_id, settings.wait_seconds):
-                yield
+        """Hold the lake's only lease, its tables brought to this release's DDL; LakeBusyError after the wait."""
+        with held(self.config, self.run.job, self.run.run_id):
+            self.migrate()
+            yield
 
     def local_folder(self, relative: str) -> Path:
         """A folder of what is no table, on this machine's disk."""
@@ -302,6 +380,36 @@ def _conformed(rows: DataFrame, spec: Table) -> DataFrame:
         raise ContractError(f"{spec.name}: columns missing {missing}, not in the DDL {extra}")
     columns = (F.col(f"`{f.name}`").cast(f.dataType).alias(f.name, metadata=f.metadata) for f in spec.schema().fields)
     return rows.select(*columns)
+
+
+def _completed(rows: DataFrame, name: str) -> DataFrame:
+    """Rows with the columns of the DDL that they lack, as nulls."""
+    missing = [field for field in table(name).schema().fields if field.name not in rows.columns]
+    if not missing:
+        return rows
+    return rows.select("*", *[F.lit(None).cast(field.dataType).alias(field.name) for field in missing])
+
+
+def live_files(place: Path, version: int) -> list[Path]:
+    """The files that a version of a table in a local folder is made of; read without Spark."""
+    from deltalake import DeltaTable as Snapshot
+
+    return [Path(file) for file in Snapshot(str(place), version=version).file_uris()]
+
+
+@contextmanager
+def held(config: Config, job: str, run_id: str) -> Iterator[None]:
+    """Hold a lake's only lease; wait as long as the configuration says, then raise LakeBusyError."""
+    settings = config.lease
+    if settings.uri_env:
+        with _postgres_lease(uri_of(settings.uri_env), config.lake, settings.wait_seconds):
+            yield
+    elif "://" in config.lake:
+        place = config.where("lake")
+        raise ConfigError(f"{place}: {config.lake} is no folder: set lease.uri_env to a PostgreSQL's URI")
+    else:
+        with file_lease(Path(config.lake), job, run_id, settings.wait_seconds):
+            yield
 
 
 @contextmanager

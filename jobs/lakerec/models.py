@@ -14,6 +14,7 @@ from pyspark.sql import functions as F
 from lakerec.config import Config
 from lakerec.errors import ModelError, NotEnoughDataError, UsageError
 from lakerec.lake import Lake
+from lakerec.names import as_part
 
 FOLDER = "_models"
 ROLLED_BACK = "rolled back"  # how the reason of a rollback begins in ml.promotions
@@ -43,8 +44,8 @@ def version_of(snapshot: str, as_of: date, config: Config) -> str:
 
 
 def folder(lake: Lake, version: str) -> Path:
-    """Where a version's artefact lies."""
-    return lake.local_folder(f"{FOLDER}/{version}")
+    """Where a version's artefact lies; raises UsageError for what cannot be a version's name."""
+    return lake.local_folder(f"{FOLDER}/{as_part(version, 'version of a model')}")
 
 
 def promotions(lake: Lake) -> list[Row]:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import fcntl
 import os
 import pwd
+import re
 import secrets
 import shutil
 import socket
@@ -28,8 +29,9 @@ from urllib.parse import urlsplit
 import psutil
 import psycopg
 from psycopg import sql
+from psycopg.conninfo import conninfo_to_dict
 
-from lakerec.errors import ConnectionFailedError, UsageError
+from lakerec.errors import ConfigError, ConnectionFailedError, UsageError
 
 USER = "lakerec"
 START_SECONDS = 60  # crash recovery after kill -9 takes a few seconds on a small database
@@ -52,6 +54,30 @@ def start(data_dir: Path) -> str:
             _pg_ctl(data_dir, "start", "-l", str(data_dir / "log"), "-o", options)
         _await(uri, data_dir)
         return uri
+
+
+def uri_of(variable: str) -> str:
+    """The libpq URI in an environment variable, empty where it is not set; ConfigError, which tells nothing of it.
+
+    libpq's own message of what it cannot read quotes it, and a password with @ or / in it passes for host or port.
+    """
+    given = os.environ.get(variable, "")
+    if given and not _is_uri(given):
+        raise ConfigError(
+            f"the environment variable {variable} holds no URI of a PostgreSQL (not shown: it may hold a password). "
+            "postgresql://USER:PASSWORD@HOST:PORT/DATABASE is expected, with @ / : % and blanks in USER or PASSWORD "
+            "written as %40 %2F %3A %25 %20"
+        )
+    return given
+
+
+def _is_uri(given: str) -> bool:
+    try:
+        parts = conninfo_to_dict(given)
+    except psycopg.Error:
+        return False
+    odd = (str(parts.get(name, "")) for name in ("host", "dbname", "user"))
+    return re.fullmatch(r"[\d,]*", str(parts.get("port", ""))) is not None and not any("@" in one for one in odd)
 
 
 def running(data_dir: Path) -> bool:

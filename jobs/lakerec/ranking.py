@@ -9,8 +9,7 @@ from pyspark.sql import functions as F
 
 from lakerec.errors import NotEnoughDataError
 from lakerec.features import FILL
-
-EVERYONE = "*"
+from lakerec.items import EVERYONE
 
 
 def due_users(active: DataFrame, lists: DataFrame, as_of: date, model_version: str, window: str = "false") -> DataFrame:

@@ -8,7 +8,6 @@ views on the old table.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -116,7 +115,7 @@ def publish(uri: str, rows: Iterator[tuple[Any, ...]], as_of: date, expected: in
 @contextmanager
 def target(config: Config) -> Iterator[str]:
     """The URI to publish to: the one configured, else an embedded PostgreSQL, running for as long as needed."""
-    given = os.environ.get(config.serving.uri_env)
+    given = postgres.uri_of(config.serving.uri_env)
     if given:
         yield given
         return

@@ -44,6 +44,8 @@ BASE = {
     "spark.sql.catalog.spark_catalog": "org.apache.spark.sql.delta.catalog.DeltaCatalog",
     # A value that does not parse becomes NULL and is quarantined; under ANSI one such value ends the job.
     "spark.sql.ansi.enabled": "false",
+    # What Hadoop writes for itself is closed to others than owner and group, as the umask closes the rest.
+    "spark.hadoop.fs.permissions.umask-mode": "027",
     "spark.ui.enabled": "false",
     "spark.ui.showConsoleProgress": "false",
     "spark.sql.adaptive.coalescePartitions.parallelismFirst": "false",
@@ -198,6 +200,7 @@ def write_properties(config: Config, file: Path) -> None:
     """The same properties as a file for `spark-submit --properties-file`."""
     file.parent.mkdir(parents=True, exist_ok=True)
     lines = [f"{key} {value}" for key, value in sorted(_packed(properties(config)).items())]
+    file.touch(mode=0o600)  # properties may hold the keys of an object store
     file.write_text("\n".join(lines) + "\n")
 
 

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date, timedelta
 from functools import reduce
+from pathlib import Path
 from typing import TypeVar
 
 from py4j.protocol import Py4JJavaError
@@ -22,6 +23,7 @@ from lakerec.config import Config, Source
 from lakerec.errors import SourceError
 from lakerec.files import files
 from lakerec.lake import Window as Days
+from lakerec.tables import quoted
 
 # The day of a catalogue file without one in its path: known from the beginning.
 BEGINNING = date(1970, 1, 1)
@@ -108,8 +110,37 @@ def _check_columns(found: list[SourceFile], config: Config, source: Source, name
 def _list(spark: SparkSession, pattern: str, day: date | None, source: Source) -> list[SourceFile]:
     prefix = fixed_folder(pattern)
     places = files(spark).glob(pattern.replace("{date}", str(day)))
+    for place in places:
+        if _plain(place) != _plain(pattern):  # a file that the configuration names may be whatever it is
+            _refuse_elsewhere(_plain(place), prefix)
+        _refuse_larger(spark, place, source)
     named = ((place, _plain(place)[len(prefix) :].lstrip("/")) for place in places)
     return [SourceFile(place, name, _columns(spark, place, source)) for place, name in named]
+
+
+def _refuse_elsewhere(place: str, folder: str) -> None:
+    """A link out of the source's folder would bring in whatever the lake's user may read."""
+    if "://" in place:
+        return
+    root = Path(folder).resolve()
+    for file in (Path(place), *Path(place).rglob("*")):  # a day may be a folder
+        if not file.resolve().is_relative_to(root):
+            raise SourceError(f"{file} is a link to {file.resolve()}, outside of {folder}: deliver the file itself")
+
+
+def _refuse_larger(spark: SparkSession, place: str, source: Source) -> None:
+    """A small file may expand to more than the disk holds: found before it is read."""
+    if source.format not in ("csv", "json"):
+        return
+    try:
+        larger = files(spark).holds_more(place, source.max_bytes)
+    except Py4JJavaError as error:
+        raise SourceError(f"{place}: cannot be read: {_cause(error)}. Deliver it again") from None
+    if larger:
+        raise SourceError(
+            f"{place} holds more than {source.max_bytes:,} bytes once it is decompressed; nothing was written. "
+            "Deliver it in parts, or raise max_bytes of its source where it is meant to be so large"
+        )
 
 
 def fixed_folder(pattern: str) -> str:
@@ -203,7 +234,7 @@ def _payload(spark: SparkSession, source: Source, columns: tuple[str, ...], path
     order = [F.col("_metadata.file_path").alias("file"), F.col("_metadata.file_block_start").alias("block")]
     tag = [*order, F.monotonically_increasing_id().alias("line")]
     if source.format == "csv":
-        fields = ", ".join(f"`{c}` string" for c in (*columns, CORRUPT))
+        fields = ", ".join(f"{quoted(c)} string" for c in (*columns, CORRUPT))
         reader = spark.read.schema(fields).options(header=True, columnNameOfCorruptRecord=CORRUPT)
         rows = reader.options(**source.options).csv(paths)
         return rows.select(*tag, _map(columns).alias("payload"))
@@ -222,7 +253,7 @@ def _payload(spark: SparkSession, source: Source, columns: tuple[str, ...], path
 def _map(columns: tuple[str, ...], corrupt: bool = True) -> Column:
     """All columns of a row as a map from name to text; the corrupt record only where there is one."""
     names = F.array(*[F.lit(c) for c in columns])
-    values = F.array(*[F.col(f"`{c}`").cast("string") for c in columns])
+    values = F.array(*[F.col(quoted(c)).cast("string") for c in columns])
     whole = F.map_from_arrays(names, values)
     if not corrupt:
         return whole

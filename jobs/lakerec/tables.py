@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from dataclasses import dataclass
 from functools import cache
@@ -50,6 +51,17 @@ class Table:
         return _schema(self)
 
 
+@dataclass(frozen=True)
+class Migration:
+    """A SELECT from a table of an older release, as `{old}`: what it takes away (a column, or one of a type)."""
+
+    name: str
+    table: str
+    takes: str
+    type: str | None
+    sql: str
+
+
 @cache
 def _schema(spec: Table) -> StructType:
     return StructType([_field(column) for column in spec.columns])
@@ -57,6 +69,11 @@ def _schema(spec: Table) -> StructType:
 
 def _field(column: Column) -> StructField:
     return StructField(column.name, _parse_datatype_string(column.type), True, {"comment": column.comment})
+
+
+def quoted(name: str) -> str:
+    """A name as an SQL identifier."""
+    return "`" + name.replace("`", "``") + "`"
 
 
 def sql_text(kind: str, name: str) -> str:
@@ -100,3 +117,29 @@ def _comment(create: exp.Create) -> str:
 def _partition(create: exp.Create) -> tuple[str, ...]:
     found = create.find(exp.PartitionedByProperty)
     return tuple(part.name for part in found.this.expressions) if found else ()
+
+
+@cache
+def migrations(name: str) -> tuple[Migration, ...]:
+    """The migrations of a table, oldest first: sql/migrations/NNNN_<table>.sql."""
+    return tuple(_migration(file) for file in _migration_files() if file.endswith(f"_{name}.sql"))
+
+
+def _migration_files() -> list[str]:
+    return sorted(file.name for file in (SQL / "migrations").iterdir() if file.name.endswith(".sql"))
+
+
+def _migration(file: str) -> Migration:
+    text = sql_text("migrations", file.removesuffix(".sql"))
+    found = re.match(r"-- takes: (\w+)(?: (\S+))?\n", text)
+    if found is None or "{old}" not in text:
+        raise ContractError(f"sql/migrations/{file}: a first line '-- takes: COLUMN' and SELECT ... FROM {{old}}")
+    return Migration(file, file.split("_", 1)[1].removesuffix(".sql"), found[1], found[2], text)
+
+
+@cache
+def fingerprint() -> str:
+    """A hash of every DDL and migration: what the tables of a lake of this release look like."""
+    texts = [sql_text("tables", name) for name in table_names()]
+    texts += [sql_text("migrations", file.removesuffix(".sql")) for file in _migration_files()]
+    return hashlib.sha256("\0".join(texts).encode()).hexdigest()[:16]

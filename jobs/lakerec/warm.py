@@ -170,7 +170,9 @@ def serve(place: Place, config: str) -> int:
 def _serve(listener: socket.socket, config: Path) -> None:
     """Start Spark, then take a step after another; a configuration that is wrong is the first client's to hear."""
     from lakerec.errors import LakerecError
-    from lakerec.job import SPARK_IS_UP
+    from lakerec.job import SPARK_IS_UP, private
+
+    private()
 
     known, began = fingerprint(config), time.monotonic()
     try:

@@ -24,17 +24,17 @@ def test_exit_codes_are_the_leaves_own_and_neither_success_nor_a_signal():
     codes = [leaf.exit_code for leaf in leaves()]
     assert len(set(codes)) == len(codes)
     assert codes == sorted(codes)
-    assert all(10 <= code < 30 for code in codes)
+    assert all(10 <= code < 40 for code in codes)
 
 
 @pytest.mark.parametrize("leaf", leaves(), ids=lambda leaf: leaf.__name__)
 def test_faults_of_input_are_final_and_faults_of_circumstance_are_retried(leaf):
-    assert leaf.retry is (leaf.exit_code >= 20)
+    assert leaf.retry is (leaf.exit_code in range(20, 30))
     assert leaf.retry is (leaf.exit_code not in FINAL)
 
 
-def test_the_dags_give_up_on_10_to_19():
-    assert list(FINAL) == list(range(10, 20))
+def test_the_dags_retry_the_faults_of_circumstance_alone():
+    assert not set(FINAL) & set(range(20, 30)) and {10, 19, 30} < set(FINAL)
 
 
 @pytest.mark.parametrize("leaf", leaves(), ids=lambda leaf: leaf.__name__)

@@ -106,6 +106,11 @@ BREAKS = {
     "unparsable": [TORN],
     "no_event_id": [GOOD | {"id": ""}, GOOD | {"id": None}],
     "no_user": [GOOD | {"user": ""}, GOOD | {"user": None}],
+    "unusable_id": [
+        GOOD | {"user": "*"},
+        GOOD | {"id": "nul\0"},
+        *({**GOOD, one: "x" * 1001} for one in ("user", "item")),
+    ],
     "forgotten_user": [GOOD | {"user": "gone"}],
     "unknown_event_type": [GOOD | {"kind": "hover"}, GOOD | {"kind": None}, GOOD | {"kind": "View"}],
     "bad_time": [GOOD | {"time": "yesterday"}, GOOD | {"time": None}, GOOD | {"time": "2024-02-30 00:00:00"}],
@@ -124,8 +129,8 @@ def test_each_rule_catches_its_own_rows_and_no_others(judge):
 
 def test_rows_at_the_edge_of_the_rules_are_good(judge):
     times = [at(DAY, "00:00:00"), at(DAY, "23:59:59"), at(after(-LATE), "00:00:00")]
-    others = [{"kind": "search", "item": None}, {"price": "cheap"}, {"agent": None}]
-    assert verdicts(judge([GOOD | {"time": t} for t in times] + [GOOD | o for o in others])) == [([], None)] * 6
+    others = [{"kind": "search", "item": None}, {"price": "cheap"}, {"agent": None}, {"item": "*", "id": "é" * 500}]
+    assert verdicts(judge([GOOD | {"time": t} for t in times] + [GOOD | o for o in others])) == [([], None)] * 7
 
 
 def test_broken_rules_are_told_in_order_and_one_bad_rule_makes_the_row_bad(judge):
@@ -263,6 +268,25 @@ def test_an_evening_in_new_york_is_of_its_own_day(judge, new_york):
     rows = judge([GOOD | {"time": time} for time in times]).select("*", F.unix_timestamp("event_time").alias("unix"))
     known = datetime(2024, 3, 11, 1, 30, tzinfo=UTC).timestamp()
     assert [(r["event_date"], r["unix"], r["failed_rules"]) for r in rows.collect()] == [(DAY, known, [])] * 3
+
+
+@pytest.mark.parametrize(
+    ("day", "utc"),
+    [
+        # An hour that is not there is read as the next one, of an hour that comes twice the first is taken.
+        (date(2024, 3, 10), {" 00:30:00": "05:30", " 02:30:00": "07:30", " 23:30:00": "03:30"}),
+        (
+            date(2024, 11, 3),
+            {" 00:30:00": "04:30", " 01:30:00": "05:30", "T01:30:00-05:00": "06:30", " 23:30:00": "04:30"},
+        ),
+    ],
+    ids=["23 hours", "25 hours"],
+)
+def test_the_day_on_which_the_clocks_change_is_one_day(judge, new_york, day: date, utc: dict[str, str]):
+    rows = judge([GOOD | {"time": f"{day}{time}", "_day": day} for time in utc]).orderBy("row_number")
+    found = rows.select("event_date", "failed_rules", F.unix_timestamp("event_time").alias("unix")).collect()
+    assert {(row["event_date"], *row["failed_rules"]) for row in found} == {(day,)}
+    assert [f"{datetime.fromtimestamp(row['unix'], UTC):%H:%M}" for row in found] == list(utc.values())
 
 
 # Visits.

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -174,9 +175,17 @@ class Bundle:
     def _member(self, role: str, name: str, shelf: Shelf, stock: Stock, patterns: Floats | None) -> Generator:
         kind, settings = generators.MEMBERS[name].kind, self.recipe.settings[name]
         if not kind.fresh:
-            with np.load(self.folder / role / f"{name}.npz") as state:
-                return generators.restore(name, dict(state), len(shelf))
+            return generators.restore(name, arrays(self.folder / role / f"{name}.npz"), len(shelf))
         return fresh(name, settings, shelf, stock, patterns)
+
+
+def arrays(file: Path) -> dict[str, Any]:
+    """The arrays of a file of numpy's by name; ModelError where it is missing, damaged, or holds pickled objects."""
+    try:
+        with np.load(file, allow_pickle=False) as state:
+            return dict(state)
+    except (OSError, ValueError, BadZipFile) as error:
+        raise ModelError(f"{file}: no arrays that may be read ({error}); copy the artefact again") from None
 
 
 def fresh(name: str, settings: generators.Settings, shelf: Shelf, stock: Stock, patterns: Floats | None) -> Generator:

@@ -65,7 +65,7 @@ def load_encoder(place: Path) -> tuple[Any, Any]:
             attn_implementation="sdpa",
         )
     except (OSError, ValueError, KeyError, RuntimeError) as error:
-        reason = str(error).strip().splitlines()[0]
+        reason = _pickles(place) or str(error).strip().splitlines()[0]
         raise ModelError(
             f"{place}: not an encoder that can be loaded ({reason}); it needs config.json, tokenizer.json "
             "and model.safetensors of an architecture that transformers knows"
@@ -76,6 +76,16 @@ def load_encoder(place: Path) -> tuple[Any, Any]:
         encoder.config.use_cache = False  # nothing is generated
     encoder.eval()
     return encoder, tokenizer
+
+
+def _pickles(place: Path) -> str:
+    """What to say of a folder whose only weights are pickles, which run code when they are read; else empty."""
+    found = sorted(file.name for kind in ("*.bin", "*.pt", "*.pth", "*.ckpt") for file in place.glob(kind))
+    if not found or list(place.glob("*.safetensors")):
+        return ""
+    return (
+        f"{', '.join(found)} is a pickle, which may run code when it is read, and is not opened: save it as safetensors"
+    )
 
 
 class TextEncoder:

@@ -101,7 +101,9 @@ def teacher_logits(name: str, beside: Path, model: SlateScorer, slates: Sequence
 
 
 def _artefact(name: str, beside: Path) -> Path:
-    place = next((place for place in (Path(name), beside / name) if (place / MANIFEST).is_file()), None)
+    # A folder may lie anywhere; a version is one name, and leads nowhere else.
+    places = [Path(name), *([beside / name] if Path(name).name == name else [])]
+    place = next((place for place in places if (place / MANIFEST).is_file()), None)
     if place is None:
         raise ModelError(
             f"scorer.training.teacher {name!r}: neither a folder with a {MANIFEST} nor a version in {beside}; "

@@ -1,0 +1,234 @@
+"""Backups of a lake of real Delta tables: whole, incremental, consistent beside a writer, refused where damaged."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sqlite3
+import threading
+import time
+from contextlib import closing
+from datetime import date
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+import yaml
+from deltalake import DeltaTable, write_deltalake
+from tests.conftest import SETTINGS
+
+from lakerec import backup
+from lakerec.backup import back_up, backups, kept, restore_lake
+from lakerec.config import Config, load_config
+from lakerec.errors import BackupError, LakeBusyError
+from lakerec.lake import held
+
+TABLES = ("silver/events", "ml/sequences", "gold/recommendations")
+
+
+def commit(lake: Path, table: str, n: int) -> None:
+    """One more commit: a day's rows."""
+    rows = pa.table({"as_of_date": [date(2026, 3, 1 + n % 28)] * 3, "n": [n] * 3})
+    write_deltalake(lake / table, rows, mode="append", partition_by=["as_of_date"])
+
+
+def rows(lake: Path, table: str) -> list[tuple]:
+    return sorted(map(tuple, DeltaTable(str(lake / table)).to_pandas().to_numpy().tolist()))
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Config:
+    """A lake of three tables with some commits, a model, a registry, and what is no part of a backup."""
+    file = tmp_path / "config.yaml"
+    file.write_text(yaml.safe_dump(SETTINGS))
+    config = load_config(file)
+    lake = Path(config.lake)
+    for n in range(3):
+        for table in TABLES:
+            commit(lake, table, n)
+    for name in (
+        "_models/v1/manifest.json",
+        "_models/.v2.77/half",
+        "_serving/uri",
+        "_scoring/x/bucket",
+        "_dq/page.html",
+    ):
+        (lake / name).parent.mkdir(parents=True)
+        (lake / name).write_text(name)
+    (lake / "_mlflow").mkdir()
+    with closing(sqlite3.connect(lake / "_mlflow/mlflow.db")) as base:
+        base.execute("create table runs (name text)")
+        base.execute("insert into runs values ('one')")
+        base.commit()
+    return config
+
+
+def test_a_destroyed_lake_comes_back_with_every_table_model_and_registry(config: Config, tmp_path: Path):
+    lake, folder = Path(config.lake), tmp_path / "backups"
+    before = {table: rows(lake, table) for table in TABLES}
+    place, made, _ = back_up(config, folder, "run")
+    assert {table: rows(place, table) for table in TABLES} == before  # a backup is a lake by itself
+    shutil.rmtree(lake)
+    assert restore_lake(config, folder, None) == (place, made)
+    assert {table: rows(lake, table) for table in TABLES} == before
+    assert DeltaTable(str(lake / TABLES[0]), version=1).to_pyarrow_table().num_rows == 6  # with its history
+    assert sorted(one.name for one in lake.iterdir()) == ["_lease", "_mlflow", "_models", "gold", "ml", "silver"]
+    assert [one.name for one in (lake / "_models").iterdir()] == ["v1"]
+    with closing(sqlite3.connect(lake / "_mlflow/mlflow.db")) as base:
+        assert base.execute("select name from runs").fetchall() == [("one",)]
+    commit(lake, TABLES[0], 3)  # and goes on
+    assert DeltaTable(str(lake / TABLES[0])).version() == 3
+
+
+def test_the_second_backup_copies_only_what_is_new_and_outlives_the_first(config: Config, tmp_path: Path):
+    lake, folder = Path(config.lake), tmp_path / "backups"
+    first, _, copied = back_up(config, folder, "run")
+    assert copied > 15
+    commit(lake, TABLES[0], 3)
+    second, made, copied = back_up(config, folder, "run")
+    assert copied == 3  # a data file, a commit, and the registry, which is a file that changes
+    data = next(name for name in made.files if name.endswith(".parquet") and name.startswith("ml/"))
+    assert (first / data).stat().st_ino == (second / data).stat().st_ino != (lake / data).stat().st_ino
+    shutil.rmtree(first)
+    shutil.rmtree(lake)
+    restore_lake(config, folder, second.name)
+    assert len(rows(lake, TABLES[0])) == 12
+
+
+def test_a_version_that_was_written_again_otherwise_is_not_taken_for_the_old_one(config: Config, tmp_path: Path):
+    lake, folder = Path(config.lake), tmp_path / "backups"
+    first, _, _ = back_up(config, folder, "run")
+    commit(lake, TABLES[0], 3)
+    late, _, _ = back_up(config, folder, "run")
+    shutil.rmtree(lake)
+    restore_lake(config, folder, first.name)
+    commit(lake, TABLES[0], 9)  # version 3 once more, with other rows
+    again, _, _ = back_up(config, folder, "run")
+    assert [row[1] for row in rows(late, TABLES[0])][-1] == 3
+    assert [row[1] for row in rows(again, TABLES[0])][-1] == 9
+
+
+def test_a_backup_beside_a_writer_holds_one_state_of_all_tables(config: Config, tmp_path: Path):
+    """The writer commits to the three tables in turn under the lease: a state between is none."""
+    lake, over = Path(config.lake), threading.Event()
+    patient = config.model_copy(update={"lease": config.lease.model_copy(update={"wait_seconds": 30})})
+
+    def write() -> None:
+        for n in range(3, 1000):
+            if over.is_set():
+                return
+            with held(patient, "writer", f"run-{n}"):
+                for table in TABLES:
+                    commit(lake, table, n)
+            time.sleep(0.01)
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        made = [back_up(patient, tmp_path / "backups", "run") for _ in range(4)]
+    finally:
+        over.set()
+        writer.join()
+    versions = [set(one.tables.values()) for _, one, _ in made]
+    assert all(len(found) == 1 for found in versions) and len({min(found) for found in versions}) > 1
+    for place, one, _ in made:
+        assert {table: len(rows(place, table)) for table in TABLES} == dict.fromkeys(
+            TABLES, 3 * (1 + min(one.tables.values()))
+        )
+
+
+def test_a_run_that_holds_the_lease_is_named(config: Config, tmp_path: Path):
+    with (
+        held(
+            config,
+            "conform_events",
+            "the-run",
+        ),
+        pytest.raises(LakeBusyError, match="conform_events"),
+    ):
+        back_up(config, tmp_path / "backups", "run")
+    assert backups(tmp_path / "backups") == []
+
+
+def test_a_file_that_went_away_while_it_was_copied_is_named_and_nothing_is_left(config, tmp_path, monkeypatch):
+    """As a vacuum from outside would do it: between the look at the folder and the copy of the file."""
+    victim = next((Path(config.lake) / TABLES[0]).rglob("*.parquet"))
+    walk = backup._walk
+
+    def vacuumed(lake: Path):
+        found = list(walk(lake))
+        victim.unlink(missing_ok=True)
+        return found
+
+    monkeypatch.setattr(backup, "_walk", vacuumed)
+    with pytest.raises(BackupError, match=rf"silver.events: .*{victim.name} went away"):
+        back_up(config, tmp_path / "backups", "run")
+    assert list((tmp_path / "backups").iterdir()) == []
+
+
+def test_a_damaged_backup_is_named_and_the_lake_stays_empty(config: Config, tmp_path: Path):
+    place, made, _ = back_up(config, tmp_path / "backups", "run")
+    victim = next(name for name in made.files if name.endswith(".parquet"))
+    content = bytearray((place / victim).read_bytes())
+    content[10] ^= 1
+    (place / victim).write_bytes(content)
+    shutil.rmtree(config.lake)
+    with pytest.raises(BackupError, match=rf"{Path(victim).name} differs from its hash"):
+        restore_lake(config, tmp_path / "backups", None)
+    assert {one.name for one in Path(config.lake).iterdir()} <= {"_lease", ".restoring"}
+
+
+def test_a_backup_that_leads_out_of_the_lake_is_refused(config: Config, tmp_path: Path):
+    place, _, _ = back_up(config, tmp_path / "backups", "run")
+    told = (place / "backup.json").read_text()
+    (place / "backup.json").write_text(told.replace('"_models/v1/manifest.json"', '"../../planted"'))
+    shutil.rmtree(config.lake)
+    with pytest.raises(BackupError, match="leads out of"):
+        restore_lake(config, tmp_path / "backups", None)
+    assert not (tmp_path / "planted").exists()
+
+
+def test_a_lake_that_is_not_empty_is_not_touched(config: Config, tmp_path: Path):
+    back_up(config, tmp_path / "backups", "run")
+    commit(Path(config.lake), TABLES[0], 3)
+    with pytest.raises(BackupError, match="is not empty"):
+        restore_lake(config, tmp_path / "backups", None)
+    assert len(rows(Path(config.lake), TABLES[0])) == 12
+
+
+def test_what_is_no_backup_is_named(config: Config, tmp_path: Path):
+    with pytest.raises(BackupError, match="has no backup"):
+        restore_lake(config, tmp_path / "nowhere", None)
+    with pytest.raises(BackupError, match="lies in the lake"):
+        back_up(config, Path(config.lake) / "backups", "run")
+    place, _, _ = back_up(config, tmp_path / "backups", "run")
+    with pytest.raises(BackupError, match=rf"no backup ../{place.name}: it has {place.name}"):
+        restore_lake(config, tmp_path / "backups", f"../{place.name}")
+
+
+def test_a_backup_is_closed_to_others_like_the_lake(config: Config, tmp_path: Path):
+    before = os.umask(0o027)
+    try:
+        place, _, _ = back_up(config, tmp_path / "backups", "run")
+    finally:
+        os.umask(before)
+    assert place.stat().st_mode & 0o007 == 0
+
+
+@pytest.mark.parametrize(
+    ("path", "belongs"),
+    [
+        ("silver/events/_delta_log/00000000000000000002.json", True),
+        ("silver/events/_delta_log/00000000000000000003.json", False),
+        ("silver/events/_delta_log/00000000000000000002.checkpoint.parquet", True),
+        ("silver/events/_delta_log/00000000000000000010.checkpoint.0000000001.0000000002.parquet", False),
+        ("silver/events/_delta_log/_last_checkpoint", False),
+        ("silver/items/_delta_log/00000000000000000000.json", False),  # not pinned: it came later
+        ("silver/events/event_date=2026-03-01/part-0.snappy.parquet", True),
+        ("silver/events/event_date=2026-03-01/.part-0.snappy.parquet.crc", False),
+        ("_schema.json", True),
+        ("_serving/cluster/base/1", False),
+    ],
+)
+def test_what_belongs_to_a_backup(path: str, belongs: bool):
+    assert kept(Path(path), {"silver.events": 2}) is belongs
