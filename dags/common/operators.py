@@ -12,7 +12,8 @@ from airflow.sdk.exceptions import AirflowException, AirflowFailException
 from common.defaults import CONFIG, END, HOME, START, STATE
 from common.rules import can_retry
 
-MARK = "LAKEREC_ATTEMPT"  # environment variable that all processes of one attempt of a task inherit
+MARK = "LAKEREC_TASK"  # environment variable that all processes of a task inherit, whichever attempt started them
+TASK = f"{STATE}:{{{{ ti.dag_id }}}}:{{{{ ti.run_id }}}}:{{{{ ti.task_id }}}}:{{{{ ti.map_index }}}}"
 KILL_SECONDS = 3  # Airflow itself kills a task 5 s after it asked it to end
 
 
@@ -28,12 +29,16 @@ class LakerecJob(SparkSubmitOperator):
             application_args=["--config", CONFIG, "--start", start, "--end", end],
             spark_binary=str(HOME / ".venv" / "bin" / "spark-submit"),
             properties_file=str(STATE / "spark.conf"),
-            env_vars={"PYSPARK_PYTHON": python, "PYTHONPATH": str(HOME / "jobs"), MARK: "{{ ti.id }}"},
+            env_vars={"PYSPARK_PYTHON": python, "PYTHONPATH": str(HOME / "jobs"), MARK: TASK},
             **kwargs,
         )
 
     def execute(self, context: Any) -> None:
-        """Run the job; exit codes 10 to 19 end the task without a retry."""
+        """Run the job; exit codes 10 to 19 end the task without a retry.
+
+        An attempt that was killed leaves its spark-submit behind, which would train or score beside this one.
+        """
+        end_marked(self.env_vars[MARK])
         try:
             super().execute(context)
         except AirflowException as error:
@@ -48,7 +53,7 @@ class LakerecJob(SparkSubmitOperator):
 
 
 def end_marked(mark: str) -> None:
-    """End every process that inherited the mark of an attempt: ask, wait KILL_SECONDS, kill.
+    """End every process that inherited the mark of a task: ask, wait KILL_SECONDS, kill.
 
     Neither process group nor parent would do: Spark's Python workers are in groups of their own, and their
     parent may be dead already, because Airflow signals the task's whole group.
