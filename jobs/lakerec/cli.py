@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from lakerec.config import Config, load_config
 from lakerec.errors import UsageError
+from lakerec.faults import told
 from lakerec.job import arguments, body, check_expressions, guarded, import_ahead, parse_window, start
 from lakerec.lake import Window
 
@@ -95,11 +96,12 @@ def _lake_options(parser: argparse.ArgumentParser) -> None:
 def _session(config: Config, name: str, days: int = 1) -> Iterator[SparkSession]:
     from lakerec.session import build_session
 
-    spark = build_session(config, name, days)
-    try:
-        yield spark
-    finally:
-        spark.stop()
+    with told(config):
+        spark = build_session(config, name, days)
+        try:
+            yield spark
+        finally:
+            spark.stop()
 
 
 def run_chain(given: argparse.Namespace) -> None:

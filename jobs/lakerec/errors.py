@@ -83,6 +83,27 @@ class ConnectionFailedError(LakerecError):
     retry = True
 
 
+class DiskFullError(LakerecError):
+    """A disk has no space left; the message names the folders and what each has free."""
+
+    exit_code = 23
+    retry = True
+
+
+class ProcessLostError(LakerecError):
+    """A process of Spark's (its JVM, an executor, a Python worker) died while a job needed it."""
+
+    exit_code = 24
+    retry = True
+
+
+class ConflictError(LakerecError):
+    """A program that does not take the lease wrote a table while a run was writing it."""
+
+    exit_code = 25
+    retry = True
+
+
 def leaves() -> list[type[LakerecError]]:
     """Every leaf class, in the order of its exit code."""
     return sorted(LakerecError.__subclasses__(), key=lambda leaf: leaf.exit_code)

@@ -20,6 +20,7 @@ from pyspark.sql import functions as F
 
 from lakerec.config import Config, load_config
 from lakerec.errors import ConfigError, LakerecError, UsageError
+from lakerec.faults import told
 from lakerec.lake import Lake, Run, Window
 
 Body = Callable[["Job"], dict[str, Any]]
@@ -136,11 +137,12 @@ def _run(name: str, run: Body, given: argparse.Namespace, ahead: str) -> None:
     window = parse_window(given.start, given.end)
     if ahead:
         import_ahead(ahead)
-    spark = build_session(config, name, window.days)
-    check_expressions(config, spark)
-    job = start(config, spark, name, window, given.run_id, given.every_day)
-    counts = run(job)
-    job.say(", ".join(f"{k} {v}" for k, v in counts.items()))
+    with told(config):
+        spark = build_session(config, name, window.days)
+        check_expressions(config, spark)
+        job = start(config, spark, name, window, given.run_id, given.every_day)
+        counts = run(job)
+        job.say(", ".join(f"{k} {v}" for k, v in counts.items()))
 
 
 def guarded(action: Callable[[], None]) -> int:
