@@ -133,8 +133,11 @@ class Lake:
 
         Read off the log's own files (Delta protocol, "Delta Log Entries"): DESCRIBE HISTORY is a Spark job each time.
         """
-        newest = sorted(self._versions(name), reverse=True)[:limit]
-        return [{"version": version, **self._commit_info(name, version)} for version in newest]
+        return list(self._commits(name, limit))
+
+    def _commits(self, name: str, limit: int) -> Iterator[dict[str, Any]]:
+        for version in sorted(self._versions(name), reverse=True)[:limit]:
+            yield {"version": version, **self._commit_info(name, version)}
 
     def writer(self, name: str, version: int) -> str:
         """The run that made a version; empty where its commit is gone or says nothing."""
@@ -159,7 +162,12 @@ class Lake:
         return f"{self.path(name)}/_delta_log"
 
     def rows_added(self, name: str, version: int) -> dict[date, int]:
-        """How many rows a commit added to each day of a table partitioned by day, by the log's own counts."""
+        """How many rows a commit of this run added to each day of a table partitioned by day, by the log's own counts.
+
+        Empty where the version is another run's: this one had nothing to change.
+        """
+        if self.writer(name, version) != self.run.run_id:
+            return {}
         column = table(name).partition[0]
         found: dict[date, int] = {}
         for line in self._commit(name, version):
@@ -223,10 +231,18 @@ class Lake:
         if spec.partition:
             writer = writer.partitionBy(*spec.partition)
         writer.option("userMetadata", self.run.metadata(days)).save(self.path(spec.name))
-        version = self.version(spec.name)
-        assert version is not None
-        self.run.outputs[spec.name] = version
+        self.run.outputs[spec.name] = version = self._saved(spec.name)
         return version
+
+    def _saved(self, name: str) -> int:
+        """The version of this run's last commit, behind which a foreign program's may lie.
+
+        The table's newest version where there is none: Delta makes no commit of what changes nothing.
+        """
+        for commit in self._commits(name, LOOK_BACK):
+            if commit.get("run_id") == self.run.run_id:
+                return int(commit["version"])
+        return max(self._versions(name))
 
     def _refuse_stale(self, name: str, days: Window | None) -> None:
         for commit in self.history(name, LOOK_BACK):
@@ -242,9 +258,12 @@ class Lake:
         self.append_rows(RUNS, rows)
 
     def complete(self, name: str) -> None:
-        """Write the ops.runs row of a run that committed `name` and died before it could record itself."""
-        last = next(iter(self.history(name)), {})
-        if not last.get("run_id") or last["run_id"] == self.run.run_id:
+        """Write the ops.runs row of a run of this job that committed `name` and died before it could record itself.
+
+        The commits of others (upkeep, foreign writers) that lie above it are passed over.
+        """
+        last = next((found for found in self._commits(name, LOOK_BACK) if found.get("job") == self.run.job), {})
+        if not last or last["run_id"] == self.run.run_id:
             return
         if last["run_id"] in {commit.get("run_id") for commit in self.history(RUNS, LOOK_BACK)}:
             return
