@@ -7,7 +7,7 @@ import json
 import os
 import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
@@ -16,6 +16,7 @@ from typing import Any
 
 import psycopg
 import pyarrow as pa
+from delta import exceptions
 from delta.tables import DeltaTable
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
@@ -23,7 +24,14 @@ from pyspark.sql.pandas.types import to_arrow_schema
 
 from lakerec import __version__
 from lakerec.config import Config
-from lakerec.errors import ConfigError, ContractError, LakeBusyError, StaleRunError
+from lakerec.errors import (
+    ConfigError,
+    ConflictError,
+    ConnectionFailedError,
+    ContractError,
+    LakeBusyError,
+    StaleRunError,
+)
 from lakerec.files import files
 from lakerec.tables import Table, table
 
@@ -33,6 +41,7 @@ LOOK_BACK = 60
 # Any number that is the lake's own: the key of the advisory lock in PostgreSQL.
 LOCK_SPACE = 0x1A6E
 COMMIT = re.compile(r"^(\d{20})\.json$")
+CONFLICTS = tuple(getattr(exceptions, name) for name in exceptions.__all__)  # they have no root of their own
 
 
 @dataclass(frozen=True)
@@ -115,6 +124,8 @@ class Lake:
         self.spark = spark
         self.config = config
         self.run = run
+        # Raises where a lease that can be lost was lost: a file's cannot, a connection's can.
+        self._still_held: Callable[[], None] = lambda: None
 
     def path(self, name: str) -> str:
         """Where a table lives: LAKE/<layer>/<table>."""
@@ -230,7 +241,15 @@ class Lake:
     def _save(self, writer: Any, spec: Table, days: Window | None = None) -> int:
         if spec.partition:
             writer = writer.partitionBy(*spec.partition)
-        writer.option("userMetadata", self.run.metadata(days)).save(self.path(spec.name))
+        self._still_held()
+        try:
+            writer.option("userMetadata", self.run.metadata(days)).save(self.path(spec.name))
+        except CONFLICTS as error:
+            raise ConflictError(
+                f"{self.path(spec.name)}: another program has committed while this run wrote, without the lake's "
+                f"lease; this run's rows are not in it ({_first_line(error)}). Run the job again, and let that program "
+                "write when no job runs"
+            ) from None
         self.run.outputs[spec.name] = version = self._saved(spec.name)
         return version
 
@@ -283,7 +302,8 @@ class Lake:
         """Hold the lake's only lease; wait as long as the configuration says, then raise LakeBusyError."""
         settings = self.config.lease
         if settings.uri_env:
-            with _postgres_lease(os.environ.get(settings.uri_env, ""), self.config.lake, settings.wait_seconds):
+            uri = os.environ.get(settings.uri_env, "")
+            with _postgres_lease(uri, self.config.lake, settings.wait_seconds) as self._still_held:
                 yield
         elif "://" in self.config.lake:
             raise ConfigError(f"the lake {self.config.lake} is no local folder: set lease.uri_env to a PostgreSQL")
@@ -354,14 +374,38 @@ def _try_lock(file: Any) -> bool:
 
 
 @contextmanager
-def _postgres_lease(uri: str, lake: str, wait_seconds: int) -> Iterator[None]:
-    """A session-level advisory lock: PostgreSQL frees it when the connection of the driver goes."""
+def _postgres_lease(uri: str, lake: str, wait_seconds: int) -> Iterator[Callable[[], None]]:
+    """A session-level advisory lock: PostgreSQL frees it when the connection of the driver goes.
+
+    Yields what raises ConnectionFailedError where it has gone: another run may hold the lease by then.
+    """
     if not uri:
         raise ConfigError("lease.uri_env names an environment variable that is not set")
-    with psycopg.connect(uri, autocommit=True) as connection:
+    with _answering(lake), psycopg.connect(uri, autocommit=True, connect_timeout=10) as connection:
         connection.execute("SELECT set_config('lock_timeout', %s, false)", (f"{max(wait_seconds, 1)}s",))
         try:
             connection.execute("SELECT pg_advisory_lock(%s, hashtext(%s))", (LOCK_SPACE, lake))
         except psycopg.errors.LockNotAvailable:
             raise LakeBusyError(f"the lake {lake} is held by another run; waited {wait_seconds} s") from None
+
+        def still_held() -> None:
+            with _answering(lake):
+                connection.execute("SELECT 1")
+
+        yield still_held
+
+
+@contextmanager
+def _answering(lake: str) -> Iterator[None]:
+    """Raise ConnectionFailedError where the lease's PostgreSQL does not answer."""
+    try:
         yield
+    except (psycopg.OperationalError, psycopg.InterfaceError) as error:
+        raise ConnectionFailedError(
+            f"the lease of {lake} cannot be had, or was lost, since its PostgreSQL does not answer ({error}); nothing "
+            "was written without it. See to the server of lease.uri_env, then run again"
+        ) from None
+
+
+def _first_line(error: Exception) -> str:
+    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)[:200]
