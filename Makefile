@@ -3,7 +3,7 @@ SHELL := /bin/bash
 CONFIG ?= conf/demo.yaml
 TORCH ?=
 
-.PHONY: help demo test test-long test-aws install install-aws up down trigger lint audit format bench-ingest bench-start bench-day bench-scoring bench-quality bench-language-model docs requirements clean
+.PHONY: help demo test test-long test-faults test-aws install install-aws up down trigger lint audit format bench-ingest bench-start bench-day bench-scoring bench-quality bench-language-model docs requirements clean
 
 help:            ## what can be made
 	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -12,10 +12,13 @@ demo: install    ## set up, run the main job through Airflow on simulated days, 
 	@scripts/demo.sh
 
 test: install    ## the test suite (under 20 minutes on 2 cores)
-	@.venv/bin/python -m pytest -m "not long"
+	@.venv/bin/python -m pytest -m "not long and not faults"
 
 test-long: install  ## what takes longer: a month of the real files
 	@.venv/bin/python -m pytest -m long
+
+test-faults: install  ## what kills processes, fills disks and breaks models, and looks at what is left
+	@.venv/bin/python -m pytest -m faults
 
 test-aws: install-aws  ## a lake on a local S3 server
 	@scripts/install.sh moto && .venv/bin/python -m pytest tests/jobs/test_s3.py

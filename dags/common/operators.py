@@ -25,7 +25,8 @@ from common.defaults import CLUSTER, CONFIG, END, HOME, START, STATE
 from common.flow import inlets, outlets
 from common.rules import NOTHING_TO_DO, can_retry, days, exit_code, must_wait
 
-MARK = "LAKEREC_ATTEMPT"  # environment variable that all processes of one attempt of a task inherit
+MARK = "LAKEREC_TASK"  # environment variable that all processes of a task inherit, whichever attempt started them
+TASK = f"{STATE}:{{{{ ti.dag_id }}}}:{{{{ ti.run_id }}}}:{{{{ ti.task_id }}}}:{{{{ ti.map_index }}}}"
 PARENT = "LAKEREC_LINEAGE_PARENT"
 KILL_SECONDS = 3  # Airflow itself kills a task 5 s after it asked it to end
 LOOK_AGAIN = timedelta(seconds=20)
@@ -59,7 +60,7 @@ class LakerecJob(SparkSubmitOperator):
             application_args=["--config", CONFIG, "--start", start, "--end", end],
             spark_binary=str(HOME / ".venv" / "bin" / "spark-submit"),
             properties_file=str(PROPERTIES),
-            env_vars={"PYSPARK_PYTHON": python, "PYTHONPATH": str(HOME / "jobs"), MARK: "{{ ti.id }}"},
+            env_vars={"PYSPARK_PYTHON": python, "PYTHONPATH": str(HOME / "jobs"), MARK: TASK},
             inlets=inlets(task_id),
             outlets=outlets(task_id),
             # By its API a cluster tells how a driver ended, and a worker that comes back finds the one it had started.
@@ -69,12 +70,16 @@ class LakerecJob(SparkSubmitOperator):
         )
 
     def execute(self, context: Any) -> None:
-        """Run the job; exit codes 10 to 19 end the task without a retry, AlreadyServedError's skips it."""
+        """Run the job; exit codes 10 to 19 end the task without a retry, AlreadyServedError's skips it.
+
+        An attempt that was killed leaves its spark-submit behind, which would train or score beside this one.
+        """
         if self.in_order and must_wait(earlier_days(context["ti"])):
             self.log.info("an earlier day is on its way to the same task: waiting for it")
             raise AirflowRescheduleException(timezone.utcnow() + LOOK_AGAIN)
         if os.environ.get("AIRFLOW__OPENLINEAGE__TRANSPORT"):
             self.env_vars[PARENT] = lineage_parent(context["ti"])
+        end_marked(self.env_vars[MARK])
         try:
             with secrets():
                 self.execute_warm() if self.warm and reuses(PROPERTIES) else super().execute(context)
@@ -135,7 +140,7 @@ def earlier_days(ti: Any) -> Iterator[tuple[str | None, bool]]:
 
 
 def end_marked(mark: str) -> None:
-    """End every process that inherited the mark of an attempt: ask, wait KILL_SECONDS, kill.
+    """End every process that inherited the mark of a task: ask, wait KILL_SECONDS, kill.
 
     Neither process group nor parent would do: Spark's Python workers are in groups of their own, and their
     parent may be dead already, because Airflow signals the task's whole group.

@@ -15,6 +15,7 @@ from datetime import date, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lakerec import faults
 from lakerec.config import Config, load_config
 from lakerec.errors import UsageError
 from lakerec.job import (
@@ -141,11 +142,12 @@ def _lake_options(parser: argparse.ArgumentParser) -> None:
 def _session(config: Config, name: str, days: int = 1) -> Iterator[SparkSession]:
     from lakerec.session import build_session
 
-    spark = build_session(config, name, days)
-    try:
-        yield spark
-    finally:
-        spark.stop()
+    with faults.told(config):
+        spark = build_session(config, name, days)
+        try:
+            yield spark
+        finally:
+            spark.stop()
 
 
 def run_chain(given: argparse.Namespace) -> None:

@@ -96,6 +96,27 @@ class ConnectionFailedError(LakerecError):
     retry = True
 
 
+class DiskFullError(LakerecError):
+    """A disk has no space left; the message names the folders and what each has free."""
+
+    exit_code = 23
+    retry = True
+
+
+class ProcessLostError(LakerecError):
+    """A process of Spark's (its JVM, an executor, a Python worker) died while a job needed it."""
+
+    exit_code = 24
+    retry = True
+
+
+class ConflictError(LakerecError):
+    """A program that does not take the lease wrote a table while a run was writing it."""
+
+    exit_code = 25
+    retry = True
+
+
 class BackupError(LakerecError):
     """A backup is missing or damaged, or the lake to be restored is not empty; nothing was changed."""
 

@@ -22,10 +22,10 @@ from pyspark.errors import PySparkException
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
+from lakerec import faults, lineage
 from lakerec.config import Config, load_config
 from lakerec.errors import ConfigError, LakerecError, UsageError
 from lakerec.lake import Lake, Run, Window
-from lakerec.lineage import told
 from lakerec.names import as_part
 
 SPARK_IS_UP = "Spark is up ({:.1f} s)"
@@ -150,22 +150,24 @@ def _run(name: str, run: Body, given: argparse.Namespace, ahead: str) -> None:
     if ahead:
         import_ahead(ahead)
     began = time.monotonic()
-    spark = build_session(config, name, window.days)
-    print(SPARK_IS_UP.format(time.monotonic() - began), flush=True)
-    check_expressions(config, spark)
+    with faults.told(config):
+        spark = build_session(config, name, window.days)
+        print(SPARK_IS_UP.format(time.monotonic() - began), flush=True)
+        check_expressions(config, spark)
     carry_out(spark, config, name, run, given)
 
 
 def carry_out(spark: SparkSession, config: Config, name: str, run: Body, given: argparse.Namespace) -> None:
     """Run a job's body in a session that is there, and say what it counted."""
     job = start(config, spark, name, parse_window(given.start, given.end), given.run_id, given.every_day)
-    counts = done(job, run)
+    with faults.told(config):
+        counts = done(job, run)
     job.say(", ".join(f"{k} {v}" for k, v in counts.items()))
 
 
 def done(job: Job, run: Body) -> dict[str, Any]:
     """A job's counts, once it has run; OpenLineage hears of it."""
-    with told(job):
+    with lineage.told(job):
         return run(job)
 
 

@@ -8,7 +8,7 @@ import os
 import re
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
@@ -17,6 +17,7 @@ from typing import Any
 
 import psycopg
 import pyarrow as pa
+from delta import exceptions
 from delta.tables import DeltaTable
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
@@ -25,7 +26,14 @@ from pyspark.sql.types import StructType
 
 from lakerec import __version__, migration
 from lakerec.config import Config
-from lakerec.errors import ConfigError, ContractError, LakeBusyError, StaleRunError
+from lakerec.errors import (
+    ConfigError,
+    ConflictError,
+    ConnectionFailedError,
+    ContractError,
+    LakeBusyError,
+    StaleRunError,
+)
 from lakerec.files import files
 from lakerec.postgres import uri_of
 from lakerec.tables import Migration, Table, fingerprint, migrations, quoted, table, table_names
@@ -39,6 +47,7 @@ LOCK_SPACE = 0x1A6E
 SCHEMA = "_schema.json"
 USER_METADATA = "spark.databricks.delta.commitInfo.userMetadata"
 COMMIT = re.compile(r"^(\d{20})\.json$")
+CONFLICTS = tuple(getattr(exceptions, name) for name in exceptions.__all__)  # they have no root of their own
 
 
 @dataclass(frozen=True)
@@ -121,6 +130,8 @@ class Lake:
         self.spark = spark
         self.config = config
         self.run = run
+        # Raises where a lease that can be lost was lost: a file's cannot, a connection's can.
+        self._still_held: Callable[[], None] = lambda: None
 
     def path(self, name: str) -> str:
         """Where a table lives: LAKE/<layer>/<table>."""
@@ -139,8 +150,11 @@ class Lake:
 
         Read off the log's own files (Delta protocol, "Delta Log Entries"): DESCRIBE HISTORY is a Spark job each time.
         """
-        newest = sorted(self._versions(name), reverse=True)[:limit]
-        return [{"version": version, **self._commit_info(name, version)} for version in newest]
+        return list(self._commits(name, limit))
+
+    def _commits(self, name: str, limit: int) -> Iterator[dict[str, Any]]:
+        for version in sorted(self._versions(name), reverse=True)[:limit]:
+            yield {"version": version, **self._commit_info(name, version)}
 
     def writer(self, name: str, version: int) -> str:
         """The run that made a version; empty where its commit is gone or says nothing."""
@@ -174,7 +188,12 @@ class Lake:
         return sorted(self._versions(name), reverse=True)
 
     def rows_added(self, name: str, version: int) -> dict[date, int]:
-        """How many rows a commit added to each day of a table partitioned by day, by the log's own counts."""
+        """How many rows a commit of this run added to each day of a table partitioned by day, by the log's own counts.
+
+        Empty where the version is another run's: this one had nothing to change.
+        """
+        if self.writer(name, version) != self.run.run_id:
+            return {}
         column = table(name).partition[0]
         found: dict[date, int] = {}
         for line in self._commit(name, version):
@@ -240,11 +259,27 @@ class Lake:
     def _save(self, writer: Any, spec: Table, days: Window | None = None) -> int:
         if spec.partition:
             writer = writer.partitionBy(*spec.partition)
-        writer.option("userMetadata", self.run.metadata(days)).save(self.path(spec.name))
-        version = self.version(spec.name)
-        assert version is not None
-        self.run.outputs[spec.name] = version
+        self._still_held()
+        try:
+            writer.option("userMetadata", self.run.metadata(days)).save(self.path(spec.name))
+        except CONFLICTS as error:
+            raise ConflictError(
+                f"{self.path(spec.name)}: another program has committed while this run wrote, without the lake's "
+                f"lease; this run's rows are not in it ({_first_line(error)}). Run the job again, and let that program "
+                "write when no job runs"
+            ) from None
+        self.run.outputs[spec.name] = version = self._saved(spec.name)
         return version
+
+    def _saved(self, name: str) -> int:
+        """The version of this run's last commit, behind which a foreign program's may lie.
+
+        The table's newest version where there is none: Delta makes no commit of what changes nothing.
+        """
+        for commit in self._commits(name, LOOK_BACK):
+            if commit.get("run_id") == self.run.run_id:
+                return int(commit["version"])
+        return max(self._versions(name))
 
     def _refuse_stale(self, name: str, days: Window | None) -> None:
         for commit in self.history(name, LOOK_BACK):
@@ -327,9 +362,12 @@ class Lake:
         self.append_rows(RUNS, rows)
 
     def complete(self, name: str) -> None:
-        """Write the ops.runs row of a run that committed `name` and died before it could record itself."""
-        last = next(iter(self.history(name)), {})
-        if not last.get("run_id") or last["run_id"] == self.run.run_id:
+        """Write the ops.runs row of a run of this job that committed `name` and died before it could record itself.
+
+        The commits of others (upkeep, foreign writers) that lie above it are passed over.
+        """
+        last = next((found for found in self._commits(name, LOOK_BACK) if found.get("job") == self.run.job), {})
+        if not last or last["run_id"] == self.run.run_id:
             return
         if last["run_id"] in {commit.get("run_id") for commit in self.history(RUNS, LOOK_BACK)}:
             return
@@ -347,7 +385,7 @@ class Lake:
     @contextmanager
     def lease(self) -> Iterator[None]:
         """Hold the lake's only lease, its tables brought to this release's DDL; LakeBusyError after the wait."""
-        with held(self.config, self.run.job, self.run.run_id):
+        with held(self.config, self.run.job, self.run.run_id) as self._still_held:
             self.migrate()
             yield
 
@@ -398,18 +436,21 @@ def live_files(place: Path, version: int) -> list[Path]:
 
 
 @contextmanager
-def held(config: Config, job: str, run_id: str) -> Iterator[None]:
-    """Hold a lake's only lease; wait as long as the configuration says, then raise LakeBusyError."""
+def held(config: Config, job: str, run_id: str) -> Iterator[Callable[[], None]]:
+    """Hold a lake's only lease; wait as long as the configuration says, then raise LakeBusyError.
+
+    Yields what raises ConnectionFailedError where the lease was lost.
+    """
     settings = config.lease
     if settings.uri_env:
-        with _postgres_lease(uri_of(settings.uri_env), config.lake, settings.wait_seconds):
-            yield
+        with _postgres_lease(uri_of(settings.uri_env), config.lake, settings.wait_seconds) as still_held:
+            yield still_held
     elif "://" in config.lake:
         place = config.where("lake")
         raise ConfigError(f"{place}: {config.lake} is no folder: set lease.uri_env to a PostgreSQL's URI")
     else:
         with file_lease(Path(config.lake), job, run_id, settings.wait_seconds):
-            yield
+            yield lambda: None  # the kernel takes it from no process that lives
 
 
 @contextmanager
@@ -442,14 +483,38 @@ def _try_lock(file: Any) -> bool:
 
 
 @contextmanager
-def _postgres_lease(uri: str, lake: str, wait_seconds: int) -> Iterator[None]:
-    """A session-level advisory lock: PostgreSQL frees it when the connection of the driver goes."""
+def _postgres_lease(uri: str, lake: str, wait_seconds: int) -> Iterator[Callable[[], None]]:
+    """A session-level advisory lock: PostgreSQL frees it when the connection of the driver goes.
+
+    Yields what raises ConnectionFailedError where it has gone: another run may hold the lease by then.
+    """
     if not uri:
         raise ConfigError("lease.uri_env names an environment variable that is not set")
-    with psycopg.connect(uri, autocommit=True) as connection:
+    with _answering(lake), psycopg.connect(uri, autocommit=True, connect_timeout=10) as connection:
         connection.execute("SELECT set_config('lock_timeout', %s, false)", (f"{max(wait_seconds, 1)}s",))
         try:
             connection.execute("SELECT pg_advisory_lock(%s, hashtext(%s))", (LOCK_SPACE, lake))
         except psycopg.errors.LockNotAvailable:
             raise LakeBusyError(f"the lake {lake} is held by another run; waited {wait_seconds} s") from None
+
+        def still_held() -> None:
+            with _answering(lake):
+                connection.execute("SELECT 1")
+
+        yield still_held
+
+
+@contextmanager
+def _answering(lake: str) -> Iterator[None]:
+    """Raise ConnectionFailedError where the lease's PostgreSQL does not answer."""
+    try:
         yield
+    except (psycopg.OperationalError, psycopg.InterfaceError) as error:
+        raise ConnectionFailedError(
+            f"the lease of {lake} cannot be had, or was lost, since its PostgreSQL does not answer ({error}); nothing "
+            "was written without it. See to the server of lease.uri_env, then run again"
+        ) from None
+
+
+def _first_line(error: Exception) -> str:
+    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)[:200]

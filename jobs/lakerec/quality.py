@@ -110,7 +110,13 @@ class DataDocs:
 
         folder.mkdir(parents=True, exist_ok=True)
         self._gx = gx
-        self._context = gx.get_context(mode="file", project_root_dir=str(folder))
+        _mend(folder / "gx")
+        try:
+            self._context = gx.get_context(mode="file", project_root_dir=str(folder))
+        except Exception:  # half a YAML raises YAML's errors, pydantic's or its own; all that it says is said anew
+            for file in (folder / "gx").rglob("*.yml"):
+                file.unlink()
+            self._context = gx.get_context(mode="file", project_root_dir=str(folder))
         self._context.variables.progress_bars = ProgressBarsConfig(globally=False, metric_calculations=False)
         self.index = folder / "gx" / "uncommitted" / "data_docs" / "local_site" / "index.html"
 
@@ -141,6 +147,16 @@ class DataDocs:
         # persist=True, the default, caches every batch a second time.
         source = sources.add_or_update_spark(name, persist=False) if spark else sources.add_or_update_pandas(name)
         return source.add_dataframe_asset(name).add_batch_definition_whole_dataframe(name)
+
+
+def _mend(folder: Path) -> None:
+    """Remove half-written files: Great Expectations writes in place, and a run may be killed or find the disk full."""
+    for file in folder.rglob("*.json"):
+        with file.open("rb") as stream:
+            stream.seek(-min(2, file.stat().st_size), os.SEEK_END)
+            whole = stream.read().strip().endswith((b"}", b"]"))
+        if not whole:
+            file.unlink()
 
 
 def _result(result: Any) -> dict[str, Any]:

@@ -35,7 +35,7 @@ START_SECONDS = 60  # until a new driver answers; its Spark starts behind that
 MARK = b"\0"  # begins the line behind the output: `exit CODE`, or OTHER where the driver is of another state
 OTHER = "other"
 # What differs from task to task and says nothing of the driver: each step brings its own.
-OF_ATTEMPT = ("LAKEREC_ATTEMPT", "LAKEREC_RUN_ID", "LAKEREC_LINEAGE_PARENT")
+OF_ATTEMPT = ("LAKEREC_TASK", "LAKEREC_RUN_ID", "LAKEREC_LINEAGE_PARENT")
 COMPILES = 100  # days: the driver lives long, so the JVM compiles in full
 BROKEN = 1
 

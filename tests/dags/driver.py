@@ -86,7 +86,7 @@ def command_of(task: Any, dag: Any) -> list[str]:
         "dag_run": RUN,
         "params": PARAMS[dag.dag_id],
         "var": {"value": value},
-        "ti": SimpleNamespace(id="attempt-1"),
+        "ti": SimpleNamespace(dag_id=dag.dag_id, run_id="run", task_id=task.task_id, map_index=-1),
         "macros": macros,
     }
     task.render_template_fields(context, jinja_env=dag.get_template_env())
@@ -100,7 +100,7 @@ def job() -> Any:
 
     task = LakerecJob(task_id="ingest_events", start="2024-07-01", end="2024-07-03")
     task.application_args[1] = "shop.yaml"
-    task.env_vars[MARK] = f"attempt-{os.getpid()}"
+    task.env_vars[MARK] = f"task-{os.getpid()}"
     return task
 
 

@@ -158,6 +158,16 @@ def test_a_day_without_rows_is_empty_or_an_error_as_configured(shop: Shop):
         shop.run("ingest_events", days=4)
 
 
+def test_an_empty_day_behind_others_counts_no_row_of_theirs(shop: Shop):
+    shop.deliver(DAY, [event(1)])
+    assert shop.run("ingest_events")["read"] == 1
+    assert shop.run("ingest_events", start=day_after(1))["read"] == 0
+    assert sorted((str(row["ingest_date"]), row["rows_read"]) for row in shop.rows("ops.runs")) == [
+        (str(DAY), 1),
+        (str(day_after(1)), 0),
+    ]
+
+
 def test_two_percent_bad_rows_pass_the_gate_with_a_quarantine(shop: Shop):
     shop.deliver(DAY, [event(n) for n in range(98)] + ["torn", "torn too"])
     counts = shop.run(*INGEST)

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from scipy import sparse
 
 from lakerec.errors import ContractError, ModelError, NotEnoughDataError
@@ -442,5 +443,8 @@ def test_a_foreign_or_broken_checkpoint_is_not_resumed(tmp_path):
     checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
     _, report, lines = fit_again(checkpoint, epochs=2)
     assert "cannot be read" in lines[0] and len(report.train_loss) == 2
+    save_file({"a": torch.zeros(1)}, checkpoint)  # another program's: it tells nothing of itself
+    _, report, lines = fit_again(checkpoint, epochs=2)
+    assert "of another training" in lines[0] and len(report.train_loss) == 2
     _, again, lines = fit_again(checkpoint, epochs=2)
     assert lines == [f"resumed after epoch 2 from {checkpoint}"] and again.valid_loss == report.valid_loss

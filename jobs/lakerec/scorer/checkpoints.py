@@ -50,7 +50,7 @@ def read(
         return None
     try:
         with safe_open(file, framework="pt", device=str(place)) as stream:
-            about = stream.metadata()
+            about = stream.metadata() or {}  # a foreign file may have none
             tensors = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         say(f"{file} cannot be read ({error}): training from the start")

@@ -1,6 +1,6 @@
 PYSPARK_PYTHON={home}/.venv/bin/python
 PYTHONPATH={home}/jobs
-LAKEREC_ATTEMPT=attempt-1
+LAKEREC_TASK={home}/.lakerec:reco_daily:run:score_candidates:-1
 {home}/.venv/bin/spark-submit
 --master
 k8s://https://APISERVER:6443
@@ -9,7 +9,7 @@ spark.kubernetes.driverEnv.PYSPARK_PYTHON={home}/.venv/bin/python
 --conf
 spark.kubernetes.driverEnv.PYTHONPATH={home}/jobs
 --conf
-spark.kubernetes.driverEnv.LAKEREC_ATTEMPT=attempt-1
+spark.kubernetes.driverEnv.LAKEREC_TASK={home}/.lakerec:reco_daily:run:score_candidates:-1
 --conf
 spark.kubernetes.namespace=lakerec
 --properties-file

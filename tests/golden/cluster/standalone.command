@@ -1,6 +1,6 @@
 PYSPARK_PYTHON={home}/.venv/bin/python
 PYTHONPATH={home}/jobs
-LAKEREC_ATTEMPT=attempt-1
+LAKEREC_TASK={home}/.lakerec:reco_daily:run:score_candidates:-1
 {home}/.venv/bin/spark-submit
 --master
 spark://MASTER:7077

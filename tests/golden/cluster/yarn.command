@@ -1,6 +1,6 @@
 PYSPARK_PYTHON={home}/.venv/bin/python
 PYTHONPATH={home}/jobs
-LAKEREC_ATTEMPT=attempt-1
+LAKEREC_TASK={home}/.lakerec:reco_daily:run:score_candidates:-1
 {home}/.venv/bin/spark-submit
 --master
 yarn
@@ -11,7 +11,7 @@ spark.yarn.appMasterEnv.PYSPARK_PYTHON={home}/.venv/bin/python
 --conf
 spark.yarn.appMasterEnv.PYTHONPATH={home}/jobs
 --conf
-spark.yarn.appMasterEnv.LAKEREC_ATTEMPT=attempt-1
+spark.yarn.appMasterEnv.LAKEREC_TASK={home}/.lakerec:reco_daily:run:score_candidates:-1
 --properties-file
 {home}/.lakerec/spark.conf
 --name

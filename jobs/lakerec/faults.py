@@ -1,0 +1,74 @@
+"""What Spark and the system throw where the machine is at fault, as an error that says what a person can do."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from py4j.protocol import Py4JError, Py4JJavaError, Py4JNetworkError
+
+from lakerec.config import Config
+from lakerec.errors import DiskFullError, LakerecError, ProcessLostError
+
+# As the kernel, the JVM, safetensors and SQLite say it.
+FULL = re.compile(r"no space left on device|disk quota exceeded|database or disk is full", re.IGNORECASE)
+LOST = re.compile(r"Python worker (exited|failed)|ExecutorLostFailure|SparkContext was shut down|stopped SparkContext")
+TOLD = 300  # characters of a cause
+
+
+@contextmanager
+def told(config: Config) -> Iterator[None]:
+    """Raise DiskFullError or ProcessLostError in the place of whatever means the one or the other."""
+    try:
+        yield
+    except Exception as error:
+        local = config.spark.properties.get("spark.local.dir", tempfile.gettempdir())
+        found = named(error, (config.lake, local))
+        if found is None:
+            raise
+        raise found from error
+
+
+def named(error: BaseException, folders: Sequence[str]) -> LakerecError | None:
+    """The error that says what a person can do, `folders` being written to; None where the machine is not at fault."""
+    chain = list(_chain(error))
+    if full := _first(chain, FULL):
+        return DiskFullError(f"{full}\n{_free(folders)}. Each table is as of its last commit: make room, run again")
+    lost = _first(chain, LOST) or next((f"{one}"[:TOLD] for one in chain if _jvm_is_gone(one)), None)
+    if lost is None:
+        return None
+    return ProcessLostError(
+        f"{lost}\nA process of Spark's was killed, or the machine had no memory left for it (the system's log says "
+        "which). Each table is as of its last commit: run again; if it was memory, with fewer cores in spark.master"
+    )
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """An error and what it came from, the newest first."""
+    found: BaseException | None = error
+    while found is not None:
+        yield found
+        found = found.__cause__ or found.__context__
+
+
+def _first(chain: Sequence[BaseException], sign: re.Pattern[str]) -> str | None:
+    """The first line of the errors' texts that has the sign."""
+    lines = (line.strip() for one in chain for line in str(one).splitlines())
+    return next((line[:TOLD] for line in lines if sign.search(line)), None)
+
+
+def _jvm_is_gone(error: BaseException) -> bool:
+    """Whether py4j has lost the JVM: a call's error then has neither a Java exception nor a trace."""
+    bare = isinstance(error, Py4JError) and not isinstance(error, Py4JJavaError)
+    silent = bare and "An error occurred while calling" in str(error) and "Trace" not in str(error)
+    return silent or isinstance(error, Py4JNetworkError)
+
+
+def _free(folders: Sequence[str]) -> str:
+    """What each folder's disk has free, the fullest first."""
+    free = sorted((shutil.disk_usage(place).free >> 20, place) for place in folders if Path(place).exists())
+    return ", ".join(f"{place} has {megabytes:,} MB free" for megabytes, place in free)
