@@ -11,8 +11,9 @@ lakerec spark-conf --config "$LAKEREC_CONFIG" --out "$LAKEREC_STATE/spark.conf"
 for name in ("LAKEREC_SERVING_URI", "LAKEREC_LEASE_URI"):
     server.ensure_database(os.environ["LAKEREC_DATABASE"], os.environ[name].rpartition("/")[2])'
 "$LAKEREC_HOME/scripts/prepare.sh" "$LAKEREC_CONFIG"
+connection=$(lakerec spark-conf --config "$LAKEREC_CONFIG" --connection)
 airflow connections delete spark_default >/dev/null 2>&1 || true
-airflow connections add spark_default --conn-json "$(lakerec spark-conf --config "$LAKEREC_CONFIG" --connection)"
+airflow connections add spark_default --conn-json "$connection"
 umask 077
 passwords=$AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE
 python -c 'import json, os; print(json.dumps({"admin": os.environ["AIRFLOW_ADMIN_PASSWORD"]}))' >"$passwords"

@@ -8,7 +8,7 @@ import pytest
 
 FAKE = """#!/bin/sh
 [ "$FAKE_CODE" = sleep ] && { setsid sleep 300 & wait; }
-echo the last words
+echo the last words of application_1_1
 exit "$FAKE_CODE"
 """
 

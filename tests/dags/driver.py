@@ -1,4 +1,4 @@
-"""Runs in Airflow's environment and answers as JSON: driver.py load | execute CODES | kill."""
+"""Runs in Airflow's environment and answers as JSON: driver.py load | execute CODES | execute_on_yarn CODES | kill."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import threading
 import time
 from collections import defaultdict
 from datetime import UTC, datetime
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -127,6 +128,33 @@ def execute(codes: list[int]) -> dict[str, Any]:
         except Exception as error:
             outcome[str(code)] = type(error).__name__
     return outcome
+
+
+def execute_on_yarn(codes: list[int]) -> dict[str, str]:
+    """As `execute`, of drivers on a cluster: the ResourceManager tells how each ended."""
+    server = HTTPServer(("127.0.0.1", 0), ResourceManager)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    extra = {"deploy-mode": "cluster", "yarn_resourcemanager_webapp_address": f"127.0.0.1:{server.server_port}"}
+    os.environ["AIRFLOW_CONN_SPARK_DEFAULT"] = json.dumps({"conn_type": "spark", "host": "yarn", "extra": extra})
+    outcome = {}
+    for code in codes:
+        ResourceManager.code = code
+        outcome |= {str(code): execute([0])["0"]}
+    return outcome
+
+
+class ResourceManager(BaseHTTPRequestHandler):
+    """What YARN's ResourceManager answers of a driver that ended with an exit code."""
+
+    code = 0
+
+    def do_GET(self) -> None:
+        """One application: /ws/v1/cluster/apps/application_1_1."""
+        told = f"User application exited with status {self.code}" if self.code else ""
+        app = {"state": "FINISHED", "finalStatus": "FAILED" if told else "SUCCEEDED", "diagnostics": told}
+        self.send_response(200 if self.path.endswith("/application_1_1") else 404)
+        self.end_headers()
+        self.wfile.write(json.dumps({"app": app}).encode())
 
 
 def kill() -> dict[str, int]:
