@@ -1,10 +1,11 @@
 """A year of days, one by one: does a day cost more when a year lies behind it?
 
 The simulator's shop, 365 windows of one day through every step of reco_daily in one warm session, with the upkeep and
-the audits of lake_maintenance each week. Wall seconds of each step; files and logs of each table at each upkeep. The
-popular list is served (no model: what grows with the lake is looked at, not the scoring of so many users).
-A year passes in an hour or two, so the clock is helped: after each day the logs' files are aged by a day, and versions
-are kept for as long as seven of these days take. Aim: a day of the last week at most 1.3 times one of the first.
+the audits of lake_maintenance each week. Wall and processor seconds of each step (the second also hold on a machine
+that others use); files and logs of each table at each upkeep. The popular list is served (no model: what grows with
+the lake is looked at, not the scoring of so many users).
+A year passes in hours, so the clock is helped: after each day the logs' files are aged by a day, and versions are kept
+for about as long as seven of these days take. Aim: a day of the last week at most 1.3 times one of the first.
 The result is written anew after every week, so that a year cut short is one of fewer days.
 """
 
@@ -17,10 +18,12 @@ import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Mapping, Sequence
 from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
+import psutil
 import yaml
 from pyspark.sql import SparkSession
 
@@ -43,6 +46,7 @@ WEEK = 7
 SECONDS_A_DAY = 15  # about what a day takes here
 SIZE_COLUMNS = ("files", "small_files", "partitions", "rows", "commits", "log_files", "log_bytes")
 GOAL = 1.3
+Day = Mapping[str, tuple[float, float]]  # wall and processor seconds of each step
 
 
 def deployment(folder: Path, days: int, users: int, items: int) -> Config:
@@ -56,12 +60,21 @@ def deployment(folder: Path, days: int, users: int, items: int) -> Config:
     return load_config(file)
 
 
-def timed(config: Config, spark: SparkSession, step: str, day: int) -> float:
-    """Seconds of one step on the n-th day, from 1; what it says goes to the log."""
+def timed(config: Config, spark: SparkSession, step: str, day: int) -> tuple[float, float]:
+    """Wall and processor seconds of one step on the n-th day, from 1."""
     start = FIRST + timedelta(days=day - 1)
-    began = time.monotonic()
+    began, used = time.monotonic(), processor_seconds()
     jobs.body(step)(jobs.start(config, spark, step, Window(start, start + timedelta(days=1))))
-    return time.monotonic() - began
+    return time.monotonic() - began, processor_seconds() - used
+
+
+def processor_seconds() -> float:
+    """What this process and all that it started have used so far: Python, the JVM."""
+    me, total = psutil.Process(), 0.0
+    for process in (me, *me.children(recursive=True)):
+        with contextlib.suppress(psutil.Error):  # one that has just ended
+            total += sum(process.cpu_times()[:2])
+    return total
 
 
 def aged_by_a_day(lake: Path) -> None:
@@ -79,25 +92,27 @@ def sizes(config: Config, spark: SparkSession, day: int) -> dict[str, dict[str, 
     return {row["table_name"]: {name: row[name] for name in SIZE_COLUMNS} for row in rows}
 
 
-def medians(days: list[dict[str, float]]) -> dict[str, float]:
-    """The median seconds of each step over some days."""
-    return {name: round(statistics.median(day[name] for day in days), 2) for name in days[0]}
+def medians(days: Sequence[Day], kind: int) -> dict[str, float]:
+    """The median seconds of each step, and of the whole day, over some days; kind 0 wall, 1 processor."""
+    by_step = {name: statistics.median(day[name][kind] for day in days) for name in days[0]}
+    whole = statistics.median(sum(step[kind] for step in day.values()) for day in days)
+    return {name: round(value, 2) for name, value in {**by_step, "day": whole}.items()}
 
 
-def report(days: list[dict[str, float]], upkeep: list[dict[str, float]], measured: list[Any], about: Any) -> None:
+def compared(days: Sequence[Day], kind: int) -> dict[str, Any]:
+    """The days around the fifth, the last week, and the one by the other; each week's median day."""
+    first, last = medians(days[1 : 1 + WEEK], kind), medians(days[-WEEK:], kind)
+    weeks = [medians(days[n : n + WEEK], kind)["day"] for n in range(0, len(days) - WEEK + 1, WEEK)]
+    growth = {name: round(last[name] / max(first[name], 0.01), 2) for name in first}
+    return {"growth": growth, "first_week_seconds": first, "last_week_seconds": last, "day_seconds_by_week": weeks}
+
+
+def report(days: Sequence[Day], upkeep: Sequence[Day], measured: Sequence[Any], about: Mapping[str, int]) -> None:
     """Keep what is known so far."""
-    first, last = medians(days[1 : 1 + WEEK]), medians(days[-WEEK:])
-    by_week = [medians(days[n : n + WEEK]) for n in range(0, len(days) - WEEK + 1, WEEK)]
-    growth = {name: round(last[name] / first[name], 2) for name in first}
-    keep(
-        "speed",
-        "year",
-        about
-        | {"goal": GOAL, "days": len(days), "growth": growth["day"], "growth_of_steps": growth}
-        | {"first_week_seconds": first, "last_week_seconds": last, "day_seconds_by_week": [w["day"] for w in by_week]}
-        | {"first_upkeep_seconds": upkeep[0], "last_upkeep_seconds": upkeep[-1]}
-        | {"first_sizes": measured[0], "middle_sizes": measured[len(measured) // 2], "last_sizes": measured[-1]},
-    )
+    upkeeps = {"first_upkeep_seconds": medians(upkeep[:1], 0), "last_upkeep_seconds": medians(upkeep[-1:], 0)}
+    tables = {"first_sizes": measured[0], "middle_sizes": measured[len(measured) // 2], "last_sizes": measured[-1]}
+    kinds = {"wall": compared(days, 0), "processor": compared(days, 1)}
+    keep("speed", "year", {**about, "goal": GOAL, "days": len(days), **kinds, **upkeeps, **tables})
 
 
 def main() -> None:
@@ -106,25 +121,28 @@ def main() -> None:
     for name, default in (("days", 365), ("users", 120), ("items", 80)):
         parser.add_argument(f"--{name}", type=int, default=default)
     given = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder, open(os.devnull, "w") as quiet:
+    with tempfile.TemporaryDirectory() as folder:
         config = deployment(Path(folder), given.days, given.users, given.items)
         spark = build_session(config, "year", given.days)
-        days: list[dict[str, float]] = []
-        upkeep: list[dict[str, float]] = []
-        measured = []
         with serving.target(config):  # a server that runs all day, as a deployment's does
-            for day in range(1, given.days + 1):
-                with contextlib.redirect_stdout(quiet):
-                    steps = {step: timed(config, spark, step, day) for step in STEPS}
-                    days.append(steps | {"day": sum(steps.values())})
-                    if not day % WEEK:
-                        upkeep.append({name: round(timed(config, spark, name, day), 1) for name in UPKEEP})
-                        measured.append(sizes(config, spark, day))
-                aged_by_a_day(Path(config.lake))
-                told = " ".join(f"{name} {seconds:.1f}" for name, seconds in days[-1].items())
-                print(f"{day} {told}", flush=True)
-                if not day % WEEK and day > WEEK:
-                    report(days, upkeep, measured, {"users": given.users, "items": given.items})
+            run(config, spark, given.days, {"users": given.users, "items": given.items})
+
+
+def run(config: Config, spark: SparkSession, count: int, about: Mapping[str, int]) -> None:
+    """So many days, one by one, and after each week the upkeep and a report."""
+    days: list[Day] = []
+    upkeep: list[Day] = []
+    measured = []
+    for day in range(1, count + 1):
+        with Path(os.devnull).open("w") as quiet, contextlib.redirect_stdout(quiet):
+            days.append({step: timed(config, spark, step, day) for step in STEPS})
+            if not day % WEEK:
+                upkeep.append({step: timed(config, spark, step, day) for step in UPKEEP})
+                measured.append(sizes(config, spark, day))
+        aged_by_a_day(Path(config.lake))
+        print(f"day {day}: " + ", ".join(f"{step} {wall:.1f} s" for step, (wall, _) in days[-1].items()), flush=True)
+        if not day % WEEK and day > WEEK:
+            report(days, upkeep, measured, about)
 
 
 if __name__ == "__main__":

@@ -52,76 +52,73 @@ BROKEN: dict[str, tuple[str, list[dict[str, Any]]]] = {
 }
 
 
+def outcomes(shop: Shop) -> dict[str, dict]:
+    """The outcomes of the last audit in ops.dq_results, by TABLE.RULE."""
+    last = max((run for run in shop.rows("ops.runs") if run["job"] == "audit_lake"), key=lambda run: run["started_at"])
+    rows = [row for row in shop.rows("ops.dq_results") if row["run_id"] == last["run_id"]]
+    return {f"{row['table_name']}.{row['rule']}": row for row in rows}
+
+
 @pytest.fixture(scope="module")
 def whole(spark, tmp_path_factory) -> Shop:
-    """A lake of three days that breaks nothing."""
+    """A lake of three days that breaks nothing; its audit was green."""
     shop = Shop(tmp_path_factory.mktemp("whole"), spark)
     shop.write("items.csv.gz", "item_id,title", [f"i{n},thing number {n}" for n in range(10)])
     for n in range(DAYS):
-        day = day_after(n)
-        shop.deliver(day, [event(10 * n + m, user=f"u{m % 2}", day=day) for m in range(6)] + ["torn"])
-        shop.run(*LAKE_STEPS, "score_candidates", start=day)
+        shop.deliver(day_after(n), [event(10 * n + m, f"u{m % 2}", day_after(n)) for m in range(6)] + ["torn"])
+    shop.run(*LAKE_STEPS, "score_candidates", days=DAYS)
+    assert shop.run("audit_lake", days=DAYS)["failed"] == 0
     return shop
 
 
-@pytest.fixture
-def broken(whole: Shop, tmp_path) -> Shop:
-    """A lake of the same, to be broken."""
-    shutil.copytree(whole.folder, tmp_path, dirs_exist_ok=True)
-    return Shop(tmp_path, whole.spark, whole.settings)
-
-
-def findings(shop: Shop, name: str) -> audits.Finding:
-    job = shop.job("audit_lake", days=DAYS)
-    return audits.found(audits.query_audit(job.lake, name, job.window.end))
+@pytest.fixture(scope="module")
+def broken(whole: Shop, tmp_path_factory) -> Shop:
+    """The same with a row repeated in every table, and what breaks each query; its audit was red."""
+    folder = tmp_path_factory.mktemp("broken")
+    shutil.copytree(whole.folder, folder, dirs_exist_ok=True)
+    shop = Shop(folder, whole.spark, whole.settings)
+    lake = shop.job("look").lake
+    for name in table_names():
+        rows = [row for table, more in BROKEN.values() if table == name for row in more]
+        if rows:
+            lake.append_rows(name, rows)
+        if lake.exists(name):
+            lake.append(name, lake.read(name, lake.version(name)).limit(1))
+    told = rf"ranks_without_a_hole: \d rows: .*as_of_date {day_after(1)}, user_id u1"
+    with pytest.raises(DataQualityError, match=told) as red:
+        shop.run("audit_lake", days=DAYS)
+    assert "id_on_two_days" not in str(red.value) and "newest_has_every_event" not in str(red.value)
+    return shop
 
 
 def test_every_query_is_tested_here():
     assert set(BROKEN) == {file.stem for file in (SQL / "audits").glob("*.sql")}
 
 
+def test_a_whole_lake_is_green_and_every_outcome_is_kept(whole: Shop):
+    found = outcomes(whole)
+    assert found and all(row["success"] and row["observed"] == 0 for row in found.values())
+    there = {name for name in table_names() if whole.rows(name)} - {"ops.dq_results"}
+    assert {name for name in BROKEN if name.rsplit(".", 1)[0] in there} <= set(found)
+    assert {row["table_name"] for row in found.values() if row["rule"].startswith("unique(")} >= there
+
+
 @pytest.mark.parametrize("name", BROKEN)
-def test_an_audit_finds_what_breaks_it_and_nothing_in_a_whole_lake(whole: Shop, broken: Shop, name: str):
-    assert findings(whole, name).broken == 0
-    table, rows = BROKEN[name]
-    broken.job("look").lake.append_rows(table, rows)
-    found = findings(broken, name)
-    assert found.broken == 1 and found.examples[0] in found.line()
+def test_an_audit_finds_what_breaks_it(broken: Shop, name: str):
+    assert outcomes(broken)[name]["success"] is False
 
 
-def test_what_was_repeated_in_any_table_is_found_by_its_key(broken: Shop):
-    lake = broken.job("look").lake
-    there = [name for name in table_names() if lake.exists(name)]
-    for name in there:
-        assert audits.found(audits.key_audit(name, lake.read(name))).broken == 0
-        first = lake.read(name).limit(1)
-        found = audits.found(audits.key_audit(name, lake.read(name).unionAll(first)))
-        assert (found.broken, found.failed) == (1, True), name
-    assert len(there) >= 8
+def test_a_row_that_is_there_twice_is_found_in_every_table(broken: Shop):
+    unique = {row["table_name"]: row for row in outcomes(broken).values() if row["rule"].startswith("unique(")}
+    assert len(unique) >= 10 and [name for name, row in unique.items() if row["success"]] == []
 
 
-def test_a_lake_that_is_whole_is_green_and_one_that_is_broken_red_with_the_row(broken: Shop):
-    counts = broken.run("audit_lake", days=DAYS)
-    assert counts["failed"] == 0 and counts["audits"] > 15
-    outcomes = [row for row in broken.rows("ops.dq_results") if row["kind"] == "audit"]
-    assert len(outcomes) == counts["audits"] and all(row["success"] for row in outcomes)
-    broken.job("look").lake.append_rows("gold.recommendations", [MODEL | {"rank": 2}])
-    with pytest.raises(
-        DataQualityError, match=rf"ranks_without_a_hole: 1 rows: .*as_of_date {day_after(1)}, user_id u1"
-    ):
-        broken.run("audit_lake", days=DAYS)
-    (row,) = [row for row in broken.rows("ops.dq_results") if not row["success"] and row["kind"] == "audit"]
-    assert (row["table_name"], row["rule"]) == ("gold.recommendations", "ranks_without_a_hole")
-    assert [run["status"] for run in broken.rows("ops.runs") if run["run_id"] == row["run_id"]] == ["rejected"]
+def test_a_red_audit_is_told_in_the_ledger(broken: Shop):
+    (run_id,) = {row["run_id"] for row in outcomes(broken).values()}
+    assert [row["status"] for row in broken.rows("ops.runs") if row["run_id"] == run_id] == ["rejected"]
 
 
-def test_what_is_only_told_is_not_red(broken: Shop):
-    broken.job("look").lake.append_rows("silver.events", BROKEN["silver.events.id_on_two_days"][1])
-    found = findings(broken, "silver.events.id_on_two_days")
-    assert (found.broken, found.failed) == (1, False)
-
-
-def test_a_query_without_its_head_is_refused(broken: Shop, monkeypatch: pytest.MonkeyPatch):
+def test_a_query_without_its_head_is_refused(whole: Shop, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(audits, "sql_text", lambda kind, name: "SELECT 1")
     with pytest.raises(ContractError, match=r"sql/audits/a\.b\.c\.sql"):
-        audits.query_audit(broken.job("look").lake, "a.b.c", DAY)
+        audits.query_audit(whole.job("look").lake, "a.b.c", DAY)
