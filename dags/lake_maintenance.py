@@ -1,11 +1,18 @@
 """
 # Maintenance of the lake
 
-Every Sunday at 12:00 (the configuration's timezone): compacts small files and removes the files
-of versions older than a week. It holds the lake's one slot, so reco_daily waits.
+Every Sunday at 12:00 (the configuration's timezone). It takes the lake's lease for one table at a time and
+no slot of the pool, so reco_daily may run beside it and waits for seconds.
 
-**When it is red**, the log names the table: look at memory and disk of the machine, then clear the task.
-Red here never stops the lists; weeks of red make every job slower and the disk fuller.
+- *maintain_lake*: removes the days past `retention`, merges small files, removes the files and commits that
+  `maintenance` does not keep, and models that never served; its log ends with the size of every table and
+  the seconds of every job.
+- *audit_lake*: checks whole tables: keys, counts, lists, histories; `ops.dq_results` has every outcome.
+
+**When it is red**, open the log of the red task. *maintain_lake* names the table: look at memory and disk of
+the machine. *audit_lake* names the table, the rule that is broken and its first rows: rebuild the days that
+are named. Then clear the task. Red here never stops the lists; weeks without upkeep make every job slower
+and the disk fuller.
 
 **Run it now**: trigger it, or `scripts/trigger.sh lake_maintenance`.
 """
@@ -14,8 +21,8 @@ from __future__ import annotations
 
 from airflow.sdk import DAG
 
-from common.defaults import LAKE, settings
+from common.defaults import settings
 from common.operators import LakerecJob
 
 with DAG("lake_maintenance", **settings(__doc__, "0 12 * * 0", hours=6), tags=["lakerec", "weekly"], max_active_runs=1):
-    LakerecJob(task_id="maintain_lake", **LAKE)
+    LakerecJob(task_id="maintain_lake") >> LakerecJob(task_id="audit_lake")

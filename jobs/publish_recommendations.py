@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from pyspark import StorageLevel
 from pyspark.sql import functions as F
 
 from lakerec import serving
@@ -18,11 +19,13 @@ def run(job: Job) -> dict[str, Any]:
         lists = job.lake.read("gold.recommendations")
         known = lists.where(F.col("as_of_date") <= F.lit(job.last_day))
         latest = job.spark.sql(sql_text("views", "recommendations_latest"), recommendations=known)
-        latest = latest.select(*serving.Recommendation._fields)
+        # Counted, then read partition by partition: without it every list of every day would be read anew for each.
+        latest = latest.select(*serving.Recommendation._fields).persist(StorageLevel.MEMORY_AND_DISK)
         expected = latest.count()
         if not expected:
             raise NotEnoughDataError(f"gold.recommendations has no list up to {job.last_day}: run score_candidates")
         published = serving.publish(uri, map(tuple, latest.toLocalIterator()), job.last_day, expected)
+        latest.unpersist()
         counts = {"read": expected, "written": published.written, "deleted": published.deleted}
         job.lake.record([job.run.row("ok", counts)])
     return counts | {"served": published.rows}

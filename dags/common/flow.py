@@ -27,6 +27,8 @@ TABLES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         ("gold.recommendations",),
     ),
     "publish_recommendations": (("gold.recommendations",), ("serving.recommendations",)),
+    "maintain_lake": ((), ("ops.table_sizes",)),
+    "audit_lake": ((), ("ops.dq_results",)),
     "check_freshness": (("gold.recommendations", "serving.recommendations"), ()),
 }
 # The newest day's tables up to the item vectors are there: scorer_nightly follows it. A rebuilt day does not add to it.

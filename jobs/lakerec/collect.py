@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from lakerec.candidates import event_columns, histories, known_items, latest_sequences
+from lakerec.candidates import event_columns, histories, known_items
 from lakerec.config import Config
 from lakerec.generators.popularity import DailyCounts
 from lakerec.lake import Lake
@@ -138,7 +138,9 @@ def readings(
     """The columns READ of each user who is due: text, events, what is not to be shown, pattern, profile."""
     filtered = config.policy.filter_types
     mine = events.join(due, on="user_id", how="left_semi")
-    told = latest_sequences(sequences, day).select("user_id", F.col("text").alias("history"))
+    known = sequences.where(F.col("as_of_date") <= F.lit(day))
+    # max_by is summed up where a file is read: a window would shuffle the texts of every day of everybody.
+    told = known.groupBy("user_id").agg(F.max_by("text", "as_of_date").alias("history"))
     taken = excluded(mine, day, filtered).groupBy("user_id").agg(F.collect_set("item_id").alias("taken"))
     rows = due.join(histories(mine, day, config.event_types, filtered), on="user_id", how="left")
     for other in (told, taken, patterns_on(lake, day), profiles_on(lake, day, config)):

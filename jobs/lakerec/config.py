@@ -430,8 +430,41 @@ class Lease(Model):
     uri_env: str | None = None
 
 
+class Maintenance(Model):
+    """What the weekly upkeep keeps beside the newest version of each table, in days of the clock.
+
+    versions_days: files of replaced versions (time travel, and the inputs that a training has pinned); log_days:
+    commits in a table's log; models_days: models that no entry of ml.promotions names.
+    """
+
+    versions_days: float = Field(default=7, gt=0)
+    log_days: int = Field(default=30, ge=1)
+    models_days: int = Field(default=30, ge=1)
+
+    @model_validator(mode="after")
+    def _log_tells_of_every_version(self) -> Maintenance:
+        if self.log_days < self.versions_days:
+            raise ValueError("log_days must not be less than versions_days: a version is read by way of its commit")
+        return self
+
+
+# The tables that may lose old days: nothing is rebuilt from them, and what is newest in them stays.
+RETAINABLE = (
+    "quarantine.events",
+    "ml.sequences",
+    "ml.behaviour_patterns",
+    "ml.user_patterns",
+    "ml.examples",
+    "gold.recommendations",
+)
+TRAINED_ON = ("ml.sequences", "ml.behaviour_patterns", "ml.user_patterns")
+
+
 class Config(Model):
-    """A deployment; `files` is the folder of what is no table, needed where the lake is none on this machine's disk."""
+    """A deployment; `files` is the folder of what is no table, needed where the lake is none on this machine's disk.
+
+    `retention` has the days that a table keeps; a table that it does not name keeps all.
+    """
 
     lake: str
     files: str | None = None
@@ -454,6 +487,8 @@ class Config(Model):
     freshness: Freshness = Field(default_factory=Freshness)
     alerts: Alerts = Field(default_factory=Alerts)
     lineage: Lineage = Field(default_factory=Lineage)
+    maintenance: Maintenance = Field(default_factory=Maintenance)
+    retention: dict[str, Annotated[int, Field(ge=1)]] = Field(default_factory=lambda: {"ml.examples": 90})
 
     _file: Path = PrivateAttr(default=Path("config.yaml"))
     _node: yaml.Node | None = PrivateAttr(default=None)
@@ -471,6 +506,17 @@ class Config(Model):
         if not types:
             raise ValueError("at least one event type with its weight is expected, e.g. purchase: 5")
         return types
+
+    @model_validator(mode="after")
+    def _retains_what_is_needed(self) -> Config:
+        training = self.scorer.training
+        span = (training.cuts + 2) * training.horizon_days
+        for name, days in self.retention.items():
+            if name not in RETAINABLE:
+                raise ValueError(f"retention: {name} keeps all its days; those that may go are {', '.join(RETAINABLE)}")
+            if name in TRAINED_ON and days <= span:
+                raise ValueError(f"retention: {name}: more than {span} days are expected, which a training looks back")
+        return self
 
     @property
     def file(self) -> Path:

@@ -42,6 +42,14 @@ class Files:
         literal = re.sub(r"([*?\[\]{}\\])", r"\\\1", folder)
         return [name.rsplit("/", 1)[1] for name in self.glob(f"{literal}/*")]
 
+    def usage(self, folder: str) -> tuple[int, int]:
+        """How many files a folder has, those of its folders included, and their bytes; (0, 0) where there is none."""
+        path, system = self._at(folder)
+        if not system.exists(path):
+            return 0, 0
+        summary = system.getContentSummary(path)
+        return int(summary.getFileCount()), int(summary.getLength())
+
     def text(self, file: str) -> str:
         """A whole file as UTF-8."""
         path, system = self._at(file)

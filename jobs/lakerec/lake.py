@@ -8,7 +8,7 @@ import os
 import re
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
@@ -25,7 +25,7 @@ from pyspark.sql.pandas.types import to_arrow_schema
 from pyspark.sql.types import StructType
 
 from lakerec import __version__, migration
-from lakerec.config import Config
+from lakerec.config import Config, Maintenance
 from lakerec.errors import (
     ConfigError,
     ConflictError,
@@ -48,6 +48,15 @@ SCHEMA = "_schema.json"
 USER_METADATA = "spark.databricks.delta.commitInfo.userMetadata"
 COMMIT = re.compile(r"^(\d{20})\.json$")
 CONFLICTS = tuple(getattr(exceptions, name) for name in exceptions.__all__)  # they have no root of their own
+# Seconds between two tries of a run that waits for the file lease.
+POLL = 0.2
+# Below this OPTIMIZE merges a file with others of its partition (Spark reads such files one task each at the least).
+SMALL_FILE = 16 * 2**20
+# What a table keeps that does not say otherwise: files of replaced versions a week, commits 30 days.
+DELTA_KEEPS = {
+    "delta.deletedFileRetentionDuration": "interval 604800 seconds",
+    "delta.logRetentionDuration": "interval 2592000 seconds",
+}
 
 
 @dataclass(frozen=True)
@@ -249,12 +258,52 @@ class Lake:
         arrow = pa.Table.from_pylist(whole, schema=to_arrow_schema(spec.schema(), timezone="UTC"))
         return self.spark.createDataFrame(arrow, spec.schema()).coalesce(1)
 
-    def tidy(self, name: str) -> int:
-        """Compact a table's small files and remove files older than a week that no version needs; files compacted."""
+    def pin(self, names: Iterable[str]) -> None:
+        """Read these tables at their newest versions from now on: under the lease, one state of the lake."""
+        self.run.inputs |= {name: version for name in names if (version := self.version(name)) is not None}
+
+    def tidy(self, name: str, kept: Maintenance) -> int:
+        """Merge a table's small files, remove what no kept version needs, shorten its log; how many files were merged.
+
+        A checkpoint has Delta remove the commits before it that are older than `log_days`; the newest always stays.
+        """
+        self._keep(name, kept)
         found = DeltaTable.forPath(self.spark, self.path(name))
-        compacted = found.optimize().executeCompaction().select("metrics.numFilesRemoved").first()
+        merged = found.optimize().executeCompaction().select("metrics.numFilesRemoved").first()
         found.vacuum()
-        return int(compacted["numFilesRemoved"]) if compacted else 0
+        self._snapshot(name).deltaLog().checkpoint()
+        return int(merged["numFilesRemoved"]) if merged else 0
+
+    def _keep(self, name: str, kept: Maintenance) -> None:
+        """Have the table's properties say how long Delta keeps what is replaced; a commit only where they differ."""
+        seconds = dict(zip(DELTA_KEEPS, (kept.versions_days * 86400, kept.log_days * 86400), strict=True))
+        wanted = {key: f"interval {int(value)} seconds" for key, value in seconds.items()}
+        said = self._snapshot(name).metadata().configuration()
+        held = {key: said.apply(key) if said.contains(key) else default for key, default in DELTA_KEEPS.items()}
+        if held != wanted:
+            pairs = ", ".join(f"'{key}' = '{text}'" for key, text in wanted.items())
+            self.spark.sql(f"ALTER TABLE delta.`{self.path(name)}` SET TBLPROPERTIES ({pairs})")
+
+    def _snapshot(self, name: str) -> Any:
+        """Delta's own view of a table's newest version, in the JVM."""
+        jvm: Any = self.spark._jvm
+        log = jvm.org.apache.spark.sql.delta.DeltaLog.forTable(self.spark._jsparkSession, self.path(name))
+        return log.update(False, jvm.scala.Option.empty(), jvm.scala.Option.empty())
+
+    def usage(self, relative: str) -> tuple[int, int]:
+        """How many files a folder of the lake has, and their bytes."""
+        return files(self.spark).usage(f"{self.config.lake.rstrip('/')}/{relative}")
+
+    def log_usage(self, name: str) -> dict[str, int]:
+        """commits that a table's log still has, log_files and log_bytes of all of it."""
+        count, size = files(self.spark).usage(self._log(name))
+        return {"commits": len(self._versions(name)), "log_files": count, "log_bytes": size}
+
+    def data_files(self, name: str) -> DataFrame:
+        """path, partition (map), bytes and rows of each data file of a table's newest version, by its log."""
+        files_of = DataFrame(self._snapshot(name).allFiles().toDF(), self.spark)
+        rows = F.get_json_object("stats", "$.numRecords").cast("bigint").alias("rows")
+        return files_of.select("path", F.col("partitionValues").alias("partition"), F.col("size").alias("bytes"), rows)
 
     def _save(self, writer: Any, spec: Table, days: Window | None = None) -> int:
         if spec.partition:
@@ -466,7 +515,7 @@ def file_lease(lake: Path, job: str, run_id: str, wait_seconds: int) -> Iterator
                     f"the lake {lake} is held by {file.read().strip() or 'another run'}; "
                     f"waited {wait_seconds} s. Wait for it to end, or end it, and run again."
                 )
-            time.sleep(0.2)
+            time.sleep(POLL)
         since = datetime.now(UTC).isoformat(timespec="seconds")
         file.truncate(0)
         file.write(f"{job} (run {run_id}, process {os.getpid()}, since {since})")

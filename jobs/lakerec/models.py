@@ -145,6 +145,11 @@ def newest(lake: Lake) -> str | None:
     return last["version"] if last else None
 
 
+def needed(lake: Lake, config: Config) -> set[str]:
+    """The versions that have served or will, and the one that the configuration names as a teacher."""
+    return {row["version"] for row in _log_now(lake)} | {Path(config.scorer.training.teacher).name}
+
+
 def _log_now(lake: Lake) -> list[Row]:
     """ml.promotions as it is now, not as this run has read it: somebody may have rolled back since."""
     return lake.read("ml.promotions", lake.version("ml.promotions")).collect()

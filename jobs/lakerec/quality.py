@@ -20,6 +20,7 @@ from lakerec.errors import ContractError, DataQualityError
 from lakerec.lake import Lake
 
 EXPECTATIONS = files("lakerec") / "expectations"  # a link, as tables.SQL
+SHOWN = 100  # validations that Data Docs show: five a day
 SUMMARY_COLUMNS = ("ingest_date", "read", "quarantined", "bad", "bad_share", "duplicate", "written", "users", "items")
 
 
@@ -47,7 +48,7 @@ class Outcome:
     """The outcome of one expectation; `day` where it speaks of one ingest day."""
 
     rule: str
-    kind: Literal["row", "batch"]
+    kind: Literal["row", "batch", "audit"]
     severity: str
     success: bool
     observed: float | None
@@ -110,6 +111,7 @@ class DataDocs:
 
         folder.mkdir(parents=True, exist_ok=True)
         self._gx = gx
+        self._new: list[Any] = []
         _mend(folder / "gx")
         try:
             self._context = gx.get_context(mode="file", project_root_dir=str(folder))
@@ -129,12 +131,18 @@ class DataDocs:
         definition = self._context.validation_definitions.add_or_update(definition)
         checkpoint = gx.Checkpoint(name=name, validation_definitions=[definition], actions=[], result_format="COMPLETE")
         result = self._context.checkpoints.add_or_update(checkpoint).run(batch_parameters={"dataframe": rows})
-        found = next(iter(result.run_results.values()))
+        ((place, found),) = result.run_results.items()
+        self._new += [place, place.expectation_suite_identifier]
         return [_result(r) for r in found.results]
 
     def build(self) -> Path:
-        """Render Data Docs; the path of their first page."""
-        self._context.build_data_docs()
+        """Render what was validated here into Data Docs, which show the newest SHOWN results; their first page."""
+        store = self._context.validation_results_store
+        results: list[Any] = store.list_keys()
+        for old in sorted(results, key=lambda key: key.run_id.run_time, reverse=True)[SHOWN:]:
+            store.remove_key(old)
+        # Without these identifiers every page is rendered anew: a day would take longer each day.
+        self._context.build_data_docs(resource_identifiers=self._new)
         return self.index
 
     def _expectation(self, spec: dict[str, Any]) -> Any:
@@ -214,6 +222,7 @@ def gate(lake: Lake, tables: dict[str, DataFrame]) -> None:
     """Validate each table's new rows by its batch expectations; store the outcomes, DataQualityError on a failure."""
     docs = DataDocs(lake.local_folder("_dq"))
     found = {name: docs.validate(f"{name} batch", rows, load_suite(name).batch) for name, rows in tables.items()}
+    docs.build()
     outcomes = {name: [Outcome.of_batch(result) for result in results] for name, results in found.items()}
     rows = [o.row(lake.run.run_id, name) for name, found in outcomes.items() for o in found]
     lake.append_rows("ops.dq_results", rows)

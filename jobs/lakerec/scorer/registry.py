@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -83,3 +83,20 @@ def set_champion(uri: str, version: str) -> None:
     if number is None:
         raise ModelError(f"{uri}: {MODEL} has no version {version}; register it before it is promoted")
     client.set_registered_model_alias(MODEL, CHAMPION, number)
+
+
+def forget(uri: str, versions: Sequence[str]) -> None:
+    """Remove versions from the registry, and the runs of their trainings with all figures, for good."""
+    client = _client(uri)
+    for version in versions:
+        if number := _number(client, version):
+            client.delete_model_version(MODEL, number)
+    known = [experiment.experiment_id for experiment in client.search_experiments()]
+    found = [run for version in versions for run in client.search_runs(known, f"tags.version = '{version}'")]
+    for run in found:
+        client.delete_run(run.info.run_id)
+    if found:
+        from mlflow.cli import gc
+
+        ids = ",".join(run.info.run_id for run in found)
+        gc.main(["--backend-store-uri", uri, "--tracking-uri", uri, "--run-ids", ids], standalone_mode=False)

@@ -1,0 +1,149 @@
+"""A year of days, one by one: does a day cost more when a year lies behind it?
+
+The simulator's shop, 365 windows of one day through every step of reco_daily in one warm session, with the upkeep and
+the audits of lake_maintenance each week. Wall and processor seconds of each step (the second also hold on a machine
+that others use); files and logs of each table at each upkeep. The popular list is served (no model: what grows with
+the lake is looked at, not the scoring of so many users).
+A year passes in hours, so the clock is helped: after each day the logs' files are aged by a day, and versions are kept
+for about as long as seven of these days take. Aim: a day of the last week at most 1.3 times one of the first.
+The result is written anew after every week, so that a year cut short is one of fewer days.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from datetime import date, timedelta
+from pathlib import Path
+from typing import Any
+
+import psutil
+import yaml
+from pyspark.sql import SparkSession
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from record import ROOT, keep
+
+from lakerec import job as jobs
+from lakerec import serving
+from lakerec.cli import LAKE_STEPS, SERVING_STEPS
+from lakerec.config import Config, load_config
+from lakerec.lake import Window
+from lakerec.session import build_session
+from lakerec.simulator import simulate
+from lakerec.sizes import SIZES
+
+FIRST = date(2025, 1, 1)
+STEPS = (*LAKE_STEPS, *SERVING_STEPS)
+UPKEEP = ("maintain_lake", "audit_lake")
+WEEK = 7
+SECONDS_A_DAY = 15  # about what a day takes here
+SIZE_COLUMNS = ("files", "small_files", "partitions", "rows", "commits", "log_files", "log_bytes")
+GOAL = 1.3
+Day = Mapping[str, tuple[float, float]]  # wall and processor seconds of each step
+
+
+def deployment(folder: Path, days: int, users: int, items: int) -> Config:
+    """The demo's shop with files and a lake in a folder of its own."""
+    simulate(folder / "demo-data", FIRST, days, users, items, 7)
+    raw = yaml.safe_load((ROOT / "conf/demo.yaml").read_text())
+    raw["maintenance"] = {"versions_days": WEEK * SECONDS_A_DAY / 86400}
+    file = folder / "conf" / "year.yaml"
+    file.parent.mkdir()
+    file.write_text(yaml.safe_dump(raw))
+    return load_config(file)
+
+
+def timed(config: Config, spark: SparkSession, step: str, day: int) -> tuple[float, float]:
+    """Wall and processor seconds of one step on the n-th day, from 1."""
+    start = FIRST + timedelta(days=day - 1)
+    began, used = time.monotonic(), processor_seconds()
+    jobs.body(step)(jobs.start(config, spark, step, Window(start, start + timedelta(days=1))))
+    return time.monotonic() - began, processor_seconds() - used
+
+
+def processor_seconds() -> float:
+    """What this process and all that it started have used so far: Python, the JVM."""
+    me, total = psutil.Process(), 0.0
+    for process in (me, *me.children(recursive=True)):
+        with contextlib.suppress(psutil.Error):  # one that has just ended
+            total += sum(process.cpu_times()[:2])
+    return total
+
+
+def aged_by_a_day(lake: Path) -> None:
+    """Make every file of the tables' logs a day older: by that Delta knows what is past its retention."""
+    for file in lake.glob("*/*/_delta_log/*"):
+        known = file.stat()
+        os.utime(file, (known.st_atime, known.st_mtime - 86400))
+
+
+def sizes(config: Config, spark: SparkSession, day: int) -> dict[str, dict[str, int]]:
+    """What the upkeep of a day has measured, by table."""
+    end = FIRST + timedelta(days=day)
+    lake = jobs.start(config, spark, "bench", Window(end - timedelta(days=1), end)).lake
+    rows = lake.read(SIZES).where(f"as_of_date = '{end - timedelta(days=1)}' AND version IS NOT NULL").collect()
+    return {row["table_name"]: {name: row[name] for name in SIZE_COLUMNS} for row in rows}
+
+
+def medians(days: Sequence[Day], kind: int) -> dict[str, float]:
+    """The median seconds of each step, and of the whole day, over some days; kind 0 wall, 1 processor."""
+    by_step = {name: statistics.median(day[name][kind] for day in days) for name in days[0]}
+    whole = statistics.median(sum(step[kind] for step in day.values()) for day in days)
+    return {name: round(value, 2) for name, value in {**by_step, "day": whole}.items()}
+
+
+def compared(days: Sequence[Day], kind: int) -> dict[str, Any]:
+    """The days around the fifth, the last week, and the one by the other; each week's median day."""
+    first, last = medians(days[1 : 1 + WEEK], kind), medians(days[-WEEK:], kind)
+    weeks = [medians(days[n : n + WEEK], kind)["day"] for n in range(0, len(days) - WEEK + 1, WEEK)]
+    growth = {name: round(last[name] / max(first[name], 0.01), 2) for name in first}
+    return {"growth": growth, "first_week_seconds": first, "last_week_seconds": last, "day_seconds_by_week": weeks}
+
+
+def report(days: Sequence[Day], upkeep: Sequence[Day], measured: Sequence[Any], about: Mapping[str, int]) -> None:
+    """Keep what is known so far."""
+    upkeeps = {"first_upkeep_seconds": medians(upkeep[:1], 0), "last_upkeep_seconds": medians(upkeep[-1:], 0)}
+    tables = {"first_sizes": measured[0], "middle_sizes": measured[len(measured) // 2], "last_sizes": measured[-1]}
+    kinds = {"wall": compared(days, 0), "processor": compared(days, 1)}
+    keep("speed", "year", {**about, "goal": GOAL, "days": len(days), **kinds, **upkeeps, **tables})
+
+
+def main() -> None:
+    """Run the days; keep and print the result after each week."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    for name, default in (("days", 365), ("users", 120), ("items", 80)):
+        parser.add_argument(f"--{name}", type=int, default=default)
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        config = deployment(Path(folder), given.days, given.users, given.items)
+        spark = build_session(config, "year", given.days)
+        with serving.target(config):  # a server that runs all day, as a deployment's does
+            run(config, spark, given.days, {"users": given.users, "items": given.items})
+
+
+def run(config: Config, spark: SparkSession, count: int, about: Mapping[str, int]) -> None:
+    """So many days, one by one, and after each week the upkeep and a report."""
+    days: list[Day] = []
+    upkeep: list[Day] = []
+    measured = []
+    for day in range(1, count + 1):
+        with Path(os.devnull).open("w") as quiet, contextlib.redirect_stdout(quiet):
+            days.append({step: timed(config, spark, step, day) for step in STEPS})
+            if not day % WEEK:
+                upkeep.append({step: timed(config, spark, step, day) for step in UPKEEP})
+                measured.append(sizes(config, spark, day))
+        aged_by_a_day(Path(config.lake))
+        print(f"day {day}: " + ", ".join(f"{step} {wall:.1f} s" for step, (wall, _) in days[-1].items()), flush=True)
+        if not day % WEEK and day > WEEK:
+            report(days, upkeep, measured, about)
+
+
+if __name__ == "__main__":
+    main()
