@@ -38,6 +38,8 @@ from lakerec.tables import Table, table
 RUNS = "ops.runs"
 # How far back in a table's history a slow run looks for a newer one.
 LOOK_BACK = 60
+# Seconds in which the JVM of a killed run is sure to have ended.
+DYING = 60
 # Any number that is the lake's own: the key of the advisory lock in PostgreSQL.
 LOCK_SPACE = 0x1A6E
 COMMIT = re.compile(r"^(\d{20})\.json$")
@@ -308,7 +310,11 @@ class Lake:
         elif "://" in self.config.lake:
             raise ConfigError(f"the lake {self.config.lake} is no local folder: set lease.uri_env to a PostgreSQL")
         else:
-            with file_lease(Path(self.config.lake), self.run.job, self.run.run_id, settings.wait_seconds):
+            folder = Path(self.config.lake)
+            with (
+                file_lease(folder, self.run.job, self.run.run_id, settings.wait_seconds),
+                _jvm_lease(self.spark, folder),
+            ):
                 yield
 
     def local_folder(self, relative: str) -> Path:
@@ -371,6 +377,25 @@ def _try_lock(file: Any) -> bool:
     except BlockingIOError:
         return False
     return True
+
+
+@contextmanager
+def _jvm_lease(spark: SparkSession, lake: Path) -> Iterator[None]:
+    """A lock of the JVM's own beside the lease: where Python alone was killed, its JVM may be about to commit."""
+    jvm: Any = spark._jvm
+    file = jvm.java.io.RandomAccessFile(str(lake / "_lease.jvm"), "rw")
+    try:
+        deadline = time.monotonic() + DYING
+        while file.getChannel().tryLock() is None:
+            if time.monotonic() >= deadline:
+                raise LakeBusyError(
+                    f"the Java process of a run that was killed still writes to the lake {lake}; waited {DYING} s. "
+                    "Wait for it to end, or end it, and run again."
+                )
+            time.sleep(0.2)
+        yield
+    finally:
+        file.close()
 
 
 @contextmanager
