@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import ctypes
 import importlib
 import os
+import signal
 import sys
 import threading
 import uuid
@@ -24,6 +26,7 @@ from lakerec.faults import told
 from lakerec.lake import Lake, Run, Window
 
 Body = Callable[["Job"], dict[str, Any]]
+PR_SET_PDEATHSIG = 1  # of prctl(2)
 
 
 @dataclass
@@ -127,7 +130,14 @@ def main(run: Body, ahead: str = "") -> None:
     parser = arguments(argparse.ArgumentParser(prog=name, description=sys.modules["__main__"].__doc__))
     parser.add_argument("--run-id", default=os.environ.get("LAKEREC_RUN_ID", ""), help="name of this run")
     given = parser.parse_args()
+    if "PYSPARK_GATEWAY_PORT" in os.environ:
+        _end_with_parent()
     sys.exit(guarded(lambda: _run(name, run, given, ahead)))
+
+
+def _end_with_parent() -> None:
+    """Have the kernel end this process with spark-submit's JVM: a training would go on for hours, for nobody."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def _run(name: str, run: Body, given: argparse.Namespace, ahead: str) -> None:
