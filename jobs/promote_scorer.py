@@ -11,7 +11,7 @@ from pyspark.sql import functions as F
 from lakerec import gate, models
 from lakerec.errors import StaleRunError
 from lakerec.job import Job, main
-from lakerec.scorer.registry import register, set_champion
+from lakerec.scorer.registry import mirrored, register, set_champion
 
 
 def run(job: Job) -> dict[str, Any]:
@@ -59,9 +59,10 @@ def _mirror(job: Job, version: str, figures: gate.Figures, told: str) -> None:
     uri = models.tracking_uri(job.lake)
     figure = figures.get((version, gate.ALL, gate.METRIC))
     known = {gate.METRIC: figure.value} if figure and isfinite(figure.value) else {}
-    register(uri, version, models.folder(job.lake, version), known, {"gate": told})
-    if models.newest(job.lake) == version:
-        set_champion(uri, version)
+    with mirrored(job.say):
+        register(uri, version, models.folder(job.lake, version), known, {"gate": told})
+        if models.newest(job.lake) == version:
+            set_champion(uri, version)
 
 
 def _figures(job: Job, snapshot: str) -> gate.Figures:

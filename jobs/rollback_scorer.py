@@ -8,7 +8,7 @@ from typing import Any
 from lakerec import models
 from lakerec.errors import UsageError
 from lakerec.job import Job, main
-from lakerec.scorer.registry import register, set_champion
+from lakerec.scorer.registry import mirrored, register, set_champion
 
 
 def run(job: Job) -> dict[str, Any]:
@@ -18,8 +18,9 @@ def run(job: Job) -> dict[str, Any]:
         raise UsageError("LAKEREC_ROLLBACK_TO names no version: give one of ml.promotions")
     told = models.roll_back(job.lake, version, job.last_day, os.environ.get("USER") or "an operator")
     uri = models.tracking_uri(job.lake)
-    register(uri, version, models.folder(job.lake, version), {}, {"rollback": told})
-    set_champion(uri, version)
+    with mirrored(job.say):
+        register(uri, version, models.folder(job.lake, version), {}, {"rollback": told})
+        set_champion(uri, version)
     return {"version": version, "from": job.last_day, "rollback": told}
 
 

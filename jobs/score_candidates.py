@@ -74,7 +74,8 @@ def _due(job: Job, day: date, log: list[Row], sequences: DataFrame) -> DataFrame
 @contextmanager
 def _scored(job: Job, model: models.Promotion, day: date, users: DataFrame, total: int) -> Iterator[batch.Scored]:
     """The users' lists, bucket by bucket; the day's shelf goes to the workers as a file."""
-    opened = Bundle.open(artefact := job.lake.local_folder(model.path))
+    models.check_artefact(artefact := job.lake.local_folder(model.path))
+    opened = Bundle.open(artefact)
     opened.check_text_model(model_id(job.config.scorer.model))
     shelf = shelf_of_day(job.lake, job.config, day, opened.items, opened.nodes)
     per_user = max(job.config.candidates.per_user, job.config.policy.k)

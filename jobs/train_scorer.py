@@ -13,7 +13,7 @@ from lakerec.collect import collect
 from lakerec.errors import ModelError
 from lakerec.job import Job, main
 from lakerec.scorer.base_model import model_id
-from lakerec.scorer.registry import log_training
+from lakerec.scorer.registry import log_training, mirrored
 
 
 def run(job: Job) -> dict[str, Any]:
@@ -22,7 +22,7 @@ def run(job: Job) -> dict[str, Any]:
     version = models.version_of(snapshot, job.last_day, job.config)
     out = models.folder(job.lake, version)
     if (out / "manifest.json").exists():
-        return {"version": version, "already": "trained"}
+        return _recorded(job, {"version": version, "already": "trained"})
     from lakerec.scorer.artefact import load_manifest
     from lakerec.scorer.nightly import train
 
@@ -34,12 +34,18 @@ def run(job: Job) -> dict[str, Any]:
     )
     threads = job.spark.sparkContext.defaultParallelism
     report = train(world, examples(job, snapshot), job.last_day, job.config, out, threads, job.say, champion)
-    log_training(models.tracking_uri(job.lake), "lakerec", report, load_manifest(out))
+    with mirrored(job.say):
+        log_training(models.tracking_uri(job.lake), "lakerec", report, load_manifest(out))
     figures = {"prior_loss": round(report.prior_loss, 5), "best_loss": round(report.best_loss, 5)}
     told = {"language_model": "on" if report.language_model else "off", **figures}
+    return _recorded(job, {"read": len(world.events), "version": version, **told})
+
+
+def _recorded(job: Job, counts: dict[str, Any]) -> dict[str, Any]:
+    """The counts, written to ops.runs: also by the run behind one that died with its artefact whole."""
     with job.lake.lease():
-        job.lake.record([job.run.row("ok", {"read": len(world.events), "version": version, **told})])
-    return {"version": version, "events": len(world.events), **told}
+        job.lake.record([job.run.row("ok", counts)])
+    return counts
 
 
 def _champion(job: Job) -> Any:
@@ -50,7 +56,8 @@ def _champion(job: Job) -> Any:
     if serving is None:
         return None
     try:
-        opened = Bundle.open(models.folder(job.lake, serving.version))
+        models.check_artefact(folder := models.folder(job.lake, serving.version))
+        opened = Bundle.open(folder)
         opened.check_text_model(model_id(job.config.scorer.model))
         return opened
     except ModelError as error:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import gzip
 import os
-from collections.abc import Iterator
+import subprocess
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import date, timedelta
 from pathlib import Path
@@ -23,6 +24,7 @@ from lakerec.config import Config, load_config
 from lakerec.lake import Window
 from lakerec.session import build_session
 
+Start = Callable[..., subprocess.Popen]
 ROOT = Path(__file__).resolve().parents[1]
 DAY = date(2026, 3, 2)
 HEADER = "event_id,user_id,item_id,event_type,event_time,price"
@@ -131,6 +133,14 @@ def shop(tmp_path: Path, spark: SparkSession) -> Shop:
     made = Shop(tmp_path, spark)
     made.write("items.csv.gz", "item_id,title", [f"i{n},thing number {n}" for n in range(10)])
     return made
+
+
+@pytest.fixture()
+def start() -> Iterator[Start]:
+    """Starts a process whose output goes to a file: command, file, variables of its environment; each ends."""
+    from tests.processes import starting
+
+    yield from starting()
 
 
 def event(n: int, user: str = "u1", day: date = DAY, item: str = "", kind: str = "purchase", hour: int = 12) -> str:

@@ -7,6 +7,7 @@ import ctypes
 import gc
 import importlib
 import os
+import signal
 import sys
 import threading
 import time
@@ -30,6 +31,7 @@ from lakerec.names import as_part
 
 SPARK_IS_UP = "Spark is up ({:.1f} s)"
 Body = Callable[["Job"], dict[str, Any]]
+PR_SET_PDEATHSIG = 1  # of prctl(2)
 
 
 @dataclass
@@ -132,7 +134,14 @@ def main(run: Body, ahead: str = "") -> None:
     name = Path(sys.argv[0]).stem
     given = parsed(name, sys.argv[1:], sys.modules["__main__"].__doc__)
     private()
+    if "PYSPARK_GATEWAY_PORT" in os.environ:
+        _end_with_parent()
     sys.exit(guarded(lambda: _run(name, run, given, ahead)))
+
+
+def _end_with_parent() -> None:
+    """Have the kernel end this process with spark-submit's JVM: a training would go on for hours, for nobody."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def parsed(name: str, argv: Sequence[str], doc: str | None = None) -> argparse.Namespace:

@@ -41,6 +41,8 @@ from lakerec.tables import Migration, Table, fingerprint, migrations, quoted, ta
 RUNS = "ops.runs"
 # How far back in a table's history a slow run looks for a newer one.
 LOOK_BACK = 60
+# Seconds in which the JVM of a killed run is sure to have ended.
+DYING = 60
 # Any number that is the lake's own: the key of the advisory lock in PostgreSQL.
 LOCK_SPACE = 0x1A6E
 # Which release's tables a lake has, below it; and Spark's setting for what a statement's commit carries.
@@ -434,7 +436,7 @@ class Lake:
     @contextmanager
     def lease(self) -> Iterator[None]:
         """Hold the lake's only lease, its tables brought to this release's DDL; LakeBusyError after the wait."""
-        with held(self.config, self.run.job, self.run.run_id) as self._still_held:
+        with held(self.config, self.run.job, self.run.run_id) as self._still_held, _jvm_lease(self.spark, self.config):
             self.migrate()
             yield
 
@@ -529,6 +531,29 @@ def _try_lock(file: Any) -> bool:
     except BlockingIOError:
         return False
     return True
+
+
+@contextmanager
+def _jvm_lease(spark: SparkSession, config: Config) -> Iterator[None]:
+    """A lock of the JVM's own beside a file lease: where Python alone was killed, its JVM may be about to commit."""
+    if config.lease.uri_env:
+        yield
+        return
+    jvm: Any = spark._jvm
+    lake = Path(config.lake)
+    file = jvm.java.io.RandomAccessFile(str(lake / "_lease.jvm"), "rw")
+    try:
+        deadline = time.monotonic() + DYING
+        while file.getChannel().tryLock() is None:
+            if time.monotonic() >= deadline:
+                raise LakeBusyError(
+                    f"the Java process of a run that was killed still writes to the lake {lake}; waited {DYING} s. "
+                    "Wait for it to end, or end it, and run again."
+                )
+            time.sleep(0.2)
+        yield
+    finally:
+        file.close()
 
 
 @contextmanager

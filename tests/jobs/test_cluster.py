@@ -5,13 +5,11 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
 import sysconfig
 import time
-from collections.abc import Callable, Iterator
-from contextlib import suppress
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,8 +17,9 @@ from typing import Any
 import pyspark
 import pytest
 from pyspark.resource import ResourceInformation
-from tests.conftest import LAKE_STEPS, ROOT, Shop, day_after, event
+from tests.conftest import LAKE_STEPS, ROOT, Shop, Start, day_after, event
 from tests.dags.test_dags import PYTHON, drive
+from tests.processes import job_command, kill
 
 from lakerec import scoring
 from lakerec.session import connection
@@ -30,7 +29,6 @@ DAYS, PEOPLE = 6, 240  # two buckets on one core
 SPARK = Path(pyspark.__file__).parent
 LOOPBACK = {"spark.driver.host": "127.0.0.1", "spark.driver.bindAddress": "127.0.0.1", "spark.executor.memory": "1g"}
 ONE_GPU = {"spark.executor.resource.gpu.amount": "1", "spark.task.resource.gpu.amount": "1"}
-Start = Callable[..., subprocess.Popen]
 
 
 @pytest.fixture(scope="module")
@@ -55,39 +53,6 @@ def wanted(trained: Shop) -> list[tuple]:
     trained.run("score_candidates", days=DAYS)
     assert len({row["user_id"] for row in trained.rows("gold.recommendations")}) == PEOPLE + 1
     return lists(trained)
-
-
-@pytest.fixture()
-def start() -> Iterator[Start]:
-    """Starts a process whose output goes to a file; whatever the test does, each ends with it."""
-    begun: list[subprocess.Popen] = []
-
-    def start(command: list[str], told: Path, **known: str) -> subprocess.Popen:
-        options: dict[str, Any] = {"stderr": subprocess.STDOUT, "start_new_session": True}
-        with told.open("w") as output:
-            begun.append(subprocess.Popen(command, stdout=output, env=environment() | known, **options))
-        return begun[-1]
-
-    yield start
-    for process in reversed(begun):
-        end(process)
-
-
-def environment() -> dict[str, str]:
-    """This process's, without the gateway of its Spark session."""
-    return {name: value for name, value in os.environ.items() if name != "PYSPARK_GATEWAY_PORT"}
-
-
-def end(process: subprocess.Popen) -> None:
-    """End a process and its session: Spark's Python processes leave the group, but not the session."""
-    process.terminate()
-    with suppress(subprocess.TimeoutExpired):
-        process.wait(20)
-    for pid in (int(each.name) for each in Path("/proc").glob("[0-9]*")):
-        with suppress(ProcessLookupError, PermissionError):
-            if os.getsid(pid) == process.pid:
-                os.kill(pid, signal.SIGKILL)
-    process.wait()
 
 
 @pytest.fixture(params=["local-cluster", "standalone"])
@@ -150,10 +115,7 @@ def copied(shop: Shop, place: Path, spark: dict[str, Any]) -> Shop:
 
 def scores(start: Start, shop: Shop) -> subprocess.Popen:
     """The job as a process and its children as a group."""
-    assert shop.config
-    window = ["--start", str(day_after(0)), "--end", str(day_after(DAYS))]
-    command = [sys.executable, str(ROOT / "jobs/score_candidates.py"), "--config", str(shop.folder / "config.yaml")]
-    return start([*command, *window], shop.folder / "out.txt")
+    return start(job_command(shop, "score_candidates", days=DAYS), shop.folder / "out.txt")
 
 
 def lists(shop: Shop) -> list[tuple]:
@@ -254,8 +216,7 @@ def test_a_killed_run_is_taken_up(trained: Shop, wanted: list[tuple], start: Sta
     while not list((killed.folder / "lake/_scoring").glob("*/bucket-*.parquet")):
         assert process.poll() is None and time.time() < until, told(killed)
         time.sleep(0.02)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    kill(process)
     assert killed.rows("gold.recommendations") == []
     again = scores(start, killed)
     assert again.wait(300) == 0, told(killed)

@@ -314,7 +314,8 @@ def train(
         bundle.save(folder, recipe, list(world.items), world.nodes, kept, retrievers, ranker, order)
 
     made = training.train(slates, held.slates, config.scorer, FEATURES, out, say, beside, pays)
-    shutil.rmtree(checkpoints, ignore_errors=True)
+    for left in out.parent.glob(f".{out.name}.*"):  # checkpoints, and drafts of runs that were killed as they wrote
+        shutil.rmtree(left) if left.is_dir() else left.unlink()
     return made
 
 

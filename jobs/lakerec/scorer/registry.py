@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import sqlite3
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,14 +19,33 @@ if TYPE_CHECKING:
 
 MODEL = "lakerec-scorer"
 CHAMPION = "champion"
+SQLITE = "sqlite:///"
 TAG_LENGTH = 4000  # MLflow's database holds 5,000 characters of a tag
+
+
+@contextmanager
+def mirrored(say: Callable[[str], None]) -> Iterator[None]:
+    """What goes wrong in MLflow is told, and the run goes on: MLflow mirrors what the lake holds."""
+    try:
+        yield
+    except Exception as error:  # MLflow's, SQLAlchemy's, Alembic's and the system's have no common root
+        cause = next(iter(str(error).splitlines()), "")[:300]
+        say(f"MLflow was not written ({type(error).__name__}: {cause}); the lake, which it mirrors, was")
 
 
 def _client(uri: str) -> MlflowClient:
     """MLflow takes 2 s to import and 5 s to make a database: only who logs pays for it."""
     from mlflow import MlflowClient
 
+    _check_file(uri)
     return MlflowClient(tracking_uri=uri, registry_uri=uri)
+
+
+def _check_file(uri: str) -> None:
+    """Raise sqlite3.Error where a SQLite file cannot be written: MLflow itself tries ten times, for two minutes."""
+    if uri.startswith(SQLITE):
+        with closing(sqlite3.connect(uri.removeprefix(SQLITE), isolation_level=None)) as database:
+            database.execute("BEGIN IMMEDIATE")
 
 
 def log_training(uri: str, experiment: str, report: TrainingReport, manifest: Manifest) -> str:
