@@ -38,14 +38,16 @@ def export(config: Config, spark: SparkSession, name: str, days: Window | None, 
     if days is not None:
         rows = rows.where(days.where(_day_column(spec)))
     ordered = rows.select(*spec.column_names).orderBy(*spec.key).toLocalIterator()
-    found = ({name: _in_utc(value) for name, value in row.asDict(recursive=True).items()} for row in ordered)
+    found = (in_utc(row.asDict(recursive=True)) for row in ordered)
     return write(found, to_arrow_schema(spec.schema(), timezone="UTC"), out, kind)
 
 
-def _in_utc(value: Any) -> Any:
+def in_utc(value: Any) -> Any:
     """A value whose times, which Spark gives in the machine's zone and without saying so, are UTC's and say so."""
+    if isinstance(value, dict):
+        return {name: in_utc(one) for name, one in value.items()}
     if isinstance(value, list):
-        return [_in_utc(one) for one in value]
+        return [in_utc(one) for one in value]
     return value.astimezone(UTC) if isinstance(value, datetime) else value
 
 

@@ -53,7 +53,7 @@ def test_no_password_is_printed_written_or_seen_in_a_command_line(
     secret = parts.password or ""
     shop.deliver(DAY, [event(n, user=f"u{n}") for n in range(3)])
     monkeypatch.setenv("LAKEREC_SERVING_URI", uri)
-    shop.run("ingest_events", "conform_events", "score_candidates")
+    shop.run("ingest_events", "ingest_catalogue", "conform_events", "conform_catalogue", "score_candidates")
     try:
         seen = " ".join(" ".join(one.info["cmdline"] or ()) for one in psutil.process_iter(["cmdline"]))
         assert shop.run("publish_recommendations")["served"]

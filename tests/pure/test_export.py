@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import time
 from datetime import UTC, date, datetime
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pyarrow import parquet
 
-from lakerec.export import FORMULA, KINDS, cell, write
+from lakerec.export import FORMULA, KINDS, cell, in_utc, write
 
 SCHEMA = pa.schema(
     [
@@ -72,6 +73,20 @@ def test_json_and_parquet_keep_texts_as_they_are(tmp_path: Path):
     assert second["score"] is None
     write([ROW], SCHEMA, tmp_path / "out.parquet", "parquet")
     assert parquet.read_table(tmp_path / "out.parquet").to_pylist() == [ROW]
+
+
+def test_a_time_is_told_in_utc_whatever_the_machines_zone_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    """Spark's rows have times of the machine's zone that do not say so, also in lists."""
+    monkeypatch.setenv("TZ", "America/New_York")
+    time.tzset()
+    try:
+        row = in_utc({**ROW, "at": datetime(2026, 3, 2, 4), "seen": [datetime(2026, 3, 2, 4)]})
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+    assert row["at"] == row["seen"][0] == datetime(2026, 3, 2, 9, tzinfo=UTC) and row["as_of_date"] == ROW["as_of_date"]
+    write([{name: row[name] for name in SCHEMA.names}], SCHEMA, tmp_path / "out.csv", "csv")
+    assert (tmp_path / "out.csv").read_text().strip().endswith('"2026-03-02T09:00:00+00:00"')
 
 
 @pytest.mark.parametrize("kind", KINDS)
