@@ -37,7 +37,7 @@ BROKEN: dict[str, tuple[str, list[dict[str, Any]]]] = {
     ),
     "gold.recommendations.day_known": ("gold.recommendations", [MODEL | {"as_of_date": day_after(DAYS), "rank": 1}]),
     "gold.recommendations.model_promoted": ("gold.recommendations", [MODEL | {"model_version": "v1", "rank": 1}]),
-    "ml.sequences.arrays_of_one_length": ("ml.sequences", [SEQUENCE | {"event_times": [], "values": [None]}]),
+    "ml.sequences.arrays_of_one_length": ("ml.sequences", [SEQUENCE | {"as_of_date": DAY, "event_times": []}]),
     "ml.sequences.newest_has_every_event": (
         "ml.sequences",
         [SEQUENCE | {"event_times": [NOON], "values": [None], "events": 1}],
