@@ -1,9 +1,10 @@
-"""Runs in Airflow's environment and answers as JSON: driver.py load | execute CODES | execute_on_yarn CODES | kill."""
+"""Runs in Airflow's environment, answers as JSON: driver.py load | execute(_on_yarn) CODES | kill | retry."""
 
 from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 import threading
 import time
@@ -159,24 +160,47 @@ class ResourceManager(BaseHTTPRequestHandler):
 
 def kill() -> dict[str, int]:
     """How many processes a running job has before and after on_kill, its parent having died first."""
-    import psutil
-
-    from common.operators import MARK, mark_of
-
-    def family() -> list[psutil.Process]:
-        return [one for one in psutil.process_iter() if mark_of(one) == task.env_vars[MARK]]
-
     task = job()
     os.environ["FAKE_CODE"] = "sleep"
     thread = threading.Thread(target=execute_quietly, args=[task], daemon=True)
     thread.start()
-    deadline = time.monotonic() + 20
-    while len(family()) < 2 and time.monotonic() < deadline:
-        time.sleep(0.1)
-    before = len(family())
+    before = len(begun(task))
     task._hook._submit_sp.kill()
     task.on_kill()
-    return {"before": before, "after": len(family())}
+    return {"before": before, "after": len(family(task))}
+
+
+def retry() -> dict[str, int]:
+    """How many processes an attempt that was killed has left, before and after the next attempt."""
+    task = job()
+    os.environ["FAKE_CODE"] = "sleep"
+    attempt = os.fork()
+    if not attempt:
+        execute_quietly(task)
+    begun(task)
+    os.kill(attempt, signal.SIGKILL)
+    os.waitpid(attempt, 0)
+    before = len(family(task))
+    os.environ["FAKE_CODE"] = "0"
+    task.execute({"outlet_events": defaultdict(Partitions)})
+    return {"before": before, "after": len(family(task))}
+
+
+def family(task: Any) -> list[Any]:
+    """The processes that the attempts of a task have started."""
+    import psutil
+
+    from common.operators import MARK, mark_of
+
+    return [one for one in psutil.process_iter() if mark_of(one) == task.env_vars[MARK]]
+
+
+def begun(task: Any) -> list[Any]:
+    """The same, as soon as there are two."""
+    deadline = time.monotonic() + 20
+    while len(found := family(task)) < 2 and time.monotonic() < deadline:
+        time.sleep(0.1)
+    return found
 
 
 def execute_quietly(task: Any) -> None:
@@ -184,7 +208,7 @@ def execute_quietly(task: Any) -> None:
     from airflow.sdk.exceptions import AirflowException
 
     try:
-        task.execute({})
+        task.execute({"outlet_events": defaultdict(Partitions)})
     except AirflowException:
         return
 

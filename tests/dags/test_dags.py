@@ -148,3 +148,9 @@ def test_killing_a_task_ends_all_its_processes(home) -> None:
     counts = drive(home, "kill", LAKEREC_HOME=str(home))
     assert counts["before"] >= 2
     assert counts["after"] == 0
+
+
+def test_an_attempt_ends_what_a_killed_one_has_left(home) -> None:
+    counts = drive(home, "retry", LAKEREC_HOME=str(home))
+    assert counts["before"] >= 2
+    assert counts["after"] == 0
