@@ -53,16 +53,9 @@ def task(start: Start, shop: Shop, name: str) -> subprocess.Popen:
 
 def drivers(shop: Shop) -> list[psutil.Process]:
     """The Python drivers of the job that run for this lake."""
-    found = []
-    for one in psutil.process_iter(["cmdline", "name"]):
-        line = one.info["cmdline"] or []
-        if (
-            str(shop.folder / "config.yaml") in line
-            and "java" not in one.info["name"]
-            and f"{STEP}.py" in " ".join(line)
-        ):
-            found.append(one)
-    return found
+    job, config = str(ROOT / "jobs" / f"{STEP}.py"), str(shop.folder / "config.yaml")
+    lines = [(one, one.info["cmdline"] or []) for one in psutil.process_iter(["cmdline"])]
+    return [one for one, line in lines if line[1:2] == [job] and config in line]
 
 
 def test_the_retry_of_a_task_that_was_killed_is_no_second_writer(before: Callable[..., Shop], start: Start, stages):
