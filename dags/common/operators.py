@@ -6,7 +6,7 @@ import os
 import subprocess
 from collections.abc import Iterator
 from contextlib import suppress
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +74,7 @@ class LakerecJob(SparkSubmitOperator):
 
         An attempt that was killed leaves its spark-submit behind, which would train or score beside this one.
         """
-        if self.in_order and must_wait(earlier_days(context["ti"])):
+        if self.in_order and must_wait(earlier_days(context["ti"], context["dag_run"].logical_date)):
             self.log.info("an earlier day is on its way to the same task: waiting for it")
             raise AirflowRescheduleException(timezone.utcnow() + LOOK_AGAIN)
         if os.environ.get("AIRFLOW__OPENLINEAGE__TRANSPORT"):
@@ -131,12 +131,14 @@ def reuses(properties: Path) -> bool:
     return properties.exists() and "spark.lakerec.reuse true" in properties.read_text().splitlines()
 
 
-def earlier_days(ti: Any) -> Iterator[tuple[str | None, bool]]:
-    """The same task in the DAG's runs of earlier days, newest first: its state, and whether its run goes on."""
-    found = ti.get_previous_ti()
-    while found is not None:
+def earlier_days(ti: Any, since: datetime | None) -> Iterator[tuple[str | None, bool]]:
+    """The same task in the DAG's runs of days before `since`, newest first: its state, and whether its run goes on.
+
+    A run by hand has no date, and waits for nobody.
+    """
+    while since is not None and (found := ti.get_previous_ti(logical_date=since)) is not None:
         yield found.state, bool(ti.get_dr_count(ti.dag_id, run_ids=[found.run_id], states=["running"]))
-        found = ti.get_previous_ti(logical_date=found.logical_date)
+        since = found.logical_date
 
 
 def end_marked(mark: str) -> None:

@@ -144,6 +144,11 @@ def test_an_exit_code_of_the_job_decides_between_fail_and_retry(home) -> None:
     }
 
 
+def test_a_day_looks_at_the_days_before_it_and_a_run_by_hand_at_none(home) -> None:
+    assert drive(home, "earlier", "2024-07-04") == [["s3", False], ["s2", True], ["s1", False]]
+    assert drive(home, "earlier", None) == []
+
+
 def test_killing_a_task_ends_all_its_processes(home) -> None:
     counts = drive(home, "kill", LAKEREC_HOME=str(home))
     assert counts["before"] >= 2
