@@ -170,8 +170,9 @@ def earlier(since: str | None) -> list[Any]:
         def get_previous_ti(self, logical_date: datetime | None = None) -> Any:
             """As Airflow's: without a date the newest, which may be this one."""
             day = logical_date.day if logical_date else 5
-            known = SimpleNamespace(state=f"s{day - 1}", run_id=str(day - 1), logical_date=datetime(2024, 7, day - 1))
-            return known if day > 1 else None
+            if day == 1:
+                return None
+            return SimpleNamespace(state=f"s{day - 1}", run_id=str(day - 1), logical_date=datetime(2024, 7, day - 1))
 
         def get_dr_count(self, dag_id: str, run_ids: list[str], states: list[str]) -> int:
             """As Airflow's."""
