@@ -37,6 +37,7 @@ export AIRFLOW__OPENLINEAGE__TRANSPORT=$lineage AIRFLOW__OPENLINEAGE__NAMESPACE=
 AIRFLOW__OPENLINEAGE__DISABLED=$([ -n "$lineage" ] && echo False || echo True)
 export AIRFLOW__OPENLINEAGE__DISABLED
 echo "$LAKEREC_TIMEZONE" >"$STATE/timezone"
+export AIRFLOW_VAR_LAKEREC_CONFIG=$CONFIG  # deadlines' callbacks may not read the database's
 "$LAKEREC_HOME/.venv/bin/lakerec" spark-conf --config "$CONFIG" --out "$STATE/spark.conf"
 # The operator says the master on spark-submit's command line.
 AIRFLOW_CONN_SPARK_DEFAULT=${AIRFLOW_CONN_SPARK_DEFAULT:-$("$LAKEREC_HOME/.venv/bin/lakerec" spark-conf --config "$CONFIG" --connection)}

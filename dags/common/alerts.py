@@ -1,7 +1,8 @@
 """Who is told of a failed task or a missed deadline: the log always, e-mail and webhook as `alerts` of the YAML says.
 
 Secrets are Airflow's: e-mail goes through the connection `smtp_default`, a webhook is the name of a connection whose
-host is the URL.
+host is the URL. Airflow denies a deadline's callback what is in its database, so these connections, and the variable
+that names the YAML, have to be in the environment (AIRFLOW_CONN_..., AIRFLOW_VAR_LAKEREC_CONFIG).
 """
 
 from __future__ import annotations
@@ -33,7 +34,11 @@ def deadline_missed(context: Any) -> None:
 def tell(subject: str, text: str) -> None:
     """Write to the log, then to whoever the configuration names; one way that is closed does not close the others."""
     log.error("ALERT %s\n%s", subject, text)
-    known = settings()
+    try:
+        known = settings()
+    except Exception:
+        log.exception("the alert could not be sent: the YAML that the variable lakerec_config names cannot be read")
+        return
     for way, send in (("email", mail), ("webhook", post)):
         try:
             if known.get(way):
