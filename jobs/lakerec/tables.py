@@ -134,7 +134,7 @@ def _migration(file: str) -> Migration:
     found = re.match(r"-- takes: (\w+)(?: (\S+))?\n", text)
     if found is None or "{old}" not in text:
         raise ContractError(f"sql/migrations/{file}: a first line '-- takes: COLUMN' and SELECT ... FROM {{old}}")
-    return Migration(file, file.split("_", 1)[1].removesuffix(".sql"), found[1], found[2], text)
+    return Migration(file, file.split("_", 1)[1].removesuffix(".sql"), found[1], found[2] and found[2].lower(), text)
 
 
 @cache

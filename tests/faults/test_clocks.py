@@ -10,6 +10,7 @@ from tests.conftest import Shop
 
 ZONE = "Europe/London"
 SPRING, AUTUMN = date(2026, 3, 29), date(2026, 10, 25)  # 01:00-02:00 is left out, and comes twice
+pytestmark = pytest.mark.faults
 STEPS = ("ingest_events", "conform_events")
 
 
@@ -36,7 +37,6 @@ def delivered(shop: Shop, day: date, **times: str) -> None:
     shop.deliver(day, [f"{name},u1,i1,view,{time},1" for name, time in times.items()])
 
 
-@pytest.mark.faults
 def test_an_hour_that_is_left_out_and_one_that_comes_twice_lose_no_row_and_keep_their_day(london: Shop):
     hours = {f"h{n}": f"{SPRING} {n // 2:02d}:{30 * (n % 2):02d}:00" for n in range(48)}
     delivered(london, SPRING, **hours)

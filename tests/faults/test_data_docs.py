@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from tests.conftest import DAY, Shop, event
 
+pytestmark = pytest.mark.faults
 STEPS = ("ingest_events", "conform_events")
 
 

@@ -18,6 +18,7 @@ from lakerec.errors import ConflictError
 from lakerec.lake import Window
 from lakerec.tables import table
 
+pytestmark = pytest.mark.faults
 cloudpickle.register_pickle_by_value(sys.modules[__name__])  # Spark's workers do not find the tests
 INGEST = ("ingest_events", "conform_events")
 SILVER = "lake/silver/events"
