@@ -14,7 +14,7 @@ demo: install    ## set up, run the main job through Airflow on simulated days, 
 test: install    ## the test suite (under 20 minutes on 2 cores)
 	@.venv/bin/python -m pytest -m "not long and not faults"
 
-test-long: install  ## what takes longer: a month of the real files
+test-long: install  ## what takes longer: a month of the real files, a cluster on this machine
 	@.venv/bin/python -m pytest -m long
 
 test-faults: install  ## what kills processes, fills disks and breaks models, and looks at what is left
@@ -42,7 +42,8 @@ lint: install    ## style, types, and the arrows between the rooms
 	@.venv/bin/ruff check . && .venv/bin/ruff format --check --quiet . && .venv/bin/mypy && .venv/bin/lint-imports --no-cache
 
 audit: install   ## known faults of the pinned packages; exit code 3 where the database of faults does not answer
-	@.venv/bin/python scripts/audit.py requirements/jobs.txt requirements/dev.txt requirements/airflow.txt
+	@.venv/bin/python scripts/audit.py requirements/jobs.txt requirements/dev.txt requirements/airflow.txt \
+	  requirements/airflow-cluster.txt requirements/moto.txt
 
 format: install  ## let ruff write the style
 	@.venv/bin/ruff check --fix --quiet . ; .venv/bin/ruff format --quiet .

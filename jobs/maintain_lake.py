@@ -71,9 +71,10 @@ def _forget(job: Job) -> int:
     with job.lake.lease():
         idle = upkeep.idle(folder(models.FOLDER), days, models.needed(job.lake, job.config))
         if idle:
-            from lakerec.scorer.registry import forget
+            from lakerec.scorer.registry import forget, mirrored
 
-            forget(models.tracking_uri(job.lake), [place.name for place in idle])
+            with mirrored(job.say):
+                forget(models.tracking_uri(job.lake), [place.name for place in idle])
         upkeep.remove([*idle, *upkeep.idle(folder("_scoring"), KEPT_DAYS)])
     return len(idle)
 

@@ -31,6 +31,8 @@ TABLES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "audit_lake": ((), ("ops.dq_results",)),
     "check_freshness": (("gold.recommendations", "serving.recommendations"), ()),
 }
+# Jobs that write of a window its last day alone.
+OF_THE_LAST_DAY = {"score_candidates", "publish_recommendations", "maintain_lake", "audit_lake"}
 # The newest day's tables up to the item vectors are there: scorer_nightly follows it. A rebuilt day does not add to it.
 FEATURES = Asset("features", uri="lakerec://features", group=GROUP)
 

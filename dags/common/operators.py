@@ -22,7 +22,7 @@ from airflow.sdk.exceptions import (
 
 from common.connections import secrets
 from common.defaults import CLUSTER, CONFIG, END, HOME, START, STATE
-from common.flow import inlets, outlets
+from common.flow import OF_THE_LAST_DAY, inlets, outlets
 from common.rules import NOTHING_TO_DO, can_retry, days, exit_code, must_wait
 
 MARK = "LAKEREC_TASK"  # environment variable that all processes of a task inherit, whichever attempt started them
@@ -82,15 +82,16 @@ class LakerecJob(SparkSubmitOperator):
         end_marked(self.env_vars[MARK])
         try:
             with secrets():
-                self.execute_warm() if self.warm and reuses(PROPERTIES) else super().execute(context)
+                self.execute_warm() if self.warm and not CLUSTER and reuses(PROPERTIES) else super().execute(context)
         except (AirflowException, RuntimeError) as error:  # RuntimeError: a driver on a cluster has failed
             if exit_code(str(error)) == NOTHING_TO_DO:
                 raise AirflowSkipException("Nothing to do: the site has lists of a later day.") from error
             if can_retry(str(error)):
                 raise
             raise AirflowFailException(f"No retry: the same input fails again. {error}") from error
+        written = days(*self.window)[-1:] if self.task_id in OF_THE_LAST_DAY else days(*self.window)
         for one in self.outlets:
-            context["outlet_events"][one].add_partitions(days(*self.window))
+            context["outlet_events"][one].add_partitions(written)
 
     @property
     def window(self) -> tuple[str, str]:

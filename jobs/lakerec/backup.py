@@ -29,10 +29,13 @@ REGISTRY = "_mlflow/mlflow.db"
 # What a backup does not hold, and why it need not.
 LEFT_OUT = {
     "_lease": "belongs to a process",
+    "_lease.jvm": "belongs to a process",
     "_serving": "the embedded PostgreSQL: publish_recommendations fills a new one from gold.recommendations",
     "_scoring": "what a scoring that runs has done so far",
     "_dq": "pages of Data Docs: the outcomes are rows of ops.dq_results",
 }
+# What a lake without a table may have.
+OF_NO_RUN = ("_lease", "_lease.jvm", "_schema.json", "._schema.json.crc")
 
 
 @dataclass(frozen=True)
@@ -80,7 +83,7 @@ def restore_lake(config: Config, folder: Path, name: str | None) -> tuple[Path, 
     made = manifest(place)
     draft = lake / ".restoring"
     with held(config, "restore-lake", place.name):
-        if there := [one.name for one in lake.iterdir() if one.name not in ("_lease", draft.name)]:
+        if there := [one.name for one in lake.iterdir() if one.name not in (*OF_NO_RUN, draft.name)]:
             raise BackupError(f"the lake {lake} is not empty ({', '.join(sorted(there)[:5])}): move it away first")
         shutil.rmtree(draft, ignore_errors=True)
         for relative, digest in made.files.items():
@@ -133,6 +136,10 @@ def kept(relative: Path, tables: Mapping[str, int]) -> bool:
 def _local(config: Config) -> Path:
     if "://" in config.lake:
         raise ConfigError(f"{config.lake} is no folder: an object store has versions and copies of its own")
+    if config.files:
+        raise ConfigError(
+            f"{config.where('files')}: models lie in {config.files}: copy that folder and the lake by hand"
+        )
     return Path(config.lake)
 
 

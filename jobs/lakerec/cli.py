@@ -1,6 +1,6 @@
 """The command line: lakerec run | simulate | recommend | metrics | runs | explain-run | rollback | spark-conf.
 
-And for who keeps the lake: migrate | restore | backup | restore-lake | export.
+And for who keeps the lake: migrate | restore | backup | restore-lake | export; for a cluster: package.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from lakerec.job import (
     private,
     start,
 )
-from lakerec.lake import Window, held
+from lakerec.lake import Window
 from lakerec.lineage import as_json
 
 if TYPE_CHECKING:
@@ -273,8 +273,8 @@ def migrate_lake(given: argparse.Namespace) -> None:
     config = load_config(given.config, given.lake)
     with _session(config, "lakerec migrate") as spark:
         lake = start(config, spark, "migrate", _today()).lake
-        with held(config, "migrate", lake.run.run_id):
-            done = lake.migrate()
+        with lake.lease() as done:
+            pass
     print("\n".join(f"{name}: {told}" for name, told in done.items()) or "every table is as this release has it")
 
 
@@ -293,7 +293,8 @@ def back_up_lake(given: argparse.Namespace) -> None:
     from lakerec.backup import back_up
 
     config = load_config(given.config, given.lake)
-    place, made, copied = back_up(config, given.folder, f"backup-{os.getpid()}")
+    with faults.told(config):
+        place, made, copied = back_up(config, given.folder, f"backup-{os.getpid()}")
     print(f"{place}: {len(made.tables)} tables, {len(made.files)} files, {copied} of them new")
 
 
@@ -302,7 +303,8 @@ def restore_whole_lake(given: argparse.Namespace) -> None:
     from lakerec.backup import restore_lake
 
     config = load_config(given.config, given.lake)
-    place, made = restore_lake(config, given.folder, given.at)
+    with faults.told(config):
+        place, made = restore_lake(config, given.folder, given.at)
     print(
         f"{config.lake} is as of {made.taken_at} ({place.name}); run publish_recommendations for its last day of lists"
     )

@@ -19,6 +19,7 @@ import psycopg
 import pyarrow as pa
 from delta import exceptions
 from delta.tables import DeltaTable
+from py4j.protocol import Py4JJavaError
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.pandas.types import to_arrow_schema
@@ -348,7 +349,7 @@ class Lake:
         DDL nor a migration knows.
         """
         stamp = f"{self.config.lake.rstrip('/')}/{SCHEMA}"
-        if files(self.spark).exists(stamp) and json.loads(files(self.spark).text(stamp))["tables"] == fingerprint():
+        if self._stamped(stamp) == fingerprint():
             return {}
         run = Run(f"migrate-{uuid.uuid4().hex[:8]}", "migrate", self.run.window, self.run.config_hash)
         upgrade = Lake(self.spark, self.config, run)
@@ -360,6 +361,13 @@ class Lake:
             upgrade.record([run.row("ok", done)])
         files(self.spark).write(stamp, json.dumps({"tables": fingerprint(), "code_version": __version__}) + "\n")
         return done
+
+    def _stamped(self, stamp: str) -> str | None:
+        """Which DDL the lake's stamp names; None without one, or where a run died while it wrote it."""
+        try:
+            return str(json.loads(files(self.spark).text(stamp))["tables"])
+        except (ValueError, KeyError, TypeError, Py4JJavaError):
+            return None
 
     def check_ddl(self, name: str, found: StructType) -> None:
         """Raise ContractError where a table's columns are not to be brought to its DDL."""
@@ -434,11 +442,13 @@ class Lake:
         self.append_rows(RUNS, dead.rows("ok", owed) if owed else [dead.row("ok", told)])
 
     @contextmanager
-    def lease(self) -> Iterator[None]:
-        """Hold the lake's only lease, its tables brought to this release's DDL; LakeBusyError after the wait."""
+    def lease(self) -> Iterator[dict[str, str]]:
+        """Hold the lake's only lease, its tables brought to this release's DDL; LakeBusyError after the wait.
+
+        Yields what a migration has done, by table.
+        """
         with held(self.config, self.run.job, self.run.run_id) as self._still_held, _jvm_lease(self.spark, self.config):
-            self.migrate()
-            yield
+            yield self.migrate()
 
     def local_folder(self, relative: str) -> Path:
         """A folder of what is no table, on this machine's disk."""

@@ -204,7 +204,7 @@ def write_properties(config: Config, file: Path) -> None:
     """The same properties as a file for `spark-submit --properties-file`."""
     file.parent.mkdir(parents=True, exist_ok=True)
     lines = [f"{key} {value}" for key, value in sorted(_packed(properties(config)).items())]
-    file.touch(mode=0o600)  # properties may hold the keys of an object store
+    file.touch(mode=0o600)  # properties are the operator's, and may be secret
     file.write_text("\n".join(lines) + "\n")
 
 

@@ -11,6 +11,7 @@ from pyspark.sql import functions as F
 from rich.console import Console
 from rich.table import Table
 
+from lakerec.files import files
 from lakerec.lake import RUNS, SMALL_FILE, Lake
 from lakerec.tables import sql_text, table
 
@@ -55,8 +56,8 @@ def of_table(lake: Lake, name: str, as_of: date) -> dict[str, Any]:
 
 def of_folder(lake: Lake, name: str, as_of: date) -> dict[str, Any]:
     """A folder beside the tables as a row of ops.table_sizes."""
-    files, size = lake.usage(name)
-    return {"as_of_date": as_of, "table_name": name, "files": files, "bytes": size}
+    count, size = files(lake.spark).usage(str(lake.local_folder(name)))
+    return {"as_of_date": as_of, "table_name": name, "files": count, "bytes": size}
 
 
 def print_report(lake: Lake) -> None:

@@ -36,6 +36,7 @@ MARK = b"\0"  # begins the line behind the output: `exit CODE`, or OTHER where t
 OTHER = "other"
 # What differs from task to task and says nothing of the driver: each step brings its own.
 OF_ATTEMPT = ("LAKEREC_TASK", "LAKEREC_RUN_ID", "LAKEREC_LINEAGE_PARENT")
+PREFIXES = ("LAKEREC_", "AWS_", "OPENLINEAGE_", "PG", "JAVA_HOME")  # of variables that a driver depends on
 COMPILES = 100  # days: the driver lives long, so the JVM compiles in full
 BROKEN = 1
 
@@ -88,11 +89,12 @@ def step(place: Place, argv: list[str]) -> int:
 
 def relayed(line: socket.socket) -> str:
     """Print what comes until the driver's last word, and return that; nothing where it died."""
-    for text in line.makefile("rb"):
-        if text.startswith(MARK):
-            return text[1:].decode().strip()
-        sys.stdout.buffer.write(text)
-        sys.stdout.flush()
+    with suppress(ConnectionError):
+        for text in line.makefile("rb"):
+            if text.startswith(MARK):
+                return text[1:].decode().strip()
+            sys.stdout.buffer.write(text)
+            sys.stdout.flush()
     return ""
 
 
@@ -104,7 +106,7 @@ def fingerprint(config: Path) -> str:
             if file.suffix in (".py", ".sql", ".yaml"):
                 known = file.stat()
                 found.update(f"{file} {known.st_size} {known.st_mtime_ns}\n".encode())
-    ours = (f"{k}={v}" for k, v in sorted(os.environ.items()) if k.startswith("LAKEREC_") and k not in OF_ATTEMPT)
+    ours = (f"{k}={v}" for k, v in sorted(os.environ.items()) if k.startswith(PREFIXES) and k not in OF_ATTEMPT)
     found.update("\n".join(ours).encode())
     return found.hexdigest()
 
@@ -185,16 +187,19 @@ def _serve(listener: socket.socket, config: Path) -> None:
     try:
         _take_steps(listener, spark, known, words)
     finally:
-        spark.stop()
+        with suppress(Exception):  # a JVM that has died cannot stop
+            spark.stop()
 
 
 def _take_steps(listener: socket.socket, spark: SparkSession, known: str, words: str) -> None:
-    """A step after another, until one is of another state or ends in a fault of the code."""
+    """A step after another, until one is of another state, ends in a fault of the code, or loses the JVM."""
+    from lakerec.errors import ProcessLostError
+
     goes_on = True
     while goes_on:
         with listener.accept()[0] as line:
             word, words = _answer(line, spark, known, words), ""
-            goes_on = word not in (OTHER, f"exit {BROKEN}")
+            goes_on = word not in (OTHER, f"exit {BROKEN}", f"exit {ProcessLostError.exit_code}")
             if not goes_on:
                 listener.close()  # before the word: the next client shall not wait in this one's queue
             with suppress(OSError):
@@ -265,7 +270,10 @@ def _watched(line: socket.socket, spark: SparkSession) -> Iterator[None]:
     done = threading.Event()
 
     def watch() -> None:
-        gone = not line.recv(1, socket.MSG_PEEK)  # a client says nothing more: either it dies or this side closes
+        try:
+            gone = not line.recv(1, socket.MSG_PEEK)  # a client says nothing more: it dies, or this side closes
+        except OSError:  # it died with output that it had not read
+            gone = True
         if gone and not done.is_set():
             _end(spark)
 

@@ -154,6 +154,16 @@ def test_a_column_of_another_type_is_refused_until_a_migration_makes_it(shop: Sh
     assert len(ledger(shop, "migrate")) == 1
 
 
+def test_a_stamp_that_a_dying_run_left_half_is_written_anew(shop: Shop):
+    ran(shop, "ingest_events")
+    stamp = shop.folder / "lake/_schema.json"
+    whole = stamp.read_text()
+    for half in ("", whole[: len(whole) // 2]):
+        stamp.write_text(half)  # its checksum is that of the whole file
+        shop.run("ingest_events")
+        assert stamp.read_text() == whole
+
+
 def test_a_restored_table_has_its_old_rows_and_names_what_was_made_from_it(shop: Shop):
     ran(shop, "ingest_events", "conform_events")
     was, version = shop.rows("bronze.events"), shop.version("bronze.events")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import select
 import subprocess
 import sys
 import time
@@ -13,7 +15,8 @@ import psutil
 import pytest
 from tests.conftest import DAY, Shop, day_after, event
 
-from lakerec.warm import Place
+from lakerec.lake import file_lease
+from lakerec.warm import Place, connected, fingerprint
 
 
 @pytest.fixture(scope="module")
@@ -79,6 +82,31 @@ def test_a_killed_client_ends_the_step_and_the_driver_and_frees_the_lease(home: 
     code, again = told(step(home, "ingest_events", day_after(1)))
     assert code == 0 and "read 20000" in again
     assert len(home.rows("bronze.events")) == 20002
+
+
+def test_a_client_that_dies_with_output_unread_takes_the_driver_along(home: Shop):
+    assert told(client(home, "stop"))[0] == 0
+    config, lake = home.folder / "config.yaml", home.folder / "lake"
+    argv = ["ingest_events", "--config", str(config), "--start", str(DAY), "--end", str(day_after(1))]
+    with file_lease(lake, "another", "run", 0), connected(Place(home.folder), config) as line:
+        asked = {"argv": argv, "print": fingerprint(config), "attempt": {}}
+        line.sendall(json.dumps(asked).encode() + b"\n")
+        assert select.select([line], [], [], 90)[0], "the driver has said nothing"
+        (driver,) = drivers(home)
+        line.close()
+        wait_for(lambda: driver not in drivers(home))
+
+
+def test_a_driver_whose_jvm_has_died_gives_way_to_a_new_one(home: Shop):
+    assert told(step(home, "ingest_events"))[0] == 0
+    (driver,) = drivers(home)
+    (jvm,) = [child for child in psutil.Process(driver).children(recursive=True) if "java" in child.name()]
+    jvm.kill()
+    code, text = told(step(home, "ingest_events"))
+    assert code in (1, 24), text
+    wait_for(lambda: driver not in drivers(home))
+    code, text = told(step(home, "ingest_events"))
+    assert code == 0 and "Spark is up" in text
 
 
 def held(shop: Shop) -> bool:
