@@ -27,7 +27,7 @@ def command(*arguments: object) -> subprocess.CompletedProcess[str]:
 
 
 def test_what_a_command_writes_is_closed_to_others(tmp_path: Path):
-    done = command("simulate", "--out", tmp_path / "shop", "--start", DAY, "--days", 1, "--users", 5, "--items", 5)
+    done = command("simulate", "--out", tmp_path / "shop", "--start", DAY, "--days", 1, "--users", 20, "--items", 20)
     assert done.returncode == 0, done.stderr
     assert len(list((tmp_path / "shop").rglob("*.gz"))) > 2 and open_to_others(tmp_path / "shop") == []
 
