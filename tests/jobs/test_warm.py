@@ -97,6 +97,7 @@ def test_a_client_that_dies_with_output_unread_takes_the_driver_along(home: Shop
         wait_for(lambda: driver not in drivers(home))
 
 
+@pytest.mark.long
 def test_a_driver_whose_jvm_has_died_gives_way_to_a_new_one(home: Shop):
     assert told(step(home, "ingest_events"))[0] == 0
     (driver,) = drivers(home)
@@ -121,6 +122,7 @@ def held(shop: Shop) -> bool:
     return False
 
 
+@pytest.mark.long
 def test_a_changed_configuration_gets_a_new_driver_and_a_wrong_one_its_message(home: Shop):
     assert told(step(home, "build_sequences"))[0] == 0
     (old,) = drivers(home)
