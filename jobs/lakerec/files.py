@@ -59,11 +59,6 @@ class Files:
         finally:
             stream.close()
 
-    def exists(self, file: str) -> bool:
-        """Whether there is a file or folder of this name."""
-        path, system = self._at(file)
-        return bool(system.exists(path))
-
     def write(self, file: str, text: str) -> None:
         """Write a whole file as UTF-8, in the place of one that is there."""
         path, system = self._at(file)
