@@ -3,7 +3,7 @@ SHELL := /bin/bash
 CONFIG ?= conf/demo.yaml
 TORCH ?=
 
-.PHONY: help demo test test-long test-faults test-aws install install-aws up down trigger lint audit format bench-ingest bench-start bench-day bench-year bench-scoring bench-quality bench-language-model docs requirements clean
+.PHONY: help demo test test-long test-faults test-aws install install-aws up down trigger lint audit format bench-ingest bench-start bench-day bench-backfill bench-year bench-scoring bench-quality bench-language-model docs requirements clean
 
 help:            ## what can be made
 	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -56,6 +56,9 @@ bench-start: install   ## a Spark job's fixed cost: start to first committed wri
 
 bench-day: install     ## a day through Airflow, a bar per task: one submit each, and in one warm driver
 	@.venv/bin/python benchmarks/speed/day.py
+
+bench-backfill: install  ## a year of real invoices by reco_backfill beside one `lakerec run`
+	@.venv/bin/python benchmarks/speed/backfill.py $(ARGS)
 
 bench-year: install    ## 365 days one by one with weekly upkeep: does a day of the last week cost more? ARGS="--days 60"
 	@.venv/bin/python benchmarks/speed/year.py $(ARGS)

@@ -9,24 +9,22 @@ but its own.
 from __future__ import annotations
 
 import json
-import os
 import re
 import subprocess
 import sys
 import tempfile
-import urllib.request
-from datetime import date, datetime, timedelta
+from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from airflow_run import airflow, asked, run_of, seconds
 from record import ROOT, keep
 
 FIRST, HISTORY = date(2026, 3, 1), 8
 SHOP = {"users": 360, "items": 200, "seed": 7}
-PORT = 8093
 GOALS = {"submits": 180, "reuse": 90}
 STARTED = re.compile(r"Spark is up \((\d+\.\d) s\)")
 WIDTH = 60
@@ -39,13 +37,10 @@ def main() -> None:
         submits, reuse = configuration(place, False), configuration(place, True)
         days = [str(FIRST + timedelta(days=HISTORY + n)) for n in range(3)]
         prepare(place, submits)
-        environment = surroundings(place)
-        try:
+        with airflow(place) as environment:
             found = {"submits": measured(environment, submits, days[0])}
             found["reuse"] = measured(environment, reuse, days[1])
             found["reuse_warm"] = measured(environment, reuse, days[2])
-        finally:
-            subprocess.run(["scripts/down.sh"], cwd=ROOT, env=environment, check=False)
     for name, one in found.items():
         print(bars(name, one))
     keep("speed", "day", {**found["submits"], "goals": GOALS, **{k: v for k, v in found.items() if k != "submits"}})
@@ -70,30 +65,18 @@ def prepare(place: Path, config: Path) -> None:
     subprocess.run([*lakerec, "run", "--config", str(config), *window], check=True, cwd=ROOT)
 
 
-def surroundings(place: Path) -> dict[str, str]:
-    """An Airflow of the benchmark's own, and a serving database that both YAMLs publish to."""
-    from lakerec import postgres
-
-    uri = postgres.ensure_database(postgres.start(place / "state" / "postgres"), "serving")
-    own = {"LAKEREC_STATE": str(place / "state"), "LAKEREC_PORT": str(PORT), "LAKEREC_SCHEDULES": "off"}
-    return os.environ | own | {"LAKEREC_SERVING_URI": uri}
-
-
 def measured(environment: dict[str, str], config: Path, day: str) -> dict[str, Any]:
     """A run of reco_daily: seconds from its trigger to its end, and each task's, with Spark's start in it."""
-    subprocess.run(["scripts/up.sh"], cwd=ROOT, env=environment | {"CONFIG": str(config)}, check=True)
-    subprocess.run(["scripts/trigger.sh", "reco_daily", "--day", day], cwd=ROOT, env=environment, check=True)
-    token = logged_in(environment)
-    (run,) = asked("dags/reco_daily/dagRuns?order_by=-start_date&limit=1", token)["dag_runs"]
-    path = f"dags/reco_daily/dagRuns/{run['dag_run_id']}/taskInstances"
-    tasks = [one for one in asked(path, token)["task_instances"] if one["start_date"] and one["duration"]]
+    run, path = run_of(environment, config, "reco_daily", "--day", day)
+    path += "/taskInstances"
+    tasks = [one for one in asked(environment, path)["task_instances"] if one["start_date"] and one["duration"]]
     began = seconds(run["queued_at"])
     rows = [
         {
             "name": one["task_id"],
             "began": round(seconds(one["start_date"]) - began, 1),
             "seconds": round(one["duration"], 1),
-            "spark_start": spark_start(asked(f"{path}/{one['task_id']}/logs/{one['try_number']}", token)),
+            "spark_start": spark_start(asked(environment, f"{path}/{one['task_id']}/logs/{one['try_number']}")),
         }
         for one in sorted(tasks, key=lambda one: str(one["start_date"]))
     ]
@@ -105,32 +88,6 @@ def spark_start(log: dict[str, Any]) -> float:
     """Seconds that a task waited for Spark, by what the job said of it."""
     found = STARTED.search(json.dumps(log))
     return float(found[1]) if found else 0.0
-
-
-def logged_in(environment: dict[str, str]) -> str:
-    """A token of the REST API."""
-    file = Path(environment["LAKEREC_STATE"]) / "airflow" / "simple_auth_manager_passwords.json.generated"
-    login = {"username": "admin", "password": json.loads(file.read_text())["admin"]}
-    return str(answer("auth/token", json.dumps(login).encode())["access_token"])
-
-
-def asked(path: str, token: str) -> dict[str, Any]:
-    """An answer of the REST API."""
-    return answer(f"api/v2/{path}", None, token)
-
-
-def answer(path: str, body: bytes | None, token: str = "") -> dict[str, Any]:
-    """The JSON behind a path of Airflow's server."""
-    headers = {"Content-Type": "application/json", "Authorization": f"Bearer {token}"}
-    request = urllib.request.Request(f"http://127.0.0.1:{PORT}/{path}", body, headers)
-    with urllib.request.urlopen(request, timeout=60) as response:
-        found: dict[str, Any] = json.load(response)
-    return found
-
-
-def seconds(moment: str) -> float:
-    """A time of the REST API as seconds since 1970."""
-    return datetime.fromisoformat(moment.replace("Z", "+00:00")).timestamp()
 
 
 def bars(name: str, found: dict[str, Any]) -> str:
