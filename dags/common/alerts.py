@@ -12,6 +12,8 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from common.rules import page
+
 log = logging.getLogger(__name__)
 BACKFILL = "backfill"  # its days are late by nature
 
@@ -19,8 +21,9 @@ BACKFILL = "backfill"  # its days are late by nature
 def task_failed(context: Any) -> None:
     """A task has failed for good: which one, of which run, why, and where its log is."""
     ti = context["ti"]
-    why = str(context.get("exception") or "the task's process ended without a word").strip().splitlines()[-1]
-    tell(f"{ti.dag_id}.{ti.task_id} failed", f"run {ti.run_id}\n{why}\nlog {ti.log_url}")
+    error = str(context.get("exception") or "the task's process ended without a word").strip()
+    why = error.splitlines()[-1]
+    tell(f"{ti.dag_id}.{ti.task_id} failed", f"run {ti.run_id}\n{why}\nlog {ti.log_url}\nwhat to do: {page(error)}")
 
 
 def deadline_missed(context: Any) -> None:
@@ -28,7 +31,7 @@ def deadline_missed(context: Any) -> None:
     run = context["dag_run"]
     if run["run_type"] != BACKFILL:
         due = context["deadline"]["deadline_time"]
-        tell(f"{run['dag_id']} is late", f"run {run['dag_run_id']} should have ended by {due}")
+        tell(f"{run['dag_id']} is late", f"run {run['dag_run_id']} should have ended by {due}\nwhat to do: {page('')}")
 
 
 def tell(subject: str, text: str) -> None:

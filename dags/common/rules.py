@@ -9,6 +9,26 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 FINAL = (*range(10, 20), *range(30, 40))  # exit codes of lakerec.errors for faults of input: the same input fails again
+# The errors by their exit codes; each is a section of docs/operations.md.
+ERRORS = {
+    10: "ConfigError",
+    11: "SourceError",
+    12: "DataQualityError",
+    13: "ModelError",
+    14: "NotEnoughDataError",
+    15: "ServingError",
+    16: "UsageError",
+    17: "ContractError",
+    18: "AlreadyServedError",
+    19: "StaleListsError",
+    20: "LakeBusyError",
+    21: "StaleRunError",
+    22: "ConnectionFailedError",
+    23: "DiskFullError",
+    24: "ProcessLostError",
+    25: "ConflictError",
+    30: "BackupError",
+}
 NOTHING_TO_DO = 18  # AlreadyServedError: the site has lists of a later day
 SUCCESS = "success"
 ENDED = {SUCCESS, "failed", "upstream_failed", "skipped", "removed"}  # states in which a task does nothing any more
@@ -66,6 +86,12 @@ def exit_code(message: str) -> int | None:
     """The exit code in the failure that spark-submit's hook reports, if it names one."""
     found = EXIT_CODE.search(message)
     return int(found[1]) if found else None
+
+
+def page(message: str) -> str:
+    """Where the docs say what to do about the failure that spark-submit's hook reports."""
+    name = ERRORS.get(exit_code(message) or 0)
+    return f"docs/operations.md#{name.lower() if name else 'alerts'}"
 
 
 def can_retry(message: str) -> bool:

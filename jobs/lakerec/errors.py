@@ -14,6 +14,12 @@ class LakerecError(Exception):
     exit_code: int = 1
     retry: bool = False
 
+    @property
+    def told(self) -> str:
+        """The message as a person reads it: the class by its name, and where the docs say what to do."""
+        name = type(self).__name__
+        return f"{name}: {self}\n(what to do: docs/operations.md#{name.lower()})"
+
 
 class ConfigError(LakerecError):
     """The YAML is wrong: the message names file, key, line and what was expected."""

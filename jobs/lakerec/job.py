@@ -197,7 +197,7 @@ def guarded(action: Callable[[], None]) -> int:
     try:
         action()
     except LakerecError as error:
-        print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
+        print(error.told, file=sys.stderr, flush=True)
         for thread in _importing:  # an interpreter that ends inside a C extension's import may abort: another exit code
             thread.join()
         return error.exit_code

@@ -181,7 +181,7 @@ def _serve(listener: socket.socket, config: Path) -> None:
         spark = _session(config)
     except LakerecError as error:
         with listener.accept()[0] as line:
-            line.sendall(f"{type(error).__name__}: {error}\n".encode() + MARK + f"exit {error.exit_code}\n".encode())
+            line.sendall(f"{error.told}\n".encode() + MARK + f"exit {error.exit_code}\n".encode())
         return
     words = SPARK_IS_UP.format(time.monotonic() - began) + "\n"  # the first step waited for it
     try:

@@ -1,4 +1,4 @@
-"""Runs in Airflow's environment, answers as JSON: driver.py load | execute(_on_yarn) CODES | earlier | kill | retry."""
+"""Runs in Airflow's environment, answers as JSON: driver.py load | execute CODES | alerted MESSAGE | ..."""
 
 from __future__ import annotations
 
@@ -104,6 +104,17 @@ def job() -> Any:
     task.application_args[1] = "shop.yaml"
     task.env_vars[MARK] = f"task-{os.getpid()}"
     return task
+
+
+def alerted(message: str) -> None:
+    """Tell of a task that failed with this message, of a day that is late, and of a late day of a backfill."""
+    from common.alerts import deadline_missed, task_failed
+
+    task = SimpleNamespace(dag_id="reco_daily", task_id="score_candidates", run_id="run-1", log_url="http://ui/log")
+    task_failed({"ti": task, "exception": RuntimeError(message)})
+    for kind in ("scheduled", "backfill"):
+        run = {"run_type": kind, "dag_id": "reco_daily", "dag_run_id": f"{kind}-2"}
+        deadline_missed({"dag_run": run, "deadline": {"deadline_time": "2024-07-02T06:00:00Z"}})
 
 
 class Partitions:

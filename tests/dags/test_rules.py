@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from lakerec.errors import AlreadyServedError, leaves
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "dags"))
-from common.rules import ENDED, NOTHING_TO_DO, can_retry, chunks, days, must_wait, window
+from common.rules import ENDED, ERRORS, NOTHING_TO_DO, can_retry, chunks, days, must_wait, page, window
 
 START, END = "2024-06-30T19:00+00:00", "2024-07-01T19:00+00:00"  # from 04:00 to 04:00 in Tokyo
 
@@ -112,6 +112,12 @@ TOLD = [
 @pytest.mark.parametrize("leaf", leaves(), ids=lambda leaf: leaf.__name__)
 def test_retries_follow_the_table_of_errors(leaf, told) -> None:
     assert can_retry(told.format(leaf.exit_code)) is leaf.retry
+
+
+def test_a_failure_names_the_section_of_its_error() -> None:
+    assert {leaf.exit_code: leaf.__name__ for leaf in leaves()} == ERRORS
+    assert page(TOLD[0].format(13)) == "docs/operations.md#modelerror"
+    assert page("Error code is: 137.") == page("no answer") == "docs/operations.md#alerts"
 
 
 @pytest.mark.parametrize("message", [f"Error code is: {code}." for code in (1, 9, 137, -9)] + ["no answer"])

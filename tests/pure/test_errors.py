@@ -38,12 +38,14 @@ def test_the_dags_retry_the_faults_of_circumstance_alone():
 
 
 @pytest.mark.parametrize("leaf", leaves(), ids=lambda leaf: leaf.__name__)
-def test_a_job_ends_with_the_code_and_one_line_that_names_the_class(leaf, capsys):
+def test_a_job_ends_with_the_code_and_names_the_class_and_its_section(leaf, capsys):
     def fail() -> None:
         raise leaf("what, where, what to do")
 
     assert guarded(fail) == leaf.exit_code
-    assert capsys.readouterr().err == f"{leaf.__name__}: what, where, what to do\n"
+    assert capsys.readouterr().err == (
+        f"{leaf.__name__}: what, where, what to do\n(what to do: docs/operations.md#{leaf.__name__.lower()})\n"
+    )
 
 
 def test_success_is_0_and_an_unknown_error_is_not_swallowed():
