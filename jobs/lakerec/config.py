@@ -553,10 +553,14 @@ class Config(Model):
             raise ConfigError(f"{self.where(key)}: {place} is no folder on a disk; {wanted}")
         return Path(place) / relative
 
+    @property
+    def told(self) -> str:
+        """All settings as JSON, which is YAML as well, but for where the lake and its files are."""
+        return self.model_dump_json(by_alias=True, exclude={"lake", "files"})
+
     def hash(self) -> str:
-        """The first 12 hex digits of the SHA-256 of all settings, but for where the lake and its files are."""
-        text = self.model_dump_json(by_alias=True, exclude={"lake", "files"})
-        return hashlib.sha256(text.encode()).hexdigest()[:12]
+        """The first 12 hex digits of the SHA-256 of `told`."""
+        return hashlib.sha256(self.told.encode()).hexdigest()[:12]
 
 
 def load_config(file: Path, lake: str | None = None) -> Config:

@@ -37,6 +37,7 @@ from lakerec.errors import (
 )
 from lakerec.files import files
 from lakerec.postgres import uri_of
+from lakerec.release import code_version
 from lakerec.tables import Migration, Table, fingerprint, migrations, quoted, table, table_names
 
 RUNS = "ops.runs"
@@ -48,6 +49,7 @@ DYING = 60
 LOCK_SPACE = 0x1A6E
 # Which release's tables a lake has, below it; and Spark's setting for what a statement's commit carries.
 SCHEMA = "_schema.json"
+SETTINGS = "_settings"
 USER_METADATA = "spark.databricks.delta.commitInfo.userMetadata"
 COMMIT = re.compile(r"^(\d{20})\.json$")
 CONFLICTS = tuple(getattr(exceptions, name) for name in exceptions.__all__)  # they have no root of their own
@@ -124,7 +126,7 @@ class Run:
             "inputs": dict(self.inputs),
             "outputs": dict(self.outputs),
             "config_hash": self.config_hash,
-            "code_version": __version__,
+            "code_version": code_version(),
             "started_at": self.started_at,
             "seconds": (datetime.now(UTC) - self.started_at).total_seconds(),
         }
@@ -417,8 +419,26 @@ class Lake:
             self.spark.conf.unset(USER_METADATA)
 
     def record(self, rows: list[dict[str, Any]]) -> None:
-        """Append rows of `Run.row` to ops.runs: the last commit of a run."""
+        """Append rows of `Run.row` to ops.runs: the last commit of a run; its settings are kept by their hash."""
+        self._keep_settings()
         self.append_rows(RUNS, rows)
+
+    def _keep_settings(self) -> None:
+        place = self._settings(self.config.hash())
+        try:
+            kept = files(self.spark).text(place)
+        except Py4JJavaError:  # there is none
+            kept = ""
+        if kept != self.config.told:  # or half a file of a run that was killed
+            files(self.spark).write(place, self.config.told)
+
+    def kept_settings(self, config_hash: str) -> str | None:
+        """The JSON file with the settings of this hash; None where no run has kept them."""
+        place = self._settings(config_hash)
+        return place if files(self.spark).glob(place) else None
+
+    def _settings(self, config_hash: str) -> str:
+        return f"{self.config.lake.rstrip('/')}/{SETTINGS}/{config_hash}.json"
 
     def complete(self, name: str) -> None:
         """Write the ops.runs row of a run of this job that committed `name` and died before it could record itself.

@@ -47,6 +47,8 @@ def show_run(config: Config, spark: SparkSession, run_id: str) -> None:
         raise UsageError(f"{RUNS} knows no run {run_id!r}; `lakerec runs` lists the newest")
     writers = _writers(lake, ledger, rows[0]["inputs"] or {})
     print(explained(rows, writers, _models(lake, rows[0]), _paths(lake, rows[0]), config.zone))
+    if settings := lake.kept_settings(rows[0]["config_hash"]):
+        print(f"\nits settings\n  {settings}")
 
 
 def explained(

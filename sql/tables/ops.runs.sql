@@ -15,7 +15,7 @@ CREATE TABLE ops.runs (
   inputs MAP<STRING, BIGINT> COMMENT 'Table versions the run read',
   outputs MAP<STRING, BIGINT> COMMENT 'Table versions the run wrote',
   config_hash STRING COMMENT 'Hash of the settings',
-  code_version STRING COMMENT 'Version of lakerec',
+  code_version STRING COMMENT 'Release of lakerec, and its commit where that is known',
   started_at TIMESTAMP COMMENT 'Wall clock, UTC',
   seconds DOUBLE COMMENT 'Wall time'
 )

@@ -1,10 +1,15 @@
 """What ran, and all that it takes to make a run's rows again."""
 
+import json
+from pathlib import Path
+
 import pytest
 from tests.conftest import DAY, Shop, event
 
+from lakerec.config import load_config
 from lakerec.errors import UsageError
 from lakerec.ledger import show_run, show_runs
+from lakerec.release import code_version
 
 STEPS = ("ingest_events", "ingest_catalogue", "conform_events")
 
@@ -35,6 +40,7 @@ def test_a_run_tells_its_versions_and_who_wrote_what_it_read(ran, capsys):
     told = capsys.readouterr().out
     (row,) = [row for row in ran.rows("ops.runs") if row["job"] == "conform_events"]
     assert row["config_hash"] in told and f"lakerec {row['code_version']}" in told
+    assert row["code_version"] == code_version()
     assert f"  {DAY}  read 5, written 5, quarantined 0" in told
     assert f"bronze.events               version 0  by {run_of(ran, 'ingest_events')}" in told
     assert any(line.startswith("  silver.events ") for line in told.split("wrote")[1].splitlines())
@@ -48,6 +54,18 @@ def test_what_a_run_read_can_be_read_again_after_the_table_moved_on(ran, capsys)
     lines = [line.strip() for line in capsys.readouterr().out.splitlines() if "VERSION AS OF" in line]
     (bronze,) = [line for line in lines if "bronze/events`" in line]
     assert ran.spark.sql(bronze).count() == 5
+
+
+def test_the_settings_of_a_run_make_the_same_run_again(ran, capsys, tmp_path):
+    show_run(ran.config, ran.spark, run_of(ran, "conform_events"))
+    kept = Path(capsys.readouterr().out.split("its settings")[1].strip())
+    (row,) = [row for row in ran.rows("ops.runs") if row["job"] == "conform_events"]
+    again = tmp_path / "again.yaml"
+    again.write_text(json.dumps(json.loads(kept.read_text()) | {"lake": "lake"}))
+    assert load_config(again).hash() == kept.stem == row["config_hash"]
+    kept.write_text(kept.read_text()[:20])  # a run was killed here
+    ran.run("ingest_events")
+    assert json.loads(kept.read_text())
 
 
 def test_an_unknown_run_and_an_empty_lake_are_named(ran, tmp_path):
