@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # What Spark on Kubernetes starts a container with: driver ARGUMENTS, or executor with its facts in the environment
-# (both as Spark's KubernetesDriverBuilder and BasicExecutorFeatureStep set them). Everything else is a command.
+# (both as Spark's KubernetesDriverBuilder and BasicExecutorFeatureStep set them). Everything else is a command; Airflow's
+# sends its lineage where the deployment's YAML says.
 set -euo pipefail
 case "${1:-}" in
     driver)
@@ -16,6 +17,11 @@ case "${1:-}" in
             --driver-url "$SPARK_DRIVER_URL" --executor-id "$SPARK_EXECUTOR_ID" --cores "$SPARK_EXECUTOR_CORES" \
             --app-id "$SPARK_APPLICATION_ID" --hostname "$SPARK_EXECUTOR_POD_IP" \
             --resourceProfileId "$SPARK_RESOURCE_PROFILE_ID" --podName "$SPARK_EXECUTOR_POD_NAME"
+        ;;
+    airflow)
+        source "$LAKEREC_HOME/scripts/lineage.sh"
+        use_lineage "$LAKEREC_CONFIG"
+        exec "$@"
         ;;
     *) exec "$@" ;;
 esac

@@ -3,6 +3,7 @@
 # Run it again to start what has ended, or with another CONFIG: what runs with other settings is restarted. scripts/down.sh ends all of it.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/env.sh"
+source "$LAKEREC_HOME/scripts/lineage.sh"
 CONFIG=$(realpath "${CONFIG:-$LAKEREC_HOME/conf/demo.yaml}")
 [ -f "$CONFIG" ] || fail "there is no configuration $CONFIG: pass CONFIG=FILE"
 command -v airflow >/dev/null || fail "there is no Airflow in $LAKEREC_HOME/.venv-airflow: run make install"
@@ -32,10 +33,7 @@ mkdir -p "$AIRFLOW_HOME"
 chmod 700 "$AIRFLOW_HOME"
 LAKEREC_TIMEZONE=$("$LAKEREC_HOME/.venv/bin/lakerec" spark-conf --config "$CONFIG" --timezone)
 export LAKEREC_TIMEZONE AIRFLOW__CORE__DEFAULT_TIMEZONE=$LAKEREC_TIMEZONE
-lineage=$("$LAKEREC_HOME/.venv/bin/lakerec" spark-conf --config "$CONFIG" --lineage)
-export AIRFLOW__OPENLINEAGE__TRANSPORT=$lineage AIRFLOW__OPENLINEAGE__NAMESPACE=airflow
-AIRFLOW__OPENLINEAGE__DISABLED=$([ -n "$lineage" ] && echo False || echo True)
-export AIRFLOW__OPENLINEAGE__DISABLED
+use_lineage "$CONFIG"
 echo "$LAKEREC_TIMEZONE" >"$STATE/timezone"
 export AIRFLOW_VAR_LAKEREC_CONFIG=$CONFIG  # deadlines' callbacks may not read the database's
 "$LAKEREC_HOME/.venv/bin/lakerec" spark-conf --config "$CONFIG" --out "$STATE/spark.conf"

@@ -128,6 +128,22 @@ def test_a_container_starts_what_spark_on_kubernetes_asks_for(tmp_path: Path) ->
     assert said("entrypoint.sh", "echo", "a b") == ["a b", ""]
 
 
+@pytest.mark.parametrize("transport", ["", '{"type": "http", "url": "http://marquez:5000"}'])
+def test_airflow_in_a_container_sends_its_lineage_where_the_deployment_says(tmp_path: Path, transport: str) -> None:
+    stub(
+        tmp_path / ".venv/bin/lakerec",
+        f"""[ "$*" = 'spark-conf --config shop.yaml --lineage' ] && echo '{transport}'""",
+    )
+    stub(
+        tmp_path / "bin/airflow",
+        """printf '%s\\n' "$*" "$AIRFLOW__OPENLINEAGE__DISABLED" "$AIRFLOW__OPENLINEAGE__TRANSPORT" """,
+    )
+    (tmp_path / "scripts").symlink_to(DOCKER.parent / "scripts")
+    known = {"LAKEREC_HOME": str(tmp_path), "LAKEREC_CONFIG": "shop.yaml"}
+    known["PATH"] = f"{tmp_path / 'bin'}:{os.environ['PATH']}"
+    assert said("entrypoint.sh", "airflow", "scheduler", **known) == ["scheduler", str(not transport), transport, ""]
+
+
 @pytest.mark.parametrize("count", [0, 1, 3])
 def test_gpus_are_found_as_spark_expects_them(tmp_path: Path, count: int) -> None:
     stub(tmp_path / "nvidia-smi", f"seq 0 {count - 1}")
