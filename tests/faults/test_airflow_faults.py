@@ -28,11 +28,13 @@ STEP = "ingest_events"
 # What Airflow runs of a task: the operator, rendered, in a process of its own.
 TASK = """
 import sys
+from collections import defaultdict
+from types import SimpleNamespace
 sys.path.insert(0, {dags!r})
 from common.operators import MARK, LakerecJob
 task = LakerecJob(task_id={step!r}, start={start!r}, end={end!r})
 task.application_args[1], task.env_vars[MARK] = {config!r}, {mark!r}
-task.execute({{}})
+task.execute({{"outlet_events": defaultdict(lambda: SimpleNamespace(add_partitions=list))}})
 """
 
 
