@@ -96,7 +96,8 @@ def test_killed_at_moments_all_over_its_run(step: str, before: Before, start: St
             process.wait(seconds * (0.25 + 0.75 * (moment + draw.random()) / MOMENTS))
         died += process.poll() is None
         kill(process, whole=moment % 2 == 0)  # else its JVM is left to find out
-    assert died > MOMENTS // 2
+    # A training goes on where it was, so that it may be done before the last moment.
+    assert died > (1 if step == "train_scorer" else MOMENTS // 2)
     ended(start, shop, step, DAYS)
     assert_quiet(shop, step, stages)
 
