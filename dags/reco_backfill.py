@@ -3,8 +3,8 @@
 
 By hand only: trigger it with `start`, `end` (excluded) and `chunk_days`. It rebuilds the tables from
 bronze to sequences chunk by chunk, oldest first, and then writes and publishes the lists of the last day,
-once. The result does not depend on the size of the chunks; larger chunks are faster and need more memory
-and disk.
+once. The result does not depend on the size of the chunks: as large as memory and disk allow, each costs a
+minute or two before it has read a row.
 
     scripts/trigger.sh reco_backfill --conf '{"start": "2024-01-01", "end": "2024-04-01", "chunk_days": 30}'
 
@@ -68,7 +68,9 @@ with DAG(
     params={
         "start": Param(type="string", format="date", description="the first day"),
         "end": Param(type="string", format="date", description="the day after the last one"),
-        "chunk_days": Param(30, type="integer", minimum=1, description="days in one window"),
+        "chunk_days": Param(
+            366, type="integer", minimum=1, description="days in one window; fewer need less memory and disk"
+        ),
     },
     tags=["lakerec", "by hand"],
     max_active_runs=1,

@@ -1,8 +1,9 @@
 """A year of real invoices by reco_backfill beside the plain command of the same window: `make bench-backfill`.
 
-UCI Online Retail, 2010-12-01 to 2011-12-09, three times into lakes of their own: `lakerec run --train never` as one
-process; reco_backfill with `spark.reuse: true`; and with one submit per task. The first counts from its start to its
-end, the others from the trigger to the end of the DAG's run, Airflow's own time included. The tables have to be equal.
+UCI Online Retail from 2010-12-01, each time into a lake of its own: `lakerec run --train never` as one process;
+reco_backfill with one submit per task, with `spark.reuse: true`, and so again in quarters of a year. The first counts
+from its start to its end, the others from the trigger to the end of the DAG's run, Airflow's own time included. The
+tables have to be equal.
 """
 
 from __future__ import annotations
@@ -28,7 +29,9 @@ from lakerec.config import load_config
 from lakerec.lake import Window
 from lakerec.session import build_session
 
-FIRST, END = date(2010, 12, 1), date(2011, 12, 10)
+FIRST, END = date(2010, 12, 1), date(2011, 12, 1)
+# spark.reuse, and the days of a chunk: 366 is the DAG's own.
+WAYS = {"submits": (False, 366), "reuse": (True, 366), "reuse_quarters": (True, 92)}
 TABLES = ("bronze.events", "silver.events", "quarantine.events", "silver.items", "ml.sequences", "ml.item_embeddings")
 NOT_COMPARED = {"vector"}  # a float in its last digit depends on what else was in the batch
 GOAL = 1.5
@@ -37,31 +40,32 @@ GOAL = 1.5
 def main() -> None:
     """Run the year each way, compare the lakes and keep the result."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--chunk-days", type=int, default=366, help="days in one window of reco_backfill")
-    parser.add_argument("--end", type=date.fromisoformat, default=END)
+    parser.add_argument("--end", type=date.fromisoformat, default=END, help="the day behind the last")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
-        lakes = {name: deployment(place, name) for name in ("run", "reuse", "submits")}
+        lakes = {name: deployment(place, name, reuse) for name, (reuse, _) in {"run": (False, 0), **WAYS}.items()}
         found: dict[str, Any] = {"run": plain(lakes["run"], given.end)}
         with airflow(place) as environment:
-            for name in ("reuse", "submits"):
-                found[name] = backfilled(environment, lakes[name], given.end, given.chunk_days)
+            for name, (_, chunk_days) in WAYS.items():
+                found[name] = backfilled(environment, lakes[name], given.end, chunk_days)
         rows = {name: fingerprints(config) for name, config in lakes.items()}
-    for name in ("reuse", "submits"):
+    for name in WAYS:
         if rows[name] != rows["run"]:
             raise SystemExit(f"{name} made other tables than `lakerec run`: {rows[name]} and {rows['run']}")
         found[name]["ratio"] = round(found[name]["seconds"] / found["run"]["seconds"], 2)
-    days = {"days": (given.end - FIRST).days, "chunk_days": given.chunk_days}
-    keep("speed", "backfill", {"goal": GOAL, **days, **found, "rows": {k: n for k, (n, _) in rows["run"].items()}})
+    days = (given.end - FIRST).days
+    keep(
+        "speed", "backfill", {"goal": GOAL, "days": days, **found, "rows": {k: n for k, (n, _) in rows["run"].items()}}
+    )
 
 
-def deployment(place: Path, name: str) -> Path:
+def deployment(place: Path, name: str, reuse: bool) -> Path:
     """The project's YAML of the data, with a lake of its own."""
     raw = yaml.safe_load((ROOT / "conf/online_retail.yaml").read_text())
     raw["sources"]["events"]["path"] = f"{data_folder('online-retail')}/{{date}}.csv.gz"
     file = place / f"{name}.yaml"
-    file.write_text(yaml.safe_dump({**raw, "lake": f"lake-{name}", "spark": {"reuse": name == "reuse"}}))
+    file.write_text(yaml.safe_dump({**raw, "lake": f"lake-{name}", "spark": {"reuse": reuse}}))
     return file
 
 
@@ -82,7 +86,11 @@ def backfilled(environment: dict[str, str], config: Path, end: date, chunk_days:
     for one in tasks:
         took[one["task_id"]] += one["duration"] or 0
     whole = seconds(run["end_date"]) - seconds(run["queued_at"])
-    return {"seconds": round(whole, 1), "tasks": {name: round(took[name], 1) for name in took}}
+    return {
+        "seconds": round(whole, 1),
+        "chunk_days": chunk_days,
+        "tasks": {name: round(took[name], 1) for name in took},
+    }
 
 
 def fingerprints(config: Path) -> dict[str, tuple[int, int]]:
