@@ -79,8 +79,10 @@ requirements: install  ## pin requirements/*.in anew
 	@for f in jobs dev airflow airflow-cluster moto; do .make/bin/uv pip compile -q --upgrade --python-version 3.11 --no-header --no-annotate \
 	  --no-emit-index-url --no-emit-find-links requirements/$$f.in -o requirements/$$f.txt; done
 
-clean:           ## leave nothing behind
+clean:           ## end what runs here, remove what make has built; with ALL=yes lakes, demo data and Airflow's history, too
 	@for state in .lakerec .lakerec/demo; do LAKEREC_STATE=$$state scripts/down.sh >/dev/null 2>&1 || true; done
 	@for place in lake/*/_serving; do .venv/bin/python -m lakerec.postgres stop $$place >/dev/null 2>&1 || true; done
-	@rm -rf .venv .venv-airflow .venv-moto .make .jars .lakerec lake demo-data .pytest_cache .mypy_cache .ruff_cache .hypothesis mlruns .import_linter_cache \
+	@rm -rf .venv .venv-airflow .venv-moto .make .jars .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache \
 	  spark-warehouse metastore_db derby.log *.egg-info jobs/*.egg-info && find . -name __pycache__ -prune -exec rm -rf {} +
+	@if [ "$(ALL)" = yes ]; then rm -rf lake demo-data mlruns .lakerec; else ls -d lake demo-data .lakerec 2>/dev/null \
+	  | sed 's|$$|/ stays: make clean ALL=yes removes it|'; fi

@@ -1,7 +1,8 @@
-"""Are the lists of the window's last day there, for everybody, and served? Changes nothing."""
+"""Are the events and the lists of the window's last day there, for everybody, and served? Changes nothing."""
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any
 
 from lakerec import freshness, serving
@@ -14,9 +15,10 @@ def run(job: Job) -> dict[str, Any]:
     lists = job.lake.read("gold.recommendations")
     latest = job.spark.sql(sql_text("views", "recommendations_latest"), recommendations=lists)
     with serving.target(job.config) as uri:
-        served = serving.last_publications(uri)
-    found = freshness.state(lists, latest, served)
-    freshness.refuse(freshness.faults(found, job.last_day, job.config.freshness), job.last_day)
+        site, published = serving.served(uri), serving.last_publications(uri)
+    found = freshness.state(job.lake.newest_day("bronze.events"), lists, latest, site, published)
+    today = datetime.now(job.config.zone).date()
+    freshness.refuse(freshness.faults(found, job.last_day, job.config.freshness, today), job.last_day)
     return vars(found)
 
 

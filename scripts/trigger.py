@@ -1,4 +1,4 @@
-"""Run a DAG through Airflow's REST API: unpause, trigger, show each task's state, wait for the end."""
+"""Run a DAG through Airflow's REST API: trigger, show each task's state, wait for the end."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import argparse
 import json
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +29,9 @@ def main() -> int:
     try:
         with connected(options.url, options.passwords) as api:
             wait_until_known(api, options.dag_id)
-            run_id = trigger(api, options.dag_id, options.conf)
-            return 0 if follow(api, options.dag_id, run_id) else 1
+            with unpaused(api, options.dag_id):
+                run_id = trigger(api, options.dag_id, options.conf)
+                return 0 if follow(api, options.dag_id, run_id) else 1
     except Refused as refusal:
         print(f"error: Airflow refuses: {refusal}", file=sys.stderr)
     except (httpx.HTTPError, FileNotFoundError) as error:
@@ -63,12 +66,28 @@ def checked(response: httpx.Response) -> Any:
 
 
 def wait_until_known(api: httpx.Client, dag_id: str) -> None:
-    """Wait for the dag-processor to have read the DAG, and unpause it."""
+    """Wait for the dag-processor to have read the DAG."""
     deadline = time.monotonic() + APPEAR_SECONDS
     while (answer := api.get(f"/dags/{dag_id}")).status_code == 404 and time.monotonic() < deadline:
         time.sleep(POLL_SECONDS)
     checked(answer)
+
+
+@contextmanager
+def unpaused(api: httpx.Client, dag_id: str) -> Iterator[None]:
+    """Nothing runs in a DAG that is paused; one that was paused is so again behind the run."""
+    was_paused = checked(api.get(f"/dags/{dag_id}"))["is_paused"]
+    if not was_paused:
+        yield
+        return
+    print(
+        f"{dag_id} is paused: it goes on for this run, its schedule as well, and is paused again behind it", flush=True
+    )
     checked(api.patch(f"/dags/{dag_id}", json={"is_paused": False}))
+    try:
+        yield
+    finally:
+        checked(api.patch(f"/dags/{dag_id}", json={"is_paused": True}))
 
 
 def trigger(api: httpx.Client, dag_id: str, conf: dict[str, Any]) -> str:

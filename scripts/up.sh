@@ -50,7 +50,7 @@ LAKEREC_SERVING_URI=${LAKEREC_SERVING_URI:-$(postgres start "$STATE/postgres" "s
 export LAKEREC_SERVING_URI
 
 # Airflow's processes keep the environment that they were started with.
-settings=$({ echo "$CONFIG"; env | grep -E '^(LAKEREC_|AIRFLOW_|JAVA_HOME=)' | sort; } | sha256sum)
+settings=$({ echo "$CONFIG"; env | grep -E '^(LAKEREC_|AIRFLOW_|AWS_|OPENLINEAGE_|PG|JAVA_HOME=)' | sort; } | sha256sum)
 if [ -f "$AIRFLOW_HOME/settings" ] && [ "$(cat "$AIRFLOW_HOME/settings")" != "$settings" ]; then
     say "the settings have changed: ending what runs with the old ones ..."
     processes stop

@@ -71,5 +71,13 @@ def post(connection: str, subject: str, text: str) -> None:
     """As JSON {"text": ...}, which Slack, Mattermost and Teams' workflows read, to the host of a connection."""
     import httpx
     from airflow.sdk import Connection
+    from airflow.sdk.log import mask_secret
 
-    httpx.post(Connection.get(connection).host, json={"text": f"{subject}\n{text}"}, timeout=15).raise_for_status()
+    url = Connection.get(connection).host
+    mask_secret(url)  # a webhook's URL is its key
+    try:
+        answer = httpx.post(url, json={"text": f"{subject}\n{text}"}, timeout=15)
+    except httpx.HTTPError as error:
+        raise RuntimeError(f"the webhook {connection} did not answer ({type(error).__name__})") from None
+    if answer.is_error:
+        raise RuntimeError(f"the webhook {connection} answered {answer.status_code}")

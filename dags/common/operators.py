@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -23,7 +23,7 @@ from airflow.sdk.exceptions import (
 from common.connections import secrets
 from common.defaults import CLUSTER, CONFIG, END, HOME, START, STATE
 from common.flow import OF_THE_LAST_DAY, inlets, outlets
-from common.rules import NOTHING_TO_DO, can_retry, days, exit_code, must_wait
+from common.rules import CAUSE, NOTHING_TO_DO, can_retry, days, exit_code, must_wait
 
 MARK = "LAKEREC_TASK"  # environment variable that all processes of a task inherit, whichever attempt started them
 TASK = f"{STATE}:{{{{ ti.dag_id }}}}:{{{{ ti.run_id }}}}:{{{{ ti.task_id }}}}:{{{{ ti.map_index }}}}"
@@ -50,7 +50,7 @@ class LakerecJob(SparkSubmitOperator):
         in_order: bool = False,
         **kwargs: Any,
     ) -> None:
-        self.warm, self.in_order = warm, in_order
+        self.warm, self.in_order, self.cause = warm, in_order, ""
         python = str(HOME / ".venv" / "bin" / "python")
         place = "local://" if CLUSTER == "kubernetes" else ""  # in the driver's image
         super().__init__(
@@ -86,9 +86,10 @@ class LakerecJob(SparkSubmitOperator):
         except (AirflowException, RuntimeError) as error:  # RuntimeError: a driver on a cluster has failed
             if exit_code(str(error)) == NOTHING_TO_DO:
                 raise AirflowSkipException("Nothing to do: the site has lists of a later day.") from error
+            told = f"{error}\n{self.cause}".strip()
             if can_retry(str(error)):
-                raise
-            raise AirflowFailException(f"No retry: the same input fails again. {error}") from error
+                raise AirflowException(told) from error
+            raise AirflowFailException(f"No retry: the same input fails again. {told}") from error
         written = days(*self.window)[-1:] if self.task_id in OF_THE_LAST_DAY else days(*self.window)
         for one in self.outlets:
             context["outlet_events"][one].add_partitions(written)
@@ -109,10 +110,24 @@ class LakerecJob(SparkSubmitOperator):
             text=True,
             errors="replace",
         )
-        for line in client.stdout or ():
+        for line in self.heard(client.stdout or ()):
             self.log.info(line.rstrip())
         if code := client.wait():
             raise AirflowException(f"{self.task_id} failed in the warm driver. Error code is: {code}.")
+
+    def heard(self, lines: Iterable[str]) -> Iterator[str]:
+        """The lines of a job's output; the one that names its error is kept for whoever is told of the failure."""
+        for line in lines:
+            if found := CAUSE.search(line):
+                self.cause = found[0].rstrip()
+            yield line
+
+    def _get_hook(self) -> Any:
+        """Airflow's hook, listened to."""
+        hook = super()._get_hook()
+        read = hook._process_spark_submit_log
+        hook._process_spark_submit_log = lambda lines: read(self.heard(lines))
+        return hook
 
     def on_kill(self) -> None:
         """End spark-submit and all that it started, wherever that is by now; then what runs on a cluster."""

@@ -29,6 +29,7 @@ ERRORS = {
     25: "ConflictError",
     30: "BackupError",
 }
+CAUSE = re.compile(rf"^(?:{'|'.join(ERRORS.values())}): .*")  # the line with which a job ends
 NOTHING_TO_DO = 18  # AlreadyServedError: the site has lists of a later day
 SUCCESS = "success"
 ENDED = {SUCCESS, "failed", "upstream_failed", "skipped", "removed"}  # states in which a task does nothing any more

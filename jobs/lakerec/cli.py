@@ -153,7 +153,7 @@ def _session(config: Config, name: str, days: int = 1) -> Iterator[SparkSession]
 def run_chain(given: argparse.Namespace) -> None:
     """Ingest, conform, build, train if asked, score and publish a window; print the time of each step."""
     config = load_config(given.config, given.lake)
-    window = parse_window(given.start, given.end)
+    window = parse_window(config, given.start, given.end)
     if given.until and given.until not in STEPS:
         raise UsageError(f"--until {given.until}: no such step; steps are {', '.join(STEPS)}")
     from lakerec.sources import check_headers
@@ -285,7 +285,15 @@ def restore_table(given: argparse.Namespace) -> None:
     config = load_config(given.config, given.lake)
     day = _day(given.day) if given.day else None
     with _session(config, "lakerec restore") as spark:
-        print(restore(start(config, spark, "restore", _today()), given.table, given.version, day, STEPS))
+        print(
+            restore(
+                start(config, spark, "restore", _today()),
+                given.table,
+                given.version,
+                day,
+                (*LAKE_STEPS, *SERVING_STEPS),
+            )
+        )
 
 
 def back_up_lake(given: argparse.Namespace) -> None:
@@ -320,7 +328,7 @@ def export_table(given: argparse.Namespace) -> None:
     kind = given.format or given.out.suffix.removeprefix(".")
     if kind not in KINDS:
         raise UsageError(f"--out {given.out}: say with --format whether it shall be {', '.join(KINDS)}")
-    days = parse_window(given.start, given.end) if given.start else None
+    days = parse_window(config, given.start, given.end) if given.start else None
     with _session(config, "lakerec export") as spark:
         count = export(config, spark, given.table, days, given.out, kind)
     print(f"{given.out}: {count} rows of {given.table}")

@@ -392,11 +392,12 @@ class Serving(Model):
 
 
 class Freshness(Model):
-    """When lists are fresh: at most so many days older than the day that ended, and at least this share of the rows
-    that the publication of an earlier day had.
+    """When lists are fresh: at most so many days older than the day that ended, at least this share of the rows that
+    the publication of an earlier day had, and events in one of the last `max_quiet_days` + 1 days.
     """
 
     max_age_days: int = Field(default=0, ge=0)
+    max_quiet_days: int = Field(default=0, ge=0)
     min_share: float = Field(default=0.5, ge=0, le=1)
 
 
@@ -448,6 +449,8 @@ class Maintenance(Model):
         return self
 
 
+SECRET = re.compile(r"secret|password|passwd|token|credential|\bkey\b|account\.key", re.IGNORECASE)
+PASSWORD = re.compile(r"(://[^/@:\s\"]*:)[^/@\s\"]+@")
 # The tables that may lose old days: nothing is rebuilt from them, and what is newest in them stays.
 RETAINABLE = (
     "quarantine.events",
@@ -557,6 +560,13 @@ class Config(Model):
     def told(self) -> str:
         """All settings as JSON, which is YAML as well, but for where the lake and its files are."""
         return self.model_dump_json(by_alias=True, exclude={"lake", "files"})
+
+    @property
+    def shown(self) -> str:
+        """As `told`, without what may be secret: Spark's properties of such a name, passwords in URIs."""
+        secret = {key: "(secret)" for key in self.spark.properties if SECRET.search(key)}
+        spark = self.spark.model_copy(update={"properties": self.spark.properties | secret})
+        return PASSWORD.sub(r"\1(secret)@", self.model_copy(update={"spark": spark}).told)
 
     def hash(self) -> str:
         """The first 12 hex digits of the SHA-256 of `told`."""

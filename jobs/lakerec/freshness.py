@@ -1,4 +1,4 @@
-"""Whether the lists are those of today: gold's newest day, who has a list in it, and what the site serves."""
+"""Whether the lists are those of today: the newest events, gold's newest day, and what the site serves."""
 
 from __future__ import annotations
 
@@ -12,51 +12,70 @@ from pyspark.sql import functions as F
 from lakerec.config import Freshness
 from lakerec.errors import StaleListsError
 from lakerec.ranking import EVERYONE
-from lakerec.serving import Published
+from lakerec.serving import Published, Served
 
 
 @dataclass(frozen=True)
 class State:
-    """The newest day of gold, the length of its fallback, how many rows are to be served, and what was published.
-
-    `served_rows` and `served_before` are the rows of the newest publication and of the one of an earlier day.
+    """The newest day with events, the newest of gold, the lengths of the fallback there and on the site, how many rows
+    are to be served and how many are, as of which day, and how many were published for an earlier day.
     """
 
+    events: date | None
     newest: date | None
     fallback: int
     rows: int
     served: date | None
+    served_fallback: int
     served_rows: int
     served_before: int
 
 
-def state(lists: DataFrame, latest: DataFrame, published: Sequence[Published]) -> State:
-    """The state of gold.recommendations, of its view of latest lists, and of the newest publications, newest first."""
+def state(
+    events: date | None, lists: DataFrame, latest: DataFrame, site: Served, published: Sequence[Published]
+) -> State:
+    """The state of the newest events, of gold.recommendations, of its view of latest lists, of the table that the site
+    reads and of the publications, newest first.
+    """
     newest = lists.agg(F.max("as_of_date").alias("day")).first()
     day = newest["day"] if newest else None
     fallback = lists.where((F.col("as_of_date") == F.lit(day)) & (F.col("user_id") == EVERYONE)).count() if day else 0
-    last = published[0] if published else None
-    before = next((one.rows for one in published if last and one.as_of < last.as_of), 0)
+    before = next((one.rows for one in published if site.as_of and one.as_of < site.as_of), 0)
     return State(
-        day, fallback, latest.count(), last.as_of if last else None, last.rows if last else 0, served_before=before
+        events=events,
+        newest=day,
+        fallback=fallback,
+        rows=latest.count(),
+        served=site.as_of,
+        served_fallback=site.fallback,
+        served_rows=site.rows,
+        served_before=before,
     )
 
 
-def faults(found: State, day: date, allowed: Freshness) -> list[str]:
-    """What is wrong with the lists on the morning after `day`; nothing where all is well."""
-    if found.newest is None:
-        return ["gold.recommendations is empty"]
+def faults(found: State, day: date, allowed: Freshness, today: date) -> list[str]:
+    """What is wrong with the lists on the morning after `day`, it being `today`; nothing where all is well."""
     told = []
+    if found.events is None or (day - found.events).days > allowed.max_quiet_days:
+        told.append(f"the newest events are of {found.events or 'no day at all'}: did the files of {day} come?")
+    if found.newest is None:
+        return [*told, "gold.recommendations is empty"]
+    if found.newest >= today:
+        told.append(
+            f"gold.recommendations has lists of {found.newest}, which has not ended: each day before it is skipped"
+        )
     if (age := (day - found.newest).days) > allowed.max_age_days:
         told.append(f"gold.recommendations is as of {found.newest}, {age} days before {day}")
     if not found.fallback:
         told.append(f"gold.recommendations of {found.newest} has no list for everyone (user {EVERYONE!r})")
     if found.served is None:
-        return [*told, "nothing has been published"]
+        return [*told, "the site has no list at all"]
+    if not found.served_fallback:
+        told.append(f"the site has no list for everyone (user {EVERYONE!r})")
     if (age := (day - found.served).days) > allowed.max_age_days:
         told.append(f"the site serves {found.served}, {age} days before {day}")
     if found.served >= found.newest and found.served_rows != found.rows:
-        told.append(f"the site got {found.served_rows} rows, the lake has {found.rows}")
+        told.append(f"the site has {found.served_rows} rows, the lake {found.rows}")
     if found.served_rows < allowed.min_share * found.served_before:
         told.append(f"the site serves {found.served_rows} rows, the publication before had {found.served_before}")
     return told

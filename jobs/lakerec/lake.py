@@ -50,6 +50,14 @@ LOCK_SPACE = 0x1A6E
 # Which release's tables a lake has, below it; and Spark's setting for what a statement's commit carries.
 SCHEMA = "_schema.json"
 SETTINGS = "_settings"
+KEEPALIVE = {"tcp_keepalives_idle": "30", "tcp_keepalives_interval": "15", "tcp_keepalives_count": "4"}
+# Who holds an advisory lock of two numbers, of which pg_locks tells the second as unsigned.
+HOLDER = """
+SELECT format('%%s, process %%s of PostgreSQL, since %%s', application_name, pid, backend_start::timestamptz(0))
+FROM pg_locks JOIN pg_stat_activity USING (pid)
+WHERE locktype = 'advisory' AND granted AND objsubid = 2 AND classid = %s
+AND objid::bigint = hashtext(%s)::bigint & 4294967295
+"""
 USER_METADATA = "spark.databricks.delta.commitInfo.userMetadata"
 COMMIT = re.compile(r"^(\d{20})\.json$")
 CONFLICTS = tuple(getattr(exceptions, name) for name in exceptions.__all__)  # they have no root of their own
@@ -310,6 +318,14 @@ class Lake:
         rows = F.get_json_object("stats", "$.numRecords").cast("bigint").alias("rows")
         return files_of.select("path", F.col("partitionValues").alias("partition"), F.col("size").alias("bytes"), rows)
 
+    def newest_day(self, name: str) -> date | None:
+        """The newest day that a table partitioned by days has, by its log; None where it has none."""
+        if not self.exists(name):
+            return None
+        day = F.to_date(F.col("partition")[table(name).partition[0]])
+        found = self.data_files(name).agg(F.max(day).alias("day")).first()
+        return found["day"] if found else None
+
     def _save(self, writer: Any, spec: Table, days: Window | None = None) -> int:
         if spec.partition:
             writer = writer.partitionBy(*spec.partition)
@@ -429,8 +445,8 @@ class Lake:
             kept = files(self.spark).text(place)
         except Py4JJavaError:  # there is none
             kept = ""
-        if kept != self.config.told:  # or half a file of a run that was killed
-            files(self.spark).write(place, self.config.told)
+        if kept != self.config.shown:  # or half a file of a run that was killed
+            files(self.spark).write(place, self.config.shown)
 
     def kept_settings(self, config_hash: str) -> str | None:
         """The JSON file with the settings of this hash; None where no run has kept them."""
@@ -524,7 +540,9 @@ def held(config: Config, job: str, run_id: str) -> Iterator[Callable[[], None]]:
     """
     settings = config.lease
     if settings.uri_env:
-        with _postgres_lease(uri_of(settings.uri_env), config.lake, settings.wait_seconds) as still_held:
+        if not (uri := uri_of(settings.uri_env)):
+            raise ConfigError(f"{config.where('lease')}: the environment variable {settings.uri_env} is not set")
+        with _postgres_lease(uri, config.lake, f"{job} (run {run_id})", settings.wait_seconds) as still_held:
             yield still_held
     elif "://" in config.lake:
         place = config.where("lake")
@@ -565,19 +583,17 @@ def _try_lock(file: Any) -> bool:
 
 @contextmanager
 def _jvm_lease(spark: SparkSession, config: Config) -> Iterator[None]:
-    """A lock of the JVM's own beside a file lease: where Python alone was killed, its JVM may be about to commit."""
-    if config.lease.uri_env:
-        yield
-        return
+    """A lock of the JVM's own beside the lease: where Python alone was killed, its JVM may be about to commit."""
     jvm: Any = spark._jvm
-    lake = Path(config.lake)
-    file = jvm.java.io.RandomAccessFile(str(lake / "_lease.jvm"), "rw")
+    place = config.local_folder("_lease.jvm")
+    place.parent.mkdir(parents=True, exist_ok=True)
+    file = jvm.java.io.RandomAccessFile(str(place), "rw")
     try:
         deadline = time.monotonic() + DYING
         while file.getChannel().tryLock() is None:
             if time.monotonic() >= deadline:
                 raise LakeBusyError(
-                    f"the Java process of a run that was killed still writes to the lake {lake}; waited {DYING} s. "
+                    f"the Java process of a run that was killed still writes to {config.lake}; waited {DYING} s. "
                     "Wait for it to end, or end it, and run again."
                 )
             time.sleep(0.2)
@@ -587,19 +603,24 @@ def _jvm_lease(spark: SparkSession, config: Config) -> Iterator[None]:
 
 
 @contextmanager
-def _postgres_lease(uri: str, lake: str, wait_seconds: int) -> Iterator[Callable[[], None]]:
+def _postgres_lease(uri: str, lake: str, who: str, wait_seconds: int) -> Iterator[Callable[[], None]]:
     """A session-level advisory lock: PostgreSQL frees it when the connection of the driver goes.
 
     Yields what raises ConnectionFailedError where it has gone: another run may hold the lease by then.
     """
-    if not uri:
-        raise ConfigError("lease.uri_env names an environment variable that is not set")
     with _answering(lake), psycopg.connect(uri, autocommit=True, connect_timeout=10) as connection:
-        connection.execute("SELECT set_config('lock_timeout', %s, false)", (f"{max(wait_seconds, 1)}s",))
+        # A machine that loses its power says no goodbye: the server asks, and frees the lock.
+        settings = {"lock_timeout": f"{max(wait_seconds, 1)}s", "application_name": who} | KEEPALIVE
+        for name, value in settings.items():
+            connection.execute("SELECT set_config(%s, %s, false)", (name, value))
         try:
             connection.execute("SELECT pg_advisory_lock(%s, hashtext(%s))", (LOCK_SPACE, lake))
         except psycopg.errors.LockNotAvailable:
-            raise LakeBusyError(f"the lake {lake} is held by another run; waited {wait_seconds} s") from None
+            holder = connection.execute(HOLDER, (LOCK_SPACE, lake)).fetchone()
+            raise LakeBusyError(
+                f"the lake {lake} is held by {holder[0] if holder else 'another run'}; waited {wait_seconds} s. "
+                "Wait for it to end, or end it, and run again."
+            ) from None
 
         def still_held() -> None:
             with _answering(lake):

@@ -14,27 +14,43 @@ from lakerec.job import Job
 from lakerec.lake import LOOK_BACK, RUNS, Lake, Window
 from lakerec.tables import table_names
 
-PROMOTIONS, LISTS, PUBLISH = "ml.promotions", "gold.recommendations", "publish_recommendations"
+PROMOTIONS, LISTS = "ml.promotions", "gold.recommendations"
+SCORE, PUBLISH = "score_candidates", "publish_recommendations"
 LOGS = {PROMOTIONS: "`lakerec rollback` appends to it", RUNS: "what ran stays true"}
 
 
 def restore(job: Job, name: str, version: int | None, day: date | None, order: Sequence[str]) -> str:
     """Restore a table to a version, or to its last one of a day, under the lease; what was done and what is to be done.
 
-    `order` is that of the jobs in a run. Raises UsageError where there is no such table, version or day, or where files
-    of the version were removed.
+    `order` has the jobs that may have to run again, in that of a run. Raises UsageError where there is no such table,
+    version or day, or where files of the version were removed.
     """
     _check(name)
     with job.lake.lease():
         job.lake.complete(name)
         now = job.lake.version(name)
         wanted = _wanted(job, name, version, day)
-        changed = days_replaced(job.lake, name, wanted)
+        changed, newest = days_replaced(job.lake, name, wanted), job.lake.newest_day(LISTS)
         restored = _restored(job.lake, name, wanted)
         made = downstream(name, newest_inputs(job.lake))
         job.lake.record([job.run.row("ok", {"table": name, "was": now, "restored_to": wanted})])
-    steps = [one for one in order if one in {*made.values(), *([PUBLISH] if LISTS in {name, *made} else [])}]
-    return told(job, name, wanted, restored, changed, list(made), steps)
+        left = job.lake.newest_day(LISTS)
+    again = {*made.values(), *([PUBLISH] if LISTS in {name, *made} else [])}
+    again |= {SCORE} if left != newest else set()  # the site has lists of a day that gold has no more
+    windows = {
+        one: window for one in order if one in again and (window := _window(one, changed, newest, name == LISTS))
+    }
+    return told(job, name, wanted, restored, changed, list(made), windows)
+
+
+def _window(step: str, changed: Window | None, newest: date | None, lists: bool) -> tuple[str, str] | None:
+    """First day and day behind the last of a step that runs again: lists up to the newest, of which the site's are."""
+    start, end = (str(changed.start), str(changed.end)) if changed else ("FIRST_DAY", "DAY_BEHIND_THE_LAST")
+    if step not in (SCORE, PUBLISH):
+        return start, end
+    if newest is None:
+        return None
+    return str(newest) if step == PUBLISH or lists else start, str(newest + timedelta(days=1))
 
 
 def _check(name: str) -> None:
@@ -73,9 +89,11 @@ def _restored(lake: Lake, name: str, version: int) -> int:
 
 
 def days_replaced(lake: Lake, name: str, version: int) -> Window | None:
-    """The days that commits behind a version have replaced; None where one of them does not say which."""
+    """The days that commits behind a version have replaced; None where one of them does not say which, or where there
+    are more than are looked at.
+    """
     later = [commit for commit in lake.history(name, LOOK_BACK) if commit["version"] > version]
-    if not later or not all("replaced" in commit for commit in later):
+    if not later or later[-1]["version"] > version + 1 or not all("replaced" in commit for commit in later):
         return None
     starts, ends = zip(*(map(date.fromisoformat, commit["replaced"]) for commit in later), strict=True)
     return Window(min(starts), max(ends))
@@ -102,14 +120,21 @@ def downstream(name: str, made_from: Mapping[str, tuple[str, set[str]]]) -> dict
 
 
 def told(
-    job: Job, name: str, wanted: int, now: int, days: Window | None, made: Sequence[str], steps: Sequence[str]
+    job: Job,
+    name: str,
+    wanted: int,
+    now: int,
+    days: Window | None,
+    made: Sequence[str],
+    windows: Mapping[str, tuple[str, str]],
 ) -> str:
     """For people: what the table is now, and the commands that make the rest agree with it."""
     span = f"days {days.start} .. {days.end - timedelta(days=1)}" if days else "any of its days"
-    start, end = (str(days.start), str(days.end)) if days else ("FIRST_DAY", "DAY_BEHIND_THE_LAST")
     lines = [f"{name} has the rows of version {wanted} again, as version {now}; {span} may have changed"]
     lines += [f"made from what it was: {', '.join(made) or 'nothing in the lake'}"]
-    lines += ["to make what follows agree with it, in this order:"] * bool(steps)
+    lines += ["to make what follows agree with it, in this order:"] * bool(windows)
     config = f"--config {job.config.file} --lake {job.config.lake}"
-    lines += [f"  .venv/bin/python jobs/{one}.py {config} --start {start} --end {end}" for one in steps]
+    for one, (start, end) in windows.items():
+        every = " --every-day" * (one == SCORE)
+        lines.append(f"  .venv/bin/python jobs/{one}.py {config} --start {start} --end {end}{every}")
     return "\n".join(lines)

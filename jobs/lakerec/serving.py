@@ -49,6 +49,10 @@ on conflict (user_id, rank) do update set
     as_of_date = excluded.as_of_date, run_id = excluded.run_id
 """
 # One statement, so one snapshot: the choice between list and fallback cannot fall between two publications.
+SERVED = """
+select max(as_of_date) as as_of, count(*) as rows, count(*) filter (where user_id = %s) as fallback
+from serving.current_recommendations
+"""
 LIST_FOR = """
 select * from serving.current_recommendations where user_id = coalesce(
     (select user_id from serving.current_recommendations where user_id = %(user)s limit 1), %(fallback)s)
@@ -76,6 +80,14 @@ class Published(NamedTuple):
 
     as_of: date
     rows: int
+
+
+class Served(NamedTuple):
+    """What the site's table holds: its newest day, its rows, and how many of them are the fallback's."""
+
+    as_of: date | None
+    rows: int
+    fallback: int
 
 
 @dataclass(frozen=True)
@@ -137,6 +149,15 @@ def list_for(uri: str, user_id: str) -> list[Recommendation]:
     return found
 
 
+def served(uri: str) -> Served:
+    """What the table that the site reads holds now, whoever wrote it."""
+    with _connected(uri) as connection, connection.cursor(row_factory=class_row(Served)) as cursor:
+        if _scalar(connection, "select to_regclass('serving.current_recommendations')") is None:
+            return Served(None, 0, 0)
+        found = cursor.execute(SERVED, [FALLBACK_USER]).fetchone()
+        return found or Served(None, 0, 0)
+
+
 def last_publications(uri: str, count: int = 30) -> list[Published]:
     """The newest publications, newest first; none where nothing was ever published."""
     with _connected(uri) as connection, connection.cursor(row_factory=class_row(Published)) as cursor:
@@ -188,7 +209,9 @@ def _refuse_older(connection: psycopg.Connection[Any], as_of: date) -> None:
 def _check_staged(connection: psycopg.Connection[Any], as_of: date, expected: int) -> None:
     staged = _scalar(connection, "select count(*) from staged")
     if staged != expected:
-        raise ServingError(f"publication of {as_of}: {staged} rows arrived, gold has {expected}; run it again")
+        raise ServingError(
+            f"publication of {as_of}: {staged} rows arrived, gold has {expected}; clear the task: it counts anew"
+        )
     if not _scalar(connection, "select exists (select from staged where user_id = %s)", FALLBACK_USER):
         raise ServingError(f"publication of {as_of}: no rows of the fallback user '*'; run score_candidates")
     latest = _scalar(connection, "select max(as_of_date) from staged")

@@ -205,6 +205,7 @@ def write_properties(config: Config, file: Path) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     lines = [f"{key} {value}" for key, value in sorted(_packed(properties(config)).items())]
     file.touch(mode=0o600)  # properties are the operator's, and may be secret
+    file.chmod(0o600)
     file.write_text("\n".join(lines) + "\n")
 
 

@@ -183,6 +183,36 @@ def test_a_restored_table_has_its_old_rows_and_names_what_was_made_from_it(shop:
     assert dict(line["details"]) == {"table": "bronze.events", "restored_to": str(version), "was": str(version + 1)}
 
 
+def commands(told: str) -> dict[str, str]:
+    """What `lakerec restore` says to run: the job, and what it says of days."""
+    lines = [line.split("jobs/")[1] for line in told.splitlines() if "jobs/" in line]
+    return {line.split(".py")[0]: line[line.index("--start") :] for line in lines}
+
+
+def test_the_commands_behind_a_restored_table_reach_the_lists_that_are_served(shop: Shop):
+    chain = ("ingest_events", "ingest_catalogue", "conform_events", "conform_catalogue", "build_sequences")
+    served = day_after(1)
+    for day in (DAY, served):
+        shop.deliver(day, [event(1, day=day), event(2, day=day)])
+        shop.run(*chain, "score_candidates", start=day)
+    version = shop.version("bronze.events") - 1
+    told = restore(shop.job("restore"), "bronze.events", version, None, STEPS)
+    behind = day_after(2)
+    assert commands(told)["conform_events"] == f"--start {served} --end {behind}"
+    told = restore(shop.job("restore"), "silver.events", shop.version("silver.events") - 1, None, STEPS)
+    # Lists follow from every day before them: all behind the first changed one are made anew, the newest are published.
+    # Late events of a day may belong to two days before it.
+    assert commands(told)["score_candidates"] == f"--start {day_after(-1)} --end {behind} --every-day"
+    assert commands(told)["publish_recommendations"] == f"--start {served} --end {behind}"
+    # The site has lists of a day that gold has no more, and publishes none of an older one.
+    told = restore(shop.job("restore"), "gold.recommendations", 0, None, STEPS)
+    assert list(commands(told)) == ["score_candidates", "publish_recommendations"]
+    assert set(commands(told).values()) == {
+        f"--start {served} --end {behind}",
+        f"--start {served} --end {behind} --every-day",
+    }
+
+
 def test_what_follows_from_a_table_goes_by_what_each_run_read():
     made_from = {
         "silver.events": ("conform_events", {"bronze.events", "ops.tombstones"}),

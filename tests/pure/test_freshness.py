@@ -14,33 +14,46 @@ from lakerec.errors import StaleListsError
 from lakerec.freshness import State, faults, refuse
 
 DAY = date(2026, 3, 9)
-GOOD = State(DAY, 10, 500, DAY, 500, 480)
+TODAY = DAY + timedelta(days=1)
+GOOD = State(DAY, DAY, 10, 500, DAY, 10, 500, 480)
 CASES = {
     "gold.recommendations is empty": replace(GOOD, newest=None),
     "as of 2026-03-08, 1 days before": replace(GOOD, newest=DAY - timedelta(days=1), served_rows=499),
     "no list for everyone": replace(GOOD, fallback=0),
-    "nothing has been published": replace(GOOD, served=None, served_rows=0),
+    "the site has no list at all": replace(GOOD, served=None, served_rows=0),
+    "the site has no list for everyone": replace(GOOD, served_fallback=0),
+    "the newest events are of 2026-03-08: did the files of 2026-03-09 come": replace(
+        GOOD, events=DAY - timedelta(days=1)
+    ),
+    "the newest events are of no day at all": replace(GOOD, events=None),
+    "has lists of 2026-03-10, which has not ended": replace(GOOD, newest=TODAY, served=TODAY),
     "the site serves 2026-03-07": replace(GOOD, served=DAY - timedelta(days=2)),
-    "the site got 499 rows, the lake has 500": replace(GOOD, served_rows=499),
+    "the site has 499 rows, the lake 500": replace(GOOD, served_rows=499),
     "the site serves 100 rows, the publication before had 480": replace(GOOD, rows=100, served_rows=100),
 }
 
 
 @pytest.mark.parametrize(("words", "state"), CASES.items(), ids=[*CASES])
 def test_what_is_stale_is_named(words: str, state: State):
-    told = faults(state, DAY, Freshness())
+    told = faults(state, DAY, Freshness(), TODAY)
     assert any(words in one for one in told)
     with pytest.raises(StaleListsError, match=r"not those of 2026-03-09.*Look at reco_daily"):
         refuse(told, DAY)
 
 
 def test_good_lists_pass():
-    assert faults(GOOD, DAY, Freshness()) == []
+    assert faults(GOOD, DAY, Freshness(), TODAY) == []
     refuse([], DAY)
 
 
 @given(st.integers(0, 5), st.integers(0, 5))
 def test_lists_may_be_as_old_as_the_configuration_says(age: int, allowed: int):
     then = DAY - timedelta(days=age)
-    told = faults(replace(GOOD, newest=then, served=then), DAY, Freshness(max_age_days=allowed))
+    told = faults(replace(GOOD, newest=then, served=then), DAY, Freshness(max_age_days=allowed), TODAY)
+    assert bool(told) is (age > allowed)
+
+
+@given(st.integers(0, 5), st.integers(0, 5))
+def test_a_shop_may_be_quiet_for_as_long_as_the_configuration_says(age: int, allowed: int):
+    told = faults(replace(GOOD, events=DAY - timedelta(days=age)), DAY, Freshness(max_quiet_days=allowed), TODAY)
     assert bool(told) is (age > allowed)
