@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import itertools
 import os
 import signal
@@ -13,9 +14,9 @@ from pathlib import Path
 import pytest
 from tests.conftest import DAY, LAKE_STEPS, ROOT, Shop, day_after, event
 
-from lakerec import models
+from lakerec import models, postgres
 from lakerec.errors import LakeBusyError, StaleRunError
-from lakerec.lake import Window, file_lease
+from lakerec.lake import Window, file_lease, held
 
 DAYS = 5
 CATALOGUE = ("ingest_catalogue", "conform_catalogue")
@@ -103,6 +104,19 @@ def test_a_second_run_waits_for_the_lease_and_then_names_its_holder(shop: Shop):
     with file_lease(shop.folder / "lake", "conform_events", "the-first-run", 0), held:
         shop.run("ingest_events")
     assert shop.run("ingest_events")["read"] == 1
+
+
+def test_the_lease_of_a_postgresql_names_its_holder_and_fences_its_jvm_too(shop: Shop, server, monkeypatch):
+    monkeypatch.setenv("LEASE", postgres.ensure_database(postgres.start(server), "lease"))
+    shop.settings["lease"] = {"uri_env": "LEASE", "wait_seconds": 1}
+    with shop.job("conform_events").lake.lease():
+        told = r"held by conform_events \(run .*, process \d+ of PostgreSQL, since .*Wait for it to end"
+        with pytest.raises(LakeBusyError, match=told), held(shop.config, "build_sequences", "second"):
+            pytest.fail("two hold the lease")
+        with (shop.folder / "lake" / "_lease.jvm").open("r+") as lock, pytest.raises(BlockingIOError):
+            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    with held(shop.config, "build_sequences", "third"):
+        pass
 
 
 def test_the_lease_of_a_killed_process_is_free(shop: Shop):

@@ -9,7 +9,6 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import date, timedelta
-from pathlib import Path
 from urllib.parse import urlsplit
 
 import psycopg
@@ -21,14 +20,6 @@ from lakerec.serving import Publication, list_for, publish
 
 DAY = date(2024, 3, 1)
 USERS = ["*", "ann", "bob"]
-
-
-@pytest.fixture(scope="session")
-def server(tmp_path_factory) -> Iterator[Path]:
-    folder = tmp_path_factory.mktemp("postgres")
-    postgres.start(folder)
-    yield folder
-    postgres.stop(folder)
 
 
 @pytest.fixture

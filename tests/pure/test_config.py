@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lakerec.config import load_config, referenced_columns
-from lakerec.errors import ConfigError
+from lakerec.errors import ConfigError, UsageError
+from lakerec.job import parse_window
 
 ROOT = Path(__file__).parents[2]
 YAML = """\
@@ -312,3 +314,33 @@ def test_the_columns_an_expression_reads_are_found_exactly(case):
     found = referenced_columns(expression)
     assert set(found) == names
     assert len(found) == len(names)
+
+
+def test_what_may_be_secret_is_hashed_and_not_shown(tmp_path: Path) -> None:
+    file = tmp_path / "shop.yaml"
+    properties = {
+        "spark.hadoop.fs.azure.account.key.shop.dfs.core.windows.net": "hidden-1",
+        "spark.ssl.keyStorePassword": "hidden-2",
+        "spark.yarn.appMasterEnv.LAKEREC_SERVING_URI": "postgresql://lakerec:hidden-3@db/serving",
+        "spark.sql.shuffle.partitions": "8",
+    }
+    text = YAML + f"spark: {{properties: {properties}}}\n"
+    file.write_text(text)
+    config = load_config(file)
+    assert "hidden" not in config.shown and '"spark.sql.shuffle.partitions":"8"' in config.shown
+    assert "postgresql://lakerec:(secret)@db/serving" in config.shown
+    file.write_text(text.replace("hidden-2", "hidden-4"))
+    assert load_config(file).hash() != config.hash()
+    file.write_text(YAML)
+    assert load_config(file).shown == load_config(file).told
+
+
+def test_a_day_that_has_not_begun_is_refused_in_the_shops_timezone(tmp_path: Path) -> None:
+    file = tmp_path / "shop.yaml"
+    file.write_text(YAML)
+    config = load_config(file)
+    today = datetime.now(config.zone).date()
+    behind = today + timedelta(days=1)
+    assert parse_window(config, str(today), str(behind)).end == behind
+    with pytest.raises(UsageError, match=f"--end {behind + timedelta(days=1)} lies behind {behind}"):
+        parse_window(config, "2024-01-01", str(behind + timedelta(days=1)))
