@@ -10,7 +10,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,19 +59,37 @@ def fingerprint(*parts: object) -> str:
 
 @contextmanager
 def workspace(folder: Path, name: str, run_id: str) -> Iterator[Path]:
-    """A folder for the buckets of `name`, kept where the run fails; one of its own while another run is at it."""
-    place = folder / name
-    place.mkdir(parents=True, exist_ok=True)
-    lock = os.open(place, os.O_RDONLY)
-    try:
-        if not _locked(lock):
+    """A folder for the buckets of `name`, kept where the run fails; one of its own while another run is at it.
+
+    `name` is DAY-INPUTS: behind a run that has ended, what others of the day had from other inputs is of no use.
+    """
+    with ExitStack() as held:
+        place = folder / name
+        if not _taken(place, held):
             place = folder / f"{name}-{run_id}"
-            place.mkdir()
+            _taken(place, held)  # or on a file system that locks no folders
         yield place
-        for done in (place, *_forgotten(folder)):
+        siblings = [
+            each for each in folder.glob(f"{name.rpartition('-')[0]}-*") if each != place and _taken(each, held)
+        ]
+        for done in (place, *siblings, *_forgotten(folder)):
             shutil.rmtree(done, ignore_errors=True)
-    finally:
-        os.close(lock)
+
+
+def _taken(place: Path, held: ExitStack) -> bool:
+    """Whether a folder is there and locked by nobody else, now that it was asked for; the lock is held from here on."""
+    while True:
+        place.mkdir(parents=True, exist_ok=True)
+        try:
+            lock = os.open(place, os.O_RDONLY)
+        except FileNotFoundError:  # a run that has just ended has removed it
+            continue
+        held.callback(os.close, lock)
+        if not _locked(lock):
+            return False
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(lock), place.stat()):
+                return True
 
 
 def _locked(lock: int) -> bool:

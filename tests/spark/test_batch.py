@@ -123,6 +123,16 @@ def test_a_workspace_is_kept_where_the_run_fails_and_shared_by_nobody(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_what_runs_of_the_day_had_from_other_inputs_goes_but_for_those_that_still_run(tmp_path):
+    for name in ("2026-03-07-old", "2026-03-08-old"):
+        with pytest.raises(RuntimeError), batch.workspace(tmp_path, name, "dead"):
+            raise RuntimeError
+    with batch.workspace(tmp_path, "2026-03-07-other", "runs") as other:
+        with batch.workspace(tmp_path, "2026-03-07-new", "ends"):
+            pass
+        assert sorted(each.name for each in tmp_path.iterdir()) == [other.name, "2026-03-08-old"]
+
+
 def test_the_same_users_make_the_same_buckets():
     assert [batch.count_of(users, 2) for users in (0, 99, 250, 5000, 1_000_000)] == [1, 1, 2, 8, 1000]
     assert batch.fingerprint("a", {"b": 1, "c": 2}) == batch.fingerprint("a", {"c": 2, "b": 1})
