@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -13,6 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 from stages import DAYS, NEXT, state
+from tests import live
 from tests.conftest import DAY, LAKE_STEPS, ROOT, Shop, Start, day_after
 from tests.processes import wait_until
 
@@ -80,38 +80,22 @@ def test_the_retry_of_a_task_that_was_killed_is_no_second_writer(before: Callabl
 
 @pytest.fixture()
 def airflow(tmp_path: Path) -> Iterator[dict[str, str]]:
-    """The environment of an Airflow of the test's own; what scripts/up.sh starts there is down again behind it."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
-    known = {"LAKEREC_STATE": str(tmp_path / "state"), "LAKEREC_PORT": port, "LAKEREC_SCHEDULES": "off"}
-    kept = {name: value for name, value in os.environ.items() if name != "PYSPARK_GATEWAY_PORT"}
-    yield kept | known | {"LAKEREC_HOME": str(ROOT)}
-    subprocess.run([ROOT / "scripts" / "down.sh"], env=kept | known | {"LAKEREC_HOME": str(ROOT)}, check=True)
-
-
-def up(airflow: dict[str, str], shop: Shop) -> None:
-    done = subprocess.run(
-        [ROOT / "scripts" / "up.sh"],
-        env=airflow | {"CONFIG": str(shop.folder / "config.yaml")},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+    """The environment of an Airflow of the test's own."""
+    with live.airflow(tmp_path) as known:
+        yield known
 
 
 def test_a_scheduler_killed_in_the_middle_of_a_run_and_started_again_ends_it_right(
     before: Callable[..., Shop], start: Start, airflow: dict[str, str]
 ):
     shop, quiet = before("ingest_events"), before("ingest_events", "quiet")
-    up(airflow, shop)
+    live.up(airflow, shop)
     trigger = [str(ROOT / "scripts" / "trigger.sh"), "reco_daily", "--day", str(DAY)]
     run = start(trigger, shop.folder / "run.txt", **airflow)
     assert wait_until(lambda: list(shop.folder.glob("lake/bronze/events/_delta_log/*.json")), run, 300)
     scheduler = Path(airflow["LAKEREC_STATE"]) / "airflow" / "processes" / "scheduler"
     os.kill(int(scheduler.read_text().split()[0]), signal.SIGKILL)
-    up(airflow, shop)
+    live.up(airflow, shop)
     assert run.wait(1200) == 0, (shop.folder / "run.txt").read_text()
     quiet.run(*LAKE_STEPS, "embed_items", "score_candidates")
     names = ("bronze.events", "silver.events", "quarantine.events", "ml.sequences", "gold.recommendations")
