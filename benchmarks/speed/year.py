@@ -7,6 +7,10 @@ the lake is looked at, not the scoring of so many users).
 A year passes in hours, so the clock is helped: after each day the logs' files are aged by a day, and versions are kept
 for about as long as seven of these days take. Aim: a day of the last week at most 1.3 times one of the first.
 The result is written anew after every week, so that a year cut short is one of fewer days.
+
+`--leap 357` asks the same in half an hour: the first 357 days come in one window and go through the upkeep, then each
+day behind them is run in turn with a first day of an empty lake, in the same session, so that whatever else the machine
+does falls on both. The logs of such a lake have fewer commits than a year of days leaves between two upkeeps.
 """
 
 from __future__ import annotations
@@ -26,6 +30,7 @@ from typing import Any
 import psutil
 import yaml
 from pyspark.sql import SparkSession
+from pyspark.sql import functions as F
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from record import ROOT, keep
@@ -84,6 +89,46 @@ def aged_by_a_day(lake: Path) -> None:
         os.utime(file, (known.st_atime, known.st_mtime - 86400))
 
 
+def leap(config: Config, spark: SparkSession, count: int) -> None:
+    """So many days in one window: every table, a list for everyone on each day, the upkeep."""
+    whole = Window(FIRST, FIRST + timedelta(days=count))
+    for step in LAKE_STEPS:
+        jobs.body(step)(jobs.start(config, spark, step, whole))
+    for step in SERVING_STEPS:
+        timed(config, spark, step, count)
+    lake = jobs.start(config, spark, "bench", whole).lake
+    last = lake.read("gold.recommendations").drop("as_of_date")  # the list for everyone, on each day
+    days = spark.range(count).select(F.expr(f"date_add(DATE'{FIRST}', cast(id as int))").alias("as_of_date"))
+    lake.replace("gold.recommendations", last.crossJoin(days), whole)
+    for step in UPKEEP:
+        timed(config, spark, step, count)
+
+
+def paired(old: Config, spark: SparkSession, folder: Path, behind: int, count: int, about: Mapping[str, int]) -> None:
+    """So many days of a lake with days behind it, in turn with the first days of an empty one; keep the ratios."""
+    new = load_config(old.file, str(folder / "empty"))
+    days: dict[str, list[Day]] = {"first_days": [], "days_behind": []}
+    with Path(os.devnull).open("w") as quiet, serving.target(old), serving.target(new):
+        with contextlib.redirect_stdout(quiet):
+            leap(old, spark, behind)
+        for n in range(1, count + 1):
+            with contextlib.redirect_stdout(quiet):
+                days["first_days"].append({step: timed(new, spark, step, n) for step in STEPS})
+                days["days_behind"].append({step: timed(old, spark, step, behind + n) for step in STEPS})
+            told = {name: sum(wall for wall, _ in found[-1].values()) for name, found in days.items()}
+            print(f"day {n}: {told['first_days']:.1f} s, day {behind + n}: {told['days_behind']:.1f} s", flush=True)
+    figures: dict[str, Any] = {}
+    for name, kind in (("wall", 0), ("processor", 1)):
+        # The first day loads the model and compiles: neither lake is charged with it.
+        medians_of = {which: medians(found[1:], kind) for which, found in days.items()}
+        ratio = {
+            step: round(last / max(medians_of["first_days"][step], 0.01), 2)
+            for step, last in medians_of["days_behind"].items()
+        }
+        figures[name] = {"ratio": ratio, **medians_of}
+    keep("speed", "year_leap", {**about, "goal": GOAL, "behind": behind, "pairs": count - 1, **figures})
+
+
 def sizes(config: Config, spark: SparkSession, day: int) -> dict[str, dict[str, int]]:
     """What the upkeep of a day has measured, by table."""
     end = FIRST + timedelta(days=day)
@@ -120,10 +165,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     for name, default in (("days", 365), ("users", 120), ("items", 80)):
         parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("--leap", type=int, default=0, help="so many days in one window, then --pairs in turn")
+    parser.add_argument("--pairs", type=int, default=8)
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        config = deployment(Path(folder), given.days, given.users, given.items)
+        config = deployment(Path(folder), max(given.days, given.leap + given.pairs), given.users, given.items)
         spark = build_session(config, "year", given.days)
+        if given.leap:
+            about = {"users": given.users, "items": given.items}
+            paired(config, spark, Path(folder), given.leap, given.pairs, about)
+            return
         with serving.target(config):  # a server that runs all day, as a deployment's does
             run(config, spark, given.days, {"users": given.users, "items": given.items})
 
