@@ -16,6 +16,7 @@ pytestmark = [
 DAYS, AT_ONCE = 6, 4
 TABLES = ("bronze.events", "quarantine.events", "silver.events", "silver.items", "ml.sequences")
 DONE = {"success", "failed"}
+PAUSED = {"scorer_nightly", "freshness_check"}  # what else the scheduled day would start
 
 
 def deliver(shop: Shop) -> None:
@@ -32,8 +33,9 @@ def test_days_at_once_beside_the_scheduled_day_make_the_tables_of_one_window(sho
     shop.settings |= {"spark": {"reuse": True, "driver_memory": "2g"}, "lease": {"wait_seconds": 60}}
     with airflow(tmp_path / "airflow", schedules="on") as known:
         up(known, shop)
-        asked(known, "dags/scorer_nightly", {"is_paused": True})
-        asked(known, "dags/freshness_check", {"is_paused": True})
+        wait_until(lambda: PAUSED < {one["dag_id"] for one in asked(known, "dags")["dags"]})
+        for name in PAUSED:
+            asked(known, f"dags/{name}", {"is_paused": True})
         days = ["--from-date", str(DAY), "--to-date", str(day_after(DAYS)), "--max-active-runs", str(AT_ONCE)]
         called(known, "airflow.sh", "backfill", "create", "--dag-id", "reco_daily", *days)
 
