@@ -33,7 +33,7 @@ def test_days_at_once_beside_the_scheduled_day_make_the_tables_of_one_window(sho
     shop.settings |= {"spark": {"reuse": True, "driver_memory": "2g"}, "lease": {"wait_seconds": 60}}
     with airflow(tmp_path / "airflow", schedules="on") as known:
         up(known, shop)
-        wait_until(lambda: PAUSED < {one["dag_id"] for one in asked(known, "dags")["dags"]})
+        wait_until(lambda: {one["dag_id"] for one in asked(known, "dags")["dags"]} > PAUSED)
         for name in PAUSED:
             asked(known, f"dags/{name}", {"is_paused": True})
         days = ["--from-date", str(DAY), "--to-date", str(day_after(DAYS)), "--max-active-runs", str(AT_ONCE)]
