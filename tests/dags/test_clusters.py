@@ -74,4 +74,4 @@ def test_a_driver_on_a_cluster_is_given_no_flag_that_names_a_file_of_this_machin
 def test_the_exit_code_of_a_driver_on_yarn_decides_between_fail_and_retry(home) -> None:
     outcome = drive(home, "execute_on_yarn", [0, 1, 12, 20], LAKEREC_HOME=str(home), LAKEREC_CLUSTER="yarn")
     assert list(outcome.pop("0")) == ["bronze.events"]
-    assert outcome == {"1": "RuntimeError", "12": "AirflowFailException", "20": "RuntimeError"}
+    assert outcome == {"1": "AirflowException", "12": "AirflowFailException", "20": "AirflowException"}

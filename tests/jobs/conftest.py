@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,9 +12,10 @@ from lakerec import postgres
 
 
 @pytest.fixture(scope="session")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The folder of an embedded server that runs."""
-    folder = tmp_path_factory.mktemp("postgres")
-    postgres.start(folder)
-    yield folder
-    postgres.stop(folder)
+def server() -> Iterator[Path]:
+    """The folder of an embedded server that runs; not one of pytest's, which another pytest closes to its user."""
+    with tempfile.TemporaryDirectory(prefix="lakerec-") as place:
+        folder = Path(place) / "postgres"
+        postgres.start(folder)
+        yield folder
+        postgres.stop(folder)
