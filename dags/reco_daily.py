@@ -40,14 +40,14 @@ from airflow.sdk.exceptions import AirflowSkipException
 from common.defaults import DAY_PARAM, TIMEZONE, WARM, settings
 from common.flow import FEATURES
 from common.operators import LakerecJob
-from common.rules import local_day, window
+from common.rules import trains, window
 
 
 @task(outlets=[FEATURES], retries=0)
 def features_ready(params: dict[str, Any], dag_run: Any = None, outlet_events: Any = None) -> None:
     """Tell scorer_nightly of the day, if it is on schedule and the last that ended: a rebuilt day trains nothing."""
     day, end = window(dag_run, params, TIMEZONE)
-    if dag_run.run_type != "scheduled" or end < local_day(timezone.utcnow(), TIMEZONE).isoformat():
+    if not trains(dag_run, end, timezone.utcnow(), TIMEZONE):
         raise AirflowSkipException("A day that is rebuilt starts no training.")
     outlet_events[FEATURES].add_partitions(day)
 

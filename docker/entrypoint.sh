@@ -20,7 +20,7 @@ case "${1:-}" in
         ;;
     airflow)
         source "$LAKEREC_HOME/scripts/lineage.sh"
-        use_lineage "$LAKEREC_CONFIG"
+        [ -z "${LAKEREC_CONFIG:-}" ] || use_lineage "$LAKEREC_CONFIG"
         exec "$@"
         ;;
     *) exec "$@" ;;

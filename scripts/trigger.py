@@ -6,8 +6,6 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +27,12 @@ def main() -> int:
     try:
         with connected(options.url, options.passwords) as api:
             wait_until_known(api, options.dag_id)
-            with unpaused(api, options.dag_id):
-                run_id = trigger(api, options.dag_id, options.conf)
-                return 0 if follow(api, options.dag_id, run_id) else 1
+            was_paused = unpause(api, options.dag_id)
+            run_id = trigger(api, options.dag_id, options.conf)
+            succeeded = follow(api, options.dag_id, run_id)
+            if was_paused:
+                pause_again(api, options.dag_id)
+            return 0 if succeeded else 1
     except Refused as refusal:
         print(f"error: Airflow refuses: {refusal}", file=sys.stderr)
     except (httpx.HTTPError, FileNotFoundError) as error:
@@ -73,21 +74,25 @@ def wait_until_known(api: httpx.Client, dag_id: str) -> None:
     checked(answer)
 
 
-@contextmanager
-def unpaused(api: httpx.Client, dag_id: str) -> Iterator[None]:
-    """Nothing runs in a DAG that is paused; one that was paused is so again behind the run."""
-    was_paused = checked(api.get(f"/dags/{dag_id}"))["is_paused"]
-    if not was_paused:
-        yield
-        return
-    print(
-        f"{dag_id} is paused: it goes on for this run, its schedule as well, and is paused again behind it", flush=True
-    )
-    checked(api.patch(f"/dags/{dag_id}", json={"is_paused": False}))
+def unpause(api: httpx.Client, dag_id: str) -> bool:
+    """Whether the DAG was paused: nothing runs in one that is."""
+    was_paused = bool(checked(api.get(f"/dags/{dag_id}"))["is_paused"])
+    if was_paused:
+        print(f"{dag_id} is paused: it goes on, its schedule as well, and is paused again behind this run", flush=True)
+        checked(api.patch(f"/dags/{dag_id}", json={"is_paused": False}))
+    return was_paused
+
+
+def pause_again(api: httpx.Client, dag_id: str) -> None:
+    """Pause a DAG that was paused, unless that would stop another run half-way; says which."""
     try:
-        yield
-    finally:
-        checked(api.patch(f"/dags/{dag_id}", json={"is_paused": True}))
+        active = checked(api.get(f"/dags/{dag_id}/dagRuns", params={"state": ["queued", "running"], "limit": 1}))
+        if active["total_entries"]:
+            print(f"{dag_id} is not paused again: another run of it is on its way", flush=True)
+        else:
+            checked(api.patch(f"/dags/{dag_id}", json={"is_paused": True}))
+    except (Refused, httpx.HTTPError) as error:
+        print(f"{dag_id} could not be paused again: {error}", file=sys.stderr)
 
 
 def trigger(api: httpx.Client, dag_id: str, conf: dict[str, Any]) -> str:

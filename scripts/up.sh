@@ -50,7 +50,9 @@ LAKEREC_SERVING_URI=${LAKEREC_SERVING_URI:-$(postgres start "$STATE/postgres" "s
 export LAKEREC_SERVING_URI
 
 # Airflow's processes keep the environment that they were started with.
-settings=$({ echo "$CONFIG"; env | grep -E '^(LAKEREC_|AIRFLOW_|AWS_|OPENLINEAGE_|PG|JAVA_HOME=)' | sort; } | sha256sum)
+rotating=${AWS_SESSION_TOKEN:+AWS_(SESSION_TOKEN|ACCESS_KEY_ID|SECRET_ACCESS_KEY|CREDENTIAL_EXPIRATION)=}  # by the hour
+settings=$({ echo "$CONFIG"; env | grep -E '^(LAKEREC_|AIRFLOW_|AWS_|OPENLINEAGE_|PG|JAVA_HOME=)' |
+    grep -vE "^(${rotating:-#})" | sort; } | sha256sum)
 if [ -f "$AIRFLOW_HOME/settings" ] && [ "$(cat "$AIRFLOW_HOME/settings")" != "$settings" ]; then
     say "the settings have changed: ending what runs with the old ones ..."
     processes stop

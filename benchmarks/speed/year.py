@@ -171,7 +171,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         config = deployment(Path(folder), max(given.days, given.leap + given.pairs), given.users, given.items)
         spark = build_session(config, "year", given.days)
-        if given.leap:
+        if given.leap and given.pairs > 1:
             about = {"users": given.users, "items": given.items}
             paired(config, spark, Path(folder), given.leap, given.pairs, about)
             return

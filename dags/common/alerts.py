@@ -77,7 +77,7 @@ def post(connection: str, subject: str, text: str) -> None:
     mask_secret(url)  # a webhook's URL is its key
     try:
         answer = httpx.post(url, json={"text": f"{subject}\n{text}"}, timeout=15)
-    except httpx.HTTPError as error:
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
         raise RuntimeError(f"the webhook {connection} did not answer ({type(error).__name__})") from None
     if answer.is_error:
         raise RuntimeError(f"the webhook {connection} answered {answer.status_code}")

@@ -48,6 +48,11 @@ def window(dag_run: Any, params: Mapping[str, Any], timezone: str) -> tuple[str,
     return start.isoformat(), end.isoformat()
 
 
+def trains(dag_run: Any, end: str, now: datetime, timezone: str) -> bool:
+    """Whether a run of reco_daily, `end` the day behind its last, starts a training: on schedule, of the newest day."""
+    return dag_run.run_type == "scheduled" and end >= local_day(now, timezone).isoformat()
+
+
 def local_day(moment: datetime, timezone: str) -> date:
     """The day of a moment in the timezone: an interval from 04:00 to 04:00 is the day it starts in."""
     return moment.astimezone(ZoneInfo(timezone)).date()

@@ -29,6 +29,7 @@ from lakerec.job import (
     parse_window,
     private,
     start,
+    window_of,
 )
 from lakerec.lake import Window
 from lakerec.lineage import as_json
@@ -153,7 +154,7 @@ def _session(config: Config, name: str, days: int = 1) -> Iterator[SparkSession]
 def run_chain(given: argparse.Namespace) -> None:
     """Ingest, conform, build, train if asked, score and publish a window; print the time of each step."""
     config = load_config(given.config, given.lake)
-    window = parse_window(config, given.start, given.end)
+    window = window_of(config, given)
     if given.until and given.until not in STEPS:
         raise UsageError(f"--until {given.until}: no such step; steps are {', '.join(STEPS)}")
     from lakerec.sources import check_headers
@@ -328,7 +329,7 @@ def export_table(given: argparse.Namespace) -> None:
     kind = given.format or given.out.suffix.removeprefix(".")
     if kind not in KINDS:
         raise UsageError(f"--out {given.out}: say with --format whether it shall be {', '.join(KINDS)}")
-    days = parse_window(config, given.start, given.end) if given.start else None
+    days = parse_window(given.start, given.end) if given.start else None
     with _session(config, "lakerec export") as spark:
         count = export(config, spark, given.table, days, given.out, kind)
     print(f"{given.out}: {count} rows of {given.table}")

@@ -449,8 +449,13 @@ class Maintenance(Model):
         return self
 
 
-SECRET = re.compile(r"secret|password|passwd|token|credential|\bkey\b|account\.key", re.IGNORECASE)
-PASSWORD = re.compile(r"(://[^/@:\s\"]*:)[^/@\s\"]+@")
+# Spark's properties whose values anybody may see, unless their name says otherwise; and what is secret in a text.
+PLAIN = re.compile(
+    r"spark\.(sql|memory|shuffle|task|default|speculation|dynamicAllocation|databricks\.delta)\.|"
+    r"spark\.(driver|executor)\.(memory|memoryOverhead|cores|instances)$|spark\.(local\.dir|cores\.max)$"
+)
+SECRET = re.compile(r"secret|password|passwd|token|credential|key|sas", re.IGNORECASE)
+PASSWORD = re.compile(r"(?<=://)[^\s\"]*@|(?<=password=)[^&\s\"]+", re.IGNORECASE)
 # The tables that may lose old days: nothing is rebuilt from them, and what is newest in them stays.
 RETAINABLE = (
     "quarantine.events",
@@ -563,10 +568,13 @@ class Config(Model):
 
     @property
     def shown(self) -> str:
-        """As `told`, without what may be secret: Spark's properties of such a name, passwords in URIs."""
-        secret = {key: "(secret)" for key in self.spark.properties if SECRET.search(key)}
-        spark = self.spark.model_copy(update={"properties": self.spark.properties | secret})
-        return PASSWORD.sub(r"\1(secret)@", self.model_copy(update={"spark": spark}).told)
+        """As `told`, without what may be secret: the values of most of Spark's properties, users and passwords in URIs."""
+        known = self.spark.properties
+        secret = {key: "(not shown)" for key in known if SECRET.search(key) or not PLAIN.match(key)}
+        spark = self.spark.model_copy(update={"properties": known | secret})
+        return PASSWORD.sub(
+            lambda found: "(not shown)" + "@" * found[0].endswith("@"), self.model_copy(update={"spark": spark}).told
+        )
 
     def hash(self) -> str:
         """The first 12 hex digits of the SHA-256 of `told`."""

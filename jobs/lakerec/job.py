@@ -81,19 +81,27 @@ def arguments(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
     return parser
 
 
-def parse_window(config: Config, start_day: str, end_day: str) -> Window:
-    """Two days as a window; raises UsageError where they are none, or where one has not begun in the shop's timezone.
-
-    Lists of a day to come would stay: no earlier day is published over them.
-    """
+def parse_window(start_day: str, end_day: str) -> Window:
+    """Two days as a window; raises UsageError where they are none."""
     try:
         window = Window(date.fromisoformat(start_day[:10]), date.fromisoformat(end_day[:10]))
     except ValueError as error:
         raise UsageError(f"--start and --end are days as YYYY-MM-DD: {error}") from None
     if window.start >= window.end:
         raise UsageError(f"--end {end_day} must lie behind --start {start_day}: the end is excluded")
+    return window
+
+
+def window_of(config: Config, given: argparse.Namespace) -> Window:
+    """The window that a job is given; raises UsageError where a day of it has not begun in the shop's timezone.
+
+    Lists of a day to come would stay: no earlier day is published over them.
+    """
+    window = parse_window(given.start, given.end)
     if window.end > (latest := datetime.now(config.zone).date() + timedelta(days=1)):
-        raise UsageError(f"--end {end_day} lies behind {latest}: days that have not begun have no events and no lists")
+        raise UsageError(
+            f"--end {window.end} lies behind {latest}: days that have not begun have no events and no lists"
+        )
     return window
 
 
@@ -160,7 +168,7 @@ def _run(name: str, run: Body, given: argparse.Namespace, ahead: str) -> None:
     from lakerec.session import build_session
 
     config = load_config(given.config, given.lake)
-    window = parse_window(config, given.start, given.end)
+    window = window_of(config, given)
     if ahead:
         import_ahead(ahead)
     began = time.monotonic()
@@ -173,7 +181,7 @@ def _run(name: str, run: Body, given: argparse.Namespace, ahead: str) -> None:
 
 def carry_out(spark: SparkSession, config: Config, name: str, run: Body, given: argparse.Namespace) -> None:
     """Run a job's body in a session that is there, and say what it counted."""
-    job = start(config, spark, name, parse_window(config, given.start, given.end), given.run_id, given.every_day)
+    job = start(config, spark, name, window_of(config, given), given.run_id, given.every_day)
     with faults.told(config):
         counts = done(job, run)
     job.say(", ".join(f"{k} {v}" for k, v in counts.items()))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import json
 import os
 import re
@@ -107,13 +108,15 @@ class Run:
     # Counts per ingest day that go to ops.runs once the table is committed: a commit carries them, so that the
     # next run can write them where this one dies in between.
     owed: dict[date, dict[str, int]] = field(default_factory=dict)
+    code: str = field(default_factory=code_version)
     # What every row of ops.runs says beside the counts.
     notes: dict[str, str] = field(default_factory=dict)
 
     def metadata(self, replaced: Window | None = None) -> str:
         """What each commit carries in `userMetadata`: the run, its window, the versions it read, the days replaced."""
         window = {"start": str(self.window.start), "end": str(self.window.end)}
-        fields = {"run_id": self.run_id, "job": self.job, "config_hash": self.config_hash, "inputs": self.inputs}
+        fields = {"run_id": self.run_id, "job": self.job, "inputs": self.inputs}
+        fields |= {"config_hash": self.config_hash, "code_version": self.code}
         days = {"replaced": [str(replaced.start), str(replaced.end)]} if replaced else {}
         owed = {"owed": {str(day): counts for day, counts in self.owed.items()}} if self.owed else {}
         return json.dumps(fields | window | days | owed, sort_keys=True)
@@ -134,7 +137,7 @@ class Run:
             "inputs": dict(self.inputs),
             "outputs": dict(self.outputs),
             "config_hash": self.config_hash,
-            "code_version": code_version(),
+            "code_version": self.code,
             "started_at": self.started_at,
             "seconds": (datetime.now(UTC) - self.started_at).total_seconds(),
         }
@@ -154,6 +157,7 @@ class Lake:
         self.run = run
         # Raises where a lease that can be lost was lost: a file's cannot, a connection's can.
         self._still_held: Callable[[], None] = lambda: None
+        self._settings_kept = False
 
     def path(self, name: str) -> str:
         """Where a table lives: LAKE/<layer>/<table>."""
@@ -329,6 +333,7 @@ class Lake:
     def _save(self, writer: Any, spec: Table, days: Window | None = None) -> int:
         if spec.partition:
             writer = writer.partitionBy(*spec.partition)
+        self._keep_settings()
         self._still_held()
         try:
             writer.option("userMetadata", self.run.metadata(days)).save(self.path(spec.name))
@@ -435,11 +440,14 @@ class Lake:
             self.spark.conf.unset(USER_METADATA)
 
     def record(self, rows: list[dict[str, Any]]) -> None:
-        """Append rows of `Run.row` to ops.runs: the last commit of a run; its settings are kept by their hash."""
-        self._keep_settings()
+        """Append rows of `Run.row` to ops.runs: the last commit of a run."""
         self.append_rows(RUNS, rows)
 
     def _keep_settings(self) -> None:
+        """Before a run's first commit: the settings, by the hash that the commit names."""
+        if self._settings_kept:
+            return
+        self._settings_kept = True
         place = self._settings(self.config.hash())
         try:
             kept = files(self.spark).text(place)
@@ -471,7 +479,8 @@ class Lake:
             if ledger.where(F.col("run_id") == last["run_id"]).limit(1).count():
                 return
         window = Window(date.fromisoformat(last["start"]), date.fromisoformat(last["end"]))
-        dead = Run(last["run_id"], last["job"], window, last["config_hash"], inputs=last["inputs"])
+        code = last.get("code_version", "")
+        dead = Run(last["run_id"], last["job"], window, last["config_hash"], inputs=last["inputs"], code=code)
         dead.outputs[name] = last["version"]
         told = {"completed_by": self.run.run_id}
         owed = {date.fromisoformat(day): counts | told for day, counts in last.get("owed", {}).items()}
@@ -585,12 +594,14 @@ def _try_lock(file: Any) -> bool:
 def _jvm_lease(spark: SparkSession, config: Config) -> Iterator[None]:
     """A lock of the JVM's own beside the lease: where Python alone was killed, its JVM may be about to commit."""
     jvm: Any = spark._jvm
-    place = config.local_folder("_lease.jvm")
+    # A folder of `files` may be that of several lakes.
+    lake = f"-{hashlib.sha256(config.lake.encode()).hexdigest()[:8]}" if config.files else ""
+    place = config.local_folder(f"_lease{lake}.jvm")
     place.parent.mkdir(parents=True, exist_ok=True)
     file = jvm.java.io.RandomAccessFile(str(place), "rw")
     try:
         deadline = time.monotonic() + DYING
-        while file.getChannel().tryLock() is None:
+        while _jvm_lock(file, place) is None:
             if time.monotonic() >= deadline:
                 raise LakeBusyError(
                     f"the Java process of a run that was killed still writes to {config.lake}; waited {DYING} s. "
@@ -600,6 +611,17 @@ def _jvm_lease(spark: SparkSession, config: Config) -> Iterator[None]:
         yield
     finally:
         file.close()
+
+
+def _jvm_lock(file: Any, place: Path) -> Any:
+    try:
+        return file.getChannel().tryLock()
+    except Py4JJavaError as error:
+        if error.java_exception.getClass().getName() != "java.io.IOException":
+            raise
+        raise ConfigError(
+            f"{place} cannot be locked ({_first_line(error)}): 'files' has to be on a disk with locks"
+        ) from None
 
 
 @contextmanager

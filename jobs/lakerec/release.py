@@ -26,14 +26,15 @@ def _commit() -> str:
     # A package installed in somebody else's work tree is not of their commit.
     if _git("rev-parse", "--show-toplevel") != str(PROJECT):
         return ""
-    changed = ".changed" if _git("status", "--porcelain", "--untracked-files=no") else ""
-    return f"{_git('rev-parse', '--short=8', 'HEAD')}{changed}"
+    same = _git("status", "--porcelain", "--untracked-files=no") == ""
+    return f"{_git('rev-parse', '--short=8', 'HEAD')}{'' if same else '.changed'}"
 
 
-def _git(*words: str) -> str:
-    """What git says; nothing where there is no git, or where it refuses a work tree of another user's."""
+def _git(*words: str) -> str | None:
+    """What git says; None where there is no git, or where it refuses a work tree of another user's."""
+    command = ["git", "--no-optional-locks", "-C", str(PROJECT), *words]
     try:
-        done = subprocess.run(["git", "-C", str(PROJECT), *words], capture_output=True, text=True, timeout=10)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10)
     except (OSError, subprocess.TimeoutExpired):
-        return ""
-    return done.stdout.strip() if done.returncode == 0 else ""
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None

@@ -50,7 +50,8 @@ def _window(step: str, changed: Window | None, newest: date | None, lists: bool)
         return start, end
     if newest is None:
         return None
-    return str(newest) if step == PUBLISH or lists else start, str(newest + timedelta(days=1))
+    first = str(newest) if step == PUBLISH or lists or (changed and changed.start > newest) else start
+    return first, str(newest + timedelta(days=1))
 
 
 def _check(name: str) -> None:

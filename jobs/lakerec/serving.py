@@ -48,11 +48,11 @@ on conflict (user_id, rank) do update set
     propensity = excluded.propensity, reason = excluded.reason, model_version = excluded.model_version,
     as_of_date = excluded.as_of_date, run_id = excluded.run_id
 """
-# One statement, so one snapshot: the choice between list and fallback cannot fall between two publications.
 SERVED = """
 select max(as_of_date) as as_of, count(*) as rows, count(*) filter (where user_id = %s) as fallback
 from serving.current_recommendations
 """
+# One statement, so one snapshot: the choice between list and fallback cannot fall between two publications.
 LIST_FOR = """
 select * from serving.current_recommendations where user_id = coalesce(
     (select user_id from serving.current_recommendations where user_id = %(user)s limit 1), %(fallback)s)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import date, timedelta
+from datetime import timedelta
 
 import pytest
 from tests.conftest import DAY, LAKE_STEPS, ROOT, Shop, day_after, event
@@ -41,12 +41,13 @@ def test_days_at_once_beside_the_scheduled_day_make_the_tables_of_one_window(sho
 
         def ended() -> list[dict]:
             runs = asked(known, "dags/reco_daily/dagRuns?limit=100")["dag_runs"]
-            return runs if len(runs) == DAYS + 1 and {run["state"] for run in runs} <= DONE else []
+            return runs if len(runs) > DAYS and {run["state"] for run in runs} <= DONE else []
 
         runs = wait_until(ended, seconds=2400)
         tasks = asked(known, "dags/reco_daily/dagRuns/~/taskInstances?limit=1000")["task_instances"]
     assert {run["state"] for run in runs} == {"success"}
-    assert sorted(run["run_type"] for run in runs) == ["backfill"] * DAYS + ["scheduled"]
+    scheduled = [run["data_interval_start"][:10] for run in runs if run["run_type"] == "scheduled"]
+    assert len(runs) - len(scheduled) == DAYS and scheduled
     # The site's lists are of the newest day that was published, and no older one came over them.
     published = [one for one in tasks if one["task_id"] == "publish_recommendations"]
     assert {one["state"] for one in published} <= {"success", "skipped"}
@@ -60,4 +61,4 @@ def test_days_at_once_beside_the_scheduled_day_make_the_tables_of_one_window(sho
     whole.run(*LAKE_STEPS, days=DAYS)
     assert {name: shop.rows(name) for name in TABLES} == {name: whole.rows(name) for name in TABLES}
     assert {row["as_of_date"] for row in shop.rows("gold.recommendations")} >= set(past)
-    assert max(row["as_of_date"] for row in shop.rows("gold.recommendations")) == date.today() - timedelta(days=1)
+    assert str(max(row["as_of_date"] for row in shop.rows("gold.recommendations"))) == max(scheduled)

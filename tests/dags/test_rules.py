@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from lakerec.errors import AlreadyServedError, leaves
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "dags"))
-from common.rules import ENDED, ERRORS, NOTHING_TO_DO, can_retry, chunks, days, must_wait, page, window
+from common.rules import ENDED, ERRORS, NOTHING_TO_DO, can_retry, chunks, days, must_wait, page, trains, window
 
 START, END = "2024-06-30T19:00+00:00", "2024-07-01T19:00+00:00"  # from 04:00 to 04:00 in Tokyo
 
@@ -65,6 +65,21 @@ def test_a_day_waits_for_the_unfinished_days_behind_the_last_success(earlier) ->
     states = [state for state, _ in earlier]
     since = earlier[: states.index("success")] if "success" in states else earlier
     assert must_wait(iter(earlier)) is any(running and state not in ENDED for state, running in since)
+
+
+@pytest.mark.parametrize(
+    ("kind", "now", "trained"),
+    [
+        ("scheduled", "2024-07-01T19:00+00:00", True),  # 04:00 of July 2 in Tokyo, July 1 has ended
+        ("scheduled", "2024-07-02T14:59+00:00", True),
+        ("scheduled", "2024-07-02T15:00+00:00", False),  # cleared, or done, when July 2 has ended as well
+        ("backfill", "2024-07-01T19:00+00:00", False),
+        ("manual", "2024-07-01T19:00+00:00", False),
+    ],
+)
+def test_the_newest_day_on_schedule_alone_starts_a_training(kind, now, trained) -> None:
+    run = SimpleNamespace(run_type=kind)
+    assert trains(run, "2024-07-02", datetime.fromisoformat(now), "Asia/Tokyo") is trained
 
 
 def test_the_exit_code_that_skips_is_that_of_lists_already_served() -> None:

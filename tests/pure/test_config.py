@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from argparse import Namespace
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 
 from lakerec.config import load_config, referenced_columns
 from lakerec.errors import ConfigError, UsageError
-from lakerec.job import parse_window
+from lakerec.job import window_of
 
 ROOT = Path(__file__).parents[2]
 YAML = """\
@@ -322,13 +323,18 @@ def test_what_may_be_secret_is_hashed_and_not_shown(tmp_path: Path) -> None:
         "spark.hadoop.fs.azure.account.key.shop.dfs.core.windows.net": "hidden-1",
         "spark.ssl.keyStorePassword": "hidden-2",
         "spark.yarn.appMasterEnv.LAKEREC_SERVING_URI": "postgresql://lakerec:hidden-3@db/serving",
+        "spark.executorEnv.LAKEREC_USER_KEY": "hidden-5",
+        "spark.openlineage.transport.auth.apiKey": "hidden-6",
+        "spark.driver.extraJavaOptions": "-Dpassword=hidden-7",
+        "spark.sql.catalog.other.token": "hidden-8",
+        "spark.sql.warehouse.dir": "jdbc:x://u:hidden-9/a@b@host/db?user=u&password=hidden-10",
         "spark.sql.shuffle.partitions": "8",
     }
     text = YAML + f"spark: {{properties: {properties}}}\n"
     file.write_text(text)
     config = load_config(file)
     assert "hidden" not in config.shown and '"spark.sql.shuffle.partitions":"8"' in config.shown
-    assert "postgresql://lakerec:(secret)@db/serving" in config.shown
+    assert "jdbc:x://(not shown)@host/db?user=u&password=(not shown)" in config.shown
     file.write_text(text.replace("hidden-2", "hidden-4"))
     assert load_config(file).hash() != config.hash()
     file.write_text(YAML)
@@ -341,6 +347,6 @@ def test_a_day_that_has_not_begun_is_refused_in_the_shops_timezone(tmp_path: Pat
     config = load_config(file)
     today = datetime.now(config.zone).date()
     behind = today + timedelta(days=1)
-    assert parse_window(config, str(today), str(behind)).end == behind
+    assert window_of(config, Namespace(start=str(today), end=str(behind))).end == behind
     with pytest.raises(UsageError, match=f"--end {behind + timedelta(days=1)} lies behind {behind}"):
-        parse_window(config, "2024-01-01", str(behind + timedelta(days=1)))
+        window_of(config, Namespace(start="2024-01-01", end=str(behind + timedelta(days=1))))
