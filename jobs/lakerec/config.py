@@ -568,7 +568,7 @@ class Config(Model):
 
     @property
     def shown(self) -> str:
-        """As `told`, without what may be secret: the values of most of Spark's properties, users and passwords in URIs."""
+        """As `told`, without what may be secret: values of most Spark properties, users and passwords in URIs."""
         known = self.spark.properties
         secret = {key: "(not shown)" for key in known if SECRET.search(key) or not PLAIN.match(key)}
         spark = self.spark.model_copy(update={"properties": known | secret})

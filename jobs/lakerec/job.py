@@ -100,7 +100,7 @@ def window_of(config: Config, given: argparse.Namespace) -> Window:
     window = parse_window(given.start, given.end)
     if window.end > (latest := datetime.now(config.zone).date() + timedelta(days=1)):
         raise UsageError(
-            f"--end {window.end} lies behind {latest}: days that have not begun have no events and no lists"
+            f"--end {window.end} lies behind {latest}: a day that has not begun has no events and no lists"
         )
     return window
 
