@@ -286,15 +286,8 @@ def restore_table(given: argparse.Namespace) -> None:
     config = load_config(given.config, given.lake)
     day = _day(given.day) if given.day else None
     with _session(config, "lakerec restore") as spark:
-        print(
-            restore(
-                start(config, spark, "restore", _today()),
-                given.table,
-                given.version,
-                day,
-                (*LAKE_STEPS, *SERVING_STEPS),
-            )
-        )
+        job = start(config, spark, "restore", _today())
+        print(restore(job, given.table, given.version, day, (*LAKE_STEPS, *SERVING_STEPS)))
 
 
 def back_up_lake(given: argparse.Namespace) -> None:

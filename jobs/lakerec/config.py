@@ -572,9 +572,8 @@ class Config(Model):
         known = self.spark.properties
         secret = {key: "(not shown)" for key in known if SECRET.search(key) or not PLAIN.match(key)}
         spark = self.spark.model_copy(update={"properties": known | secret})
-        return PASSWORD.sub(
-            lambda found: "(not shown)" + "@" * found[0].endswith("@"), self.model_copy(update={"spark": spark}).told
-        )
+        told = self.model_copy(update={"spark": spark}).told
+        return PASSWORD.sub(lambda found: "(not shown)" + "@" * found[0].endswith("@"), told)
 
     def hash(self) -> str:
         """The first 12 hex digits of the SHA-256 of `told`."""

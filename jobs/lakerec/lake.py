@@ -448,13 +448,13 @@ class Lake:
         if self._settings_kept:
             return
         self._settings_kept = True
-        place = self._settings(self.config.hash())
+        place, told = self._settings(self.run.config_hash), self.config.shown
         try:
             kept = files(self.spark).text(place)
         except Py4JJavaError:  # there is none
             kept = ""
-        if kept != self.config.shown:  # or half a file of a run that was killed
-            files(self.spark).write(place, self.config.shown)
+        if kept != told:  # or half a file of a run that was killed
+            files(self.spark).write(place, told)
 
     def kept_settings(self, config_hash: str) -> str | None:
         """The JSON file with the settings of this hash; None where no run has kept them."""
