@@ -4,13 +4,14 @@
 
 Seconds are the process's own CPU seconds: another process on the machine disturbs them less than the clock. The
 products are counted for the tokens that are needed: no padding, and attention only from a token to the history and to
-its own candidate. Beside them the rate of plain products of the model's shapes, of attention's kernel alone, and of a
-large square one.
+its own candidate. Beside them the rate of plain products of the model's shapes and of a large square one, and the time
+of the same slates under a block mask.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import time
 from collections.abc import Callable, Sequence
@@ -24,7 +25,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from lakerec.scorer.language_model import precision
 from lakerec.scorer.prediction import Predictor
-from lakerec.scorer.slates import Pack, Slate
+from lakerec.scorer.slates import Pack, Packer, Slate
 
 CANDIDATES, HISTORY, SQUARE = 50, 160, 2048
 REPEATS = 5
@@ -82,36 +83,13 @@ def rates(config: Any, tokens: int, dtype: torch.dtype) -> dict[str, float]:
     return {name: round(multiplied(shape, dtype)) for name, shape in shapes.items()}
 
 
-def attention(config: Any, pack: Pack, dtype: torch.dtype) -> dict[str, float]:
-    """CPU milliseconds of all layers' attention of a pack: masked as a whole, and in pieces without a mask.
-
-    In pieces: the history alone, then each candidate's tokens over the history and themselves (as many each, on
-    average).
-    """
-    heads, width = config.num_attention_heads, config.hidden_size // config.num_attention_heads
-    lengths = np.bincount(pack.owners)
-    history, count = int(lengths[0]), len(lengths) - 1
-    each = round(float(lengths[1:].mean()))
-    whole = [torch.randn(1, heads, len(pack), width).to(dtype) for _ in range(3)]
-    owners = torch.from_numpy(pack.owners)
-    seen = (owners[None, :] == 0) | (owners[:, None] == owners[None, :])
-    mask = torch.zeros(seen.shape, dtype=dtype).masked_fill_(~seen, torch.finfo(dtype).min)[None, None]
-    first = [torch.randn(1, heads, history, width).to(dtype) for _ in range(3)]
-    own = [torch.randn(count, heads, each, width).to(dtype) for _ in range(3)]
-    attend: Any = torch.nn.functional.scaled_dot_product_attention
-
-    def pieces() -> None:
-        attend(*first)
-        keys, values = (
-            torch.cat([before.expand(count, -1, -1, -1), mine], dim=2)
-            for before, mine in zip(first[1:], own[1:], strict=True)
-        )
-        attend(own[0], keys, values)
-
-    with torch.inference_mode():
-        works = {"masked": lambda: attend(*whole, attn_mask=mask), "pieces": pieces}
-        took = {name: cpu_seconds(work) for name, work in works.items()}
-    return {name: round(seconds * config.num_hidden_layers * 1e3, 1) for name, seconds in took.items()}
+def masked(model: Predictor, slates: Sequence[Slate]) -> float:
+    """CPU seconds of the same scoring with attention under a block mask, a long slate cut in two."""
+    assert model.model is not None and model.packer is not None
+    other = copy.copy(model)
+    other.model, other.packer = copy.copy(model.model), Packer.of(model.packer.tokenizer, model.packer.form)
+    other.model.in_pieces = False
+    return cpu_seconds(lambda: other.score(slates))
 
 
 def shares(model: Predictor, slates: Sequence[Slate]) -> dict[str, float]:
@@ -163,7 +141,7 @@ def measured(float32: bool, count: int) -> dict[str, Any]:
         "gflops_of_products": found,
         "part_of_square": round((linear + attended) / took / 1e9 / found["square"], 3),
         "longest_pack_tokens": len(longest),
-        "attention_ms_of_longest_pack": attention(config, longest, dtype),
+        "masked_cpu_ms_per_slate": round(masked(model, slates) / count * 1e3, 1),
         "shares": shares(model, slates),
     }
 

@@ -14,7 +14,7 @@ from lakerec.scorer.base_model import folder
 from lakerec.scorer.language_model import TextEncoder, is_decoder, load_encoder
 from lakerec.scorer.model import SlateScorer, check_blocks, check_length
 from lakerec.scorer.prediction import Predictor
-from lakerec.scorer.slates import PACK_TOKENS, Packer, Slate, batches
+from lakerec.scorer.slates import MASKED_TOKENS, PACK_TOKENS, Packer, Slate, batches
 
 WORDS = ["tea", "garden", "wooden", "train", "kettle", "unbelievable", "x"]
 texts = st.lists(st.sampled_from(WORDS), max_size=30).map(" ".join)
@@ -166,17 +166,20 @@ def test_batches_hold_everything_once_within_the_budget(lengths, budget):
     assert all(len(b) == 1 or len(b) * max(lengths[i] for i in b) <= budget for b in found)
 
 
-def test_a_thousand_candidates_stay_within_the_length_of_a_pack(scorer):
-    packs = scorer[1].pack([slate("tea", ["train kettle garden"] * 1000)])
-    assert sum(len(pack.rows) for pack in packs) == 1000
-    assert max(len(pack) for pack in packs) <= PACK_TOKENS
+@pytest.mark.parametrize(("in_pieces", "longest"), [(False, MASKED_TOKENS), (True, PACK_TOKENS)])
+def test_a_thousand_candidates_stay_within_the_length_of_a_pack(scorer, in_pieces, longest):
+    packer = Packer.of(scorer[1].tokenizer, scorer[1].form, in_pieces)
+    packs = packer.pack([slate("tea", ["train kettle garden"] * 1500)])
+    assert sum(len(pack.rows) for pack in packs) == 1500
+    assert longest - 20 < max(len(pack) for pack in packs) <= longest
 
 
 def test_a_model_that_ignores_the_mask_is_refused(any_scorer, monkeypatch):
     model, packer = any_scorer
     check_blocks(model, packer, "tiny")
     forward = model.encoder.forward
-    monkeypatch.setattr(model.encoder, "forward", lambda **given: forward(**{**given, "attention_mask": None}))
+    deaf = {"attention_mask": None, "pieces": None}
+    monkeypatch.setattr(model.encoder, "forward", lambda **given: forward(**{**given, **deaf}))
     with pytest.raises(ModelError, match="block mask"):
         check_blocks(model, packer, "tiny")
 

@@ -123,7 +123,7 @@ def load(path: Path) -> tuple[SlateScorer, Packer, Manifest]:
     model = model.eval()
     if "arithmetic" in settings:
         model = model.computing(settings["arithmetic"])
-    return model, Packer.of(tokenizer, Form.of(settings)), manifest
+    return model, Packer.of(tokenizer, Form.of(settings), model.in_pieces), manifest
 
 
 def build(

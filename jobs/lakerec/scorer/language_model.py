@@ -20,6 +20,7 @@ from transformers import (
 from transformers.utils import logging
 
 from lakerec.errors import ModelError
+from lakerec.scorer import attention
 from lakerec.scorer.base_model import folder
 from lakerec.scorer.slates import special_tokens, tokenise
 
@@ -75,7 +76,14 @@ def load_encoder(place: Path) -> tuple[Any, Any]:
     if is_decoder(encoder.config):
         encoder.config.use_cache = False  # nothing is generated
     encoder.eval()
+    attention.install(encoder, is_decoder(encoder.config), first_position(encoder))
     return encoder, tokenizer
+
+
+def first_position(encoder: Any) -> int:
+    """RoBERTa and its kin count positions from their padding id + 1, BERT from 0."""
+    padding = getattr(getattr(encoder, "embeddings", None), "padding_idx", None)
+    return 0 if padding is None else padding + 1
 
 
 def _pickles(place: Path) -> str:

@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from lakerec.errors import ModelError
+from lakerec.scorer.attention import arguments, attends_in_pieces
 from lakerec.scorer.item_reader import ItemReader, Items
-from lakerec.scorer.language_model import is_decoder, precision
+from lakerec.scorer.language_model import first_position, is_decoder, precision
 from lakerec.scorer.slates import Pack, Packer, Past, Picked, Slate
 
 FLOAT32, NARROW, INT8 = "float32", "narrow", "int8"
@@ -28,19 +29,21 @@ FEATURE_LIMIT = 10.0  # standard deviations: one broken feature must not decide 
 class Batch:
     """b packs padded to t tokens, n candidates at most; `rows` (r,) are the places of the candidates read.
 
-    `items` are the tokens that are item vectors.
+    `items` are the tokens that are item vectors; `attention` is what the encoder is told of who sees whom.
     """
 
     ids: Tensor  # (b, t)
     positions: Tensor  # (b, t)
-    mask: Tensor  # (b, 1, t, t) additive
+    attention: dict[str, Any]
     pool: Tensor  # (b, 1 + n, t): row 0 reads the history, row i candidate i
     present: Tensor  # (b, n) bool
     rows: Tensor  # (r,)
     items: Items | None = None
 
 
-def collate(packs: Sequence[Pack], place: torch.device, dtype: torch.dtype, causal: bool) -> Batch:
+def collate(
+    packs: Sequence[Pack], place: torch.device, dtype: torch.dtype, causal: bool, in_pieces: bool = False
+) -> Batch:
     """Tensors of a batch: a token sees the history and its own candidate; nobody sees padding.
 
     A candidate is read as the mean of its tokens; where a token sees only what stands before it (`causal`), as its
@@ -53,16 +56,14 @@ def collate(packs: Sequence[Pack], place: torch.device, dtype: torch.dtype, caus
         span = slice(0, len(pack))
         ids[row, span], positions[row, span], owners[row, span] = pack.ids, pack.positions, pack.owners
     owner = torch.from_numpy(owners).to(place)
-    seen = (owner[:, None, :] == 0) | (owner[:, :, None] == owner[:, None, :])
     member = owner[:, None, :] == torch.arange(owners.max() + 1, device=place)[:, None]
     if causal:
-        seen, member = seen.tril(), member & _ends(owner)[:, None, :]
-    mask = torch.zeros(seen.shape, dtype=dtype, device=place).masked_fill_(~seen, torch.finfo(dtype).min)
+        member = member & _ends(owner)[:, None, :]
     counts = member.sum(dim=2, keepdim=True)
     return Batch(
         ids=torch.from_numpy(ids).to(place),
         positions=torch.from_numpy(positions).to(place),
-        mask=mask[:, None],
+        attention=arguments(owners, dtype, causal, place, in_pieces),
         pool=member.float() / counts.clamp(min=1),
         present=counts[:, 1:, 0] > 0,
         rows=torch.cat([torch.arange(pack.rows.start, pack.rows.stop) for pack in packs]),
@@ -94,7 +95,8 @@ class SlateScorer(nn.Module):
         self.width = width = 2 * encoder.config.hidden_size
         self.encoder, self.dtype = encoder, dtype
         self.causal = is_decoder(encoder.config)
-        self.first_position = _first_position(encoder)
+        self.in_pieces = attends_in_pieces(encoder)
+        self.first_position = first_position(encoder)
         self.register_buffer("mean", torch.from_numpy(mean), persistent=False)
         self.register_buffer("std", torch.from_numpy(std), persistent=False)
         self.items = ItemReader.beside(encoder, item_width) if item_width else None
@@ -125,7 +127,7 @@ class SlateScorer(nn.Module):
 
     def collate(self, packs: Sequence[Pack]) -> Batch:
         """A batch on the device and in the precision of this model."""
-        return collate(packs, self.mean.device, self.dtype, self.causal)
+        return collate(packs, self.mean.device, self.dtype, self.causal, self.in_pieces)
 
     def read(self, batch: Batch) -> Tensor:
         """The encoder's view of each candidate, (r, 2d) float32: its pooled state, and that times history's."""
@@ -135,7 +137,7 @@ class SlateScorer(nn.Module):
             hidden = self.encoder(
                 inputs_embeds=words if self.items is None else self.items.put(words, batch.items),
                 position_ids=batch.positions + self.first_position,
-                attention_mask=batch.mask,
+                **batch.attention,
             ).last_hidden_state
         states = torch.bmm(batch.pool, hidden.float())
         candidates = torch.cat([states[:, 1:], states[:, 1:] * states[:, :1]], dim=2)
@@ -167,15 +169,9 @@ def standardise(features: Tensor, mean: Tensor, std: Tensor) -> Tensor:
     return torch.nan_to_num((features - mean) / std, nan=0.0).clamp(-FEATURE_LIMIT, FEATURE_LIMIT)
 
 
-def _first_position(encoder: PreTrainedModel) -> int:
-    """RoBERTa and its kin count positions from their padding id + 1, BERT from 0."""
-    padding = getattr(getattr(encoder, "embeddings", None), "padding_idx", None)
-    return 0 if padding is None else padding + 1
-
-
 def check_length(encoder: PreTrainedModel, tokens: int, name: str) -> None:
     """Raise ModelError where the encoder has fewer positions than history and candidate need."""
-    known = getattr(encoder.config, "max_position_embeddings", tokens) - _first_position(encoder)
+    known = getattr(encoder.config, "max_position_embeddings", tokens) - first_position(encoder)
     if tokens > known:
         raise ModelError(
             f"scorer.model {name}: knows {known} positions, history_tokens + candidate_tokens + 3 = "

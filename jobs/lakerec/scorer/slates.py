@@ -15,8 +15,9 @@ from lakerec.histories import Floats, Histories
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-# Attention costs the square of a sequence: a longer slate is cut, its history read again for each piece.
-PACK_TOKENS = 768
+# Under a mask attention costs the square of a sequence: a longer slate is cut, its history read again for each part.
+# In pieces it does not; what is held at a time grows with the sequence, and there is little history to save beyond.
+MASKED_TOKENS, PACK_TOKENS = 768, 4096
 VECTORS = "vectors"  # what is told by one vector an item
 HOLE = -1  # in the place of a token that is a vector
 CANDIDATE = 0  # the kind of a vector that is no past event
@@ -165,16 +166,18 @@ class Packer:
         candidate_tokens: int,
         history: str = "text",
         candidate: str = "text",
+        longest: int = MASKED_TOKENS,
     ) -> None:
         self.begin, self.separator = special_tokens(tokenizer)
         self.tokenizer = tokenizer
         self.form = Form(history_tokens, candidate_tokens, history, candidate)
-        self.longest = max(PACK_TOKENS, history_tokens + candidate_tokens + 3)
+        self.longest = max(longest, history_tokens + candidate_tokens + 3)
 
     @classmethod
-    def of(cls, tokenizer: PreTrainedTokenizerFast, form: Form) -> Packer:
-        """For slates of a form."""
-        return cls(tokenizer, form.history_tokens, form.candidate_tokens, form.history, form.candidate)
+    def of(cls, tokenizer: PreTrainedTokenizerFast, form: Form, in_pieces: bool = False) -> Packer:
+        """For slates of a form, and a model that attends to a sequence as a whole or in pieces."""
+        longest = PACK_TOKENS if in_pieces else MASKED_TOKENS
+        return cls(tokenizer, form.history_tokens, form.candidate_tokens, form.history, form.candidate, longest)
 
     def pack(self, slates: Sequence[Slate]) -> list[Pack]:
         """The sequences of all slates, in order; a slate without candidates has none.

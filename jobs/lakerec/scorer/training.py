@@ -23,6 +23,7 @@ from lakerec.config import Scorer, Training
 from lakerec.errors import ContractError
 from lakerec.scorer import arithmetic, parallel
 from lakerec.scorer.artefact import Manifest, build, save
+from lakerec.scorer.attention import attends_in_pieces
 from lakerec.scorer.base_model import folder, model_id
 from lakerec.scorer.fitting import Run, TrainingReport
 from lakerec.scorer.language_model import load_encoder
@@ -80,7 +81,7 @@ class _Trained:
         torch.manual_seed(self.settings.seed)
         encoder, self.tokenizer = load_encoder(folder(scorer.model))
         check_length(encoder, scorer.history_tokens + scorer.candidate_tokens + 3, scorer.model)
-        self.packer = Packer.of(self.tokenizer, Form.of(scorer.model_dump()))
+        self.packer = Packer.of(self.tokenizer, Form.of(scorer.model_dump()), attends_in_pieces(encoder))
         examples = Examples.of(train, self.packer, len(feature_names), "training")
         held_out = Examples.of(valid, self.packer, len(feature_names), "validation")
         self.moments = moments(examples.features)
