@@ -232,7 +232,8 @@ class Training(Model):
 
     loss: bce over candidates, softmax over each slate, or distill: `distill_weight` of the distance to a teacher's
     softmax at `distill_temperature`, the rest softmax; teacher: `ranker`, or the folder or version of another artefact;
-    accumulate: steps an update; stop: the curve of the validation slates that decides, loss or NDCG@10.
+    accumulate: steps an update; stop: the curve of the validation slates that decides, loss or NDCG@10; processes: so
+    many of this machine share each step, one a GPU (with `freeze: head` the language model reads once, and one does).
     `targets` are the event types that count as a choice; without them every type with a positive weight. `slices` are
     attributes of users (in sources.users.columns) whose values get figures of their own in the evaluation.
     """
@@ -250,6 +251,7 @@ class Training(Model):
     distill_temperature: float = Field(default=2.0, gt=0)
     teacher: str = "ranker"
     accumulate: int = Field(default=1, ge=1)
+    processes: int = Field(default=1, ge=1)
     stop: Literal["loss", "ndcg"] = "loss"
     lora_rank: int = Field(default=8, ge=1)
     seed: int = 17

@@ -110,7 +110,7 @@ class DiskFullError(LakerecError):
 
 
 class ProcessLostError(LakerecError):
-    """A process of Spark's (its JVM, an executor, a Python worker) died while a job needed it."""
+    """A process that a job needed died: of Spark's (its JVM, an executor, a Python worker), or of a training."""
 
     exit_code = 24
     retry = True

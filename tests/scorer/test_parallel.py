@@ -2,15 +2,18 @@
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from lakerec.errors import ProcessLostError
 from lakerec.scorer import parallel
 
 CASES = {
@@ -41,6 +44,24 @@ def train(name, changes):
 with parallel.group():
     found = {name: train(name, changes) for name, changes in t.CASES.items()}
 (place / f"{os.environ.get('RANK', 0)}.json").write_text(json.dumps(found))
+"""
+
+
+TOGETHER = """
+import json, sys
+sys.path.insert(0, sys.argv[1])
+from pathlib import Path
+import torch
+from lakerec.scorer import artefact, training
+artefact.precision = lambda _: torch.float32  # the processes read this file, too
+import conftest, test_training
+
+if __name__ == "__main__":
+    tiny, place = Path(sys.argv[2]), Path(sys.argv[3])
+    data = (conftest.make_slates(count, seed, 10.0, ["red"]) for count, seed in ((40, 1), (20, 2)))
+    scorer = test_training.settings_of(tiny, token_budget=192, epochs=2, patience=2, processes=2)
+    report = training.train(*data, scorer, ["noise"], place / "bce", lambda line: print("own", line))
+    print(json.dumps({"train": report.train_loss, "valid": report.valid_loss, "ndcg": report.valid_ndcg}))
 """
 
 
@@ -89,6 +110,39 @@ def test_two_processes_train_what_one_trains(trained, case):
         for name in (name for name in one if not name.endswith("key.bias")):
             np.testing.assert_allclose(two[name], one[name], atol=1e-4, err_msg=name)
     assert not list(both.glob(".*"))
+
+
+def test_a_training_starts_its_processes_itself(tiny, trained, tmp_path):
+    place, (expected,) = trained[0]
+    script = tmp_path / "night.py"
+    script.write_text(TOGETHER)
+    given = [str(Path(__file__).parent), str(tiny), str(tmp_path)]
+    told = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run([sys.executable, script, *given], env=told, capture_output=True, text=True, timeout=400)
+    assert done.returncode == 0, done.stderr
+    *lines, report = done.stdout.splitlines()
+    for curve, values in json.loads(report).items():
+        np.testing.assert_allclose(values, expected["bce"][curve], atol=1e-5, err_msg=curve)
+    assert [line[:8] for line in lines if line.startswith("epoch 2: ")] == ["epoch 2:"]  # the first of them tells
+    assert any("own resumed after epoch 2" in line for line in lines)
+    one, two = (load_file(folder / "bce" / "model.safetensors") for folder in (place, tmp_path))
+    for name in (name for name in one if not name.endswith("key.bias")):
+        np.testing.assert_allclose(two[name], one[name], atol=1e-4, err_msg=name)
+    assert not list(tmp_path.glob(".*"))
+
+
+def dies():
+    """What a process does that the kernel ends."""
+    if parallel.rank() == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    time.sleep(600)
+
+
+def test_a_process_that_is_killed_ends_the_training_with_its_cause():
+    began = time.monotonic()
+    with pytest.raises(ProcessLostError, match=r"SIGKILL.*checkpoint"):
+        parallel.together(2, dies)
+    assert time.monotonic() - began < 120
 
 
 def test_a_share_of_every_process_is_the_whole_step(monkeypatch):

@@ -1,5 +1,7 @@
 """Several processes train one model: torchrun's RANK and WORLD_SIZE say who is who; without them there is one.
 
+Who starts them is torchrun, on several machines, too, or `together` on this one.
+
 All processes hold the same data and weights. Each reads its share of a step, sums go over all of them, and what each
 does with a sum is the same. The folder of checkpoints is one that all of them see.
 """
@@ -7,7 +9,8 @@ does with a sum is the same. The folder of checkpoints is one that all of them s
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+import socket
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
@@ -15,7 +18,9 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, distributed
+from torch import Tensor, distributed, multiprocessing
+
+from lakerec.errors import ProcessLostError
 
 PATIENCE = timedelta(hours=2)  # the others wait while rank 0 judges and writes
 
@@ -67,3 +72,32 @@ def from_first(value: Any) -> Any:
     if size() > 1:
         distributed.broadcast_object_list(told)
     return told[0]
+
+
+def together(count: int, work: Callable[..., None], *given: Any) -> None:
+    """Call work(*given) in so many processes of this machine, joined; all can be pickled, none outlives this one.
+
+    ProcessLostError where one of them ends otherwise than by returning: the others are ended, too.
+    """
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()  # the first of them shares this process's GPU
+    threads = max(1, torch.get_num_threads() // count)
+    try:
+        multiprocessing.spawn(_member, (count, port, threads, work, given), nprocs=count)
+    except (multiprocessing.ProcessRaisedException, multiprocessing.ProcessExitedException) as error:
+        cause = str(error).strip().splitlines()[-1]
+        raise ProcessLostError(
+            f"one of {count} training processes ended ({cause}); the next try goes on from the checkpoint of the last "
+            "epoch; if it ends again, see the log above, or set scorer.training.processes: 1"
+        ) from error
+
+
+def _member(place: int, count: int, port: int, threads: int, work: Callable[..., None], given: Sequence[Any]) -> None:
+    told = {"RANK": place, "LOCAL_RANK": place, "WORLD_SIZE": count, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    os.environ |= {name: str(value) for name, value in told.items()}
+    torch.set_num_threads(threads)
+    with group():
+        work(*given)

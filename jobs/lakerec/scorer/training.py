@@ -1,7 +1,8 @@
 """Fine-tuning on slates: from the prior alone to the weights that validate best.
 
 A slate's negatives are the ranker's real candidates with every impression kept: none of its losses needs a correction
-for sampled negatives. Under torchrun several processes train one model; rank 0 writes.
+for sampled negatives. Several processes may train one model, started by torchrun, or here where the configuration
+wants so many (`scorer.training.processes`); one judges and writes.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +65,12 @@ def train(
     return training.report
 
 
+def _fitted(train: list[Slate], valid: list[Slate], scorer: Scorer, feature_names: list[str], out: Path) -> None:
+    """Leave a checkpoint of the whole training: what a process of several does."""
+    first = parallel.rank() == 0
+    _Trained(train, valid, scorer, feature_names, out, partial(print, flush=True) if first else lambda _: None)
+
+
 class _Trained:
     """A model fitted in every process, and what rank 0 makes of it."""
 
@@ -96,6 +104,9 @@ class _Trained:
             examples, held_out = self._taught(examples, train), self._taught(held_out, valid)
         self.checkpoint = out.with_name(f".{out.name}.checkpoint")
         self.arithmetic, self.agreement = FLOAT32, dict[str, Any]()
+        if self.settings.processes > 1 and parallel.size() == 1 and not silent and self.settings.freeze != "head":
+            # This process then goes on from their checkpoint, to which nothing is left to be done.
+            parallel.together(self.settings.processes, _fitted, train, valid, scorer, feature_names, out)
         run = Run(self.model, examples, held_out, self.settings, self.report, progress)
         taught = (examples.teacher, held_out.teacher)
         self._fit(run, fingerprint([*train, *valid], scorer, self.report.base_model, taught))
@@ -186,7 +197,8 @@ def apply_freeze(model: SlateScorer, settings: Training) -> None:
 
 def fingerprint(slates: Sequence[Slate], scorer: Scorer, base_model: str, teacher: Sequence[Tensor | None] = ()) -> str:
     """A hash of everything that decides a training: a checkpoint of another one is not resumed."""
-    digest = hashlib.sha256(f"{scorer.model_dump_json()} {base_model}".encode())
+    told = scorer.model_dump_json(exclude={"training": {"processes"}})  # so many train what one trains
+    digest = hashlib.sha256(f"{told} {base_model}".encode())
     for slate in slates:
         digest.update(repr((slate.slate_id, slate.history, slate.texts)).encode("utf-8", "replace"))
         digest.update(slate.features.tobytes())
