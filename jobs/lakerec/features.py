@@ -13,6 +13,7 @@ from lakerec.generators.popularity import ALWAYS, DailyCounts
 from lakerec.histories import Floats, Histories
 
 WINDOWS = (1.0, 7.0, 30.0, 90.0, 365.0, ALWAYS)  # days
+GROUPS = 16  # of columns for each of the best that are asked for
 FILL = "catalogue"  # the source of what only fills a list up
 
 
@@ -73,26 +74,38 @@ def nominate(scores: Mapping[str, Floats], allowed: NDArray[np.bool_], depth: in
 
     `scores` are (users, items), `allowed` what may be recommended; a rank is from 0, `depth` where beyond or silent.
     """
-    users, items = allowed.shape
-    depth = min(depth, items)
-    ranks = np.full((len(scores), users, items), depth, dtype=np.int16)
-    for place, score in enumerate(scores.values()):
-        best, filled = _best(np.where(allowed, score, -np.inf), depth)
-        row = np.repeat(np.arange(users), depth).reshape(users, depth)
-        ranks[place, row[filled], best[filled]] = np.broadcast_to(np.arange(depth), (users, depth))[filled]
-    person, item = np.nonzero((ranks < depth).any(axis=0))
-    return person, item, ranks[:, person, item].T
+    depth = min(depth, allowed.shape[1])
+    found = [_best(score, allowed, depth) for score in scores.values()]
+    pairs = np.concatenate([person * allowed.shape[1] + item for person, item, _ in found])
+    named, which = np.unique(pairs, return_inverse=True)
+    ranks = np.full((len(named), len(found)), depth, dtype=np.int16)
+    by = np.repeat(np.arange(len(found)), [len(rank) for *_, rank in found])
+    ranks[which, by] = np.concatenate([rank for *_, rank in found])
+    person, item = np.divmod(named, max(allowed.shape[1], 1))
+    return person, item, ranks
 
 
-def _best(scores: Floats, depth: int) -> tuple[NDArray, NDArray]:
-    """The `depth` best items of each row, best first (ties by item), and which of them are above the row's least."""
-    part = np.sort(np.argpartition(-scores, depth - 1, axis=1)[:, :depth], axis=1)
-    order = np.argsort(-np.take_along_axis(scores, part, axis=1), axis=1, kind="stable")
-    best = np.take_along_axis(part, order, axis=1)
-    value = np.take_along_axis(scores, best, axis=1)
-    finite = np.isfinite(value)
-    floor = np.where(np.isfinite(scores), scores, np.inf).min(axis=1, keepdims=True)
-    return best, finite & (value > floor)
+def _best(scores: Floats, allowed: NDArray[np.bool_], depth: int) -> tuple[NDArray, NDArray, NDArray]:
+    """person, item, rank of the `depth` best of each row that are allowed and above its least; ties by item.
+
+    The depth-th largest maximum of groups of columns is at most the depth-th largest score: what lies below it is not
+    looked at again.
+    """
+    known = allowed & np.isfinite(scores)
+    least = np.where(known, scores, np.inf).min(axis=1, initial=np.inf, keepdims=True)
+    open_ = np.where(known, scores, -np.inf)
+    width = scores.shape[1] // (GROUPS * depth) if depth else 0
+    above = open_ > least
+    if width > 1:
+        groups = scores.shape[1] // width
+        tops = open_[:, : width * groups].reshape(-1, width, groups).max(axis=1)
+        above &= open_ >= np.partition(tops, groups - depth, axis=1)[:, groups - depth, None]
+    person, item = np.divmod(np.flatnonzero(above), max(scores.shape[1], 1))
+    order = np.lexsort((item, -open_[person, item], person))
+    person, item = person[order], item[order]
+    rank = np.arange(len(person)) - np.searchsorted(person, np.arange(len(scores)))[person]
+    kept = rank < depth
+    return person[kept], item[kept], rank[kept]
 
 
 def candidates(
@@ -116,7 +129,8 @@ def candidates(
     columns = [*said, agree, *_popularity(histories, item, person, stock)]
     columns += _item(histories, person, item, shelf, stock)
     columns += _own(histories, person, item) + _person(histories, person, item, stock)
-    table = np.stack([np.asarray(column, dtype=np.float32) for column in columns], axis=1)
+    # Columns stay together in memory: a table of rows would take longer to write than all else here.
+    table = np.stack([np.asarray(column, dtype=np.float32) for column in columns]).T
     return Candidates(person, item, table, ranks.argmin(axis=1))
 
 

@@ -96,6 +96,17 @@ def test_each_source_nominates_its_best_of_what_is_allowed(one, other, allowed, 
     assert all(allowed[pair] for pair in found)
 
 
+values = st.sampled_from([0.0, 1.0, 2.5, -1.0, np.nan, np.inf, -np.inf]) | st.floats(-5, 5, width=32)
+
+
+@settings(max_examples=60, deadline=None)
+@given(arrays(np.float32, (2, 150), elements=values), arrays(bool, (2, 150)), st.integers(1, 6))
+def test_so_it_does_of_many_items_with_equal_and_broken_scores(score, allowed, depth):
+    person, item, ranks = nominate({"one": score}, allowed, depth)
+    found = {(int(p), int(i)): rank.tolist() for p, i, rank in zip(person, item, ranks, strict=True)}
+    assert found == slow_nominate({"one": score}, allowed, depth)
+
+
 def test_of_equal_scores_within_the_best_the_first_item_ranks_first():
     scores = {"one": np.array([[1, 3, 0, 3, 2, 3]], dtype=np.float32)}
     person, item, ranks = nominate(scores, np.ones((1, 6), bool), 5)

@@ -20,7 +20,7 @@ from lakerec.protocols import Part
 from lakerec.scorer.ranker import Lessons, Ranker
 
 RETRIEVER, BLEND = "retriever", "blend"
-SCORES = 2**21  # scores of one generator held at a time: 8 MiB in float32
+SCORES, PEOPLE = 2**22, 64  # of one generator held at a time, 16 MiB in float32, and of so many people at most
 BLENDED = 1000  # people that the blend's weights are fitted on
 
 
@@ -95,7 +95,7 @@ class FirstStage:
 
     def blocks(self, histories: Histories) -> Iterator[tuple[NDArray[np.int64], Histories, dict[str, Floats]]]:
         """People in blocks whose scores fit memory: their places, events and scores."""
-        for people in histories.blocks(max(1, SCORES // max(histories.n_items, 1))):
+        for people in histories.blocks(min(PEOPLE, max(1, SCORES // max(histories.n_items, 1)))):
             mine = histories.select(people)
             yield people, mine, self.scores(mine)
 
@@ -299,7 +299,7 @@ def _blend(scores: Mapping[str, Floats], weights: Mapping[str, float]) -> Floats
 
 def blend_weights(stage: FirstStage, part: Part, seed: int, on_shelf: NDArray[np.bool_]) -> dict[str, float]:
     """Each generator's weight in their blend, fitted on some people of a part, by seed; none where no target counts."""
-    few = part.some(min(BLENDED, max(1, 2 * SCORES // max(part.histories.n_items, 1))), seed)
+    few = part.some(min(BLENDED, max(1, SCORES // max(part.histories.n_items, 1))), seed)
     mask = stage.allowed(few.histories) & on_shelf
     inside = mask[few.target_users, few.target_items]
     people, users = np.unique(few.target_users[inside], return_inverse=True)

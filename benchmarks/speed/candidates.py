@@ -1,0 +1,120 @@
+"""What a person's candidates cost by the size of the catalogue: every source's scores, the nomination, the features.
+
+    OMP_NUM_THREADS=1 .venv/bin/python -m benchmarks.speed.candidates [--items 4000 50000 300000]
+
+Made people of 30 events and items of 384 numbers of text; all generators and two products that stand for a retriever's
+network. One thread, CPU seconds; the ranker, which scores what is nominated, is left out. EASE's weights are drawn, not
+fitted: its fit takes minutes and tells nothing here.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from benchmarks.record import circumstances
+from numpy.typing import NDArray
+from scipy import sparse
+
+from lakerec import generators
+from lakerec.features import Stock
+from lakerec.generators.base import Generator, Shelf
+from lakerec.generators.linear import Ease
+from lakerec.histories import Histories
+from lakerec.scorer.recommender import RETRIEVER, FirstStage
+
+EVENTS, DAYS, TEXT, SIZE, NODES, KNOWN = 30, 200, 384, 64, 200, 12_000
+
+
+@dataclass(frozen=True)
+class Network:
+    """A retriever's last product: people drawn, items fixed."""
+
+    items: NDArray[np.float32]
+
+    def score(self, histories: Histories) -> NDArray[np.float32]:
+        """(users, items)."""
+        people = np.random.default_rng(len(histories)).standard_normal((len(histories), SIZE), dtype=np.float32)
+        return people @ self.items.T
+
+
+def made(items: int, people: int) -> tuple[Histories, Shelf]:
+    """A shop whose items are chosen the oftener the lower their number."""
+    rng = np.random.default_rng(0)
+    share = 1 / np.arange(1, items + 1) ** 0.8
+    count = people * EVENTS
+    text = rng.standard_normal((items, TEXT), dtype=np.float32)
+    text /= np.linalg.norm(text, axis=1, keepdims=True)
+    at = np.arange(items)
+    graph = sparse.csr_matrix((np.ones(items, dtype=np.float32), (at, rng.integers(0, NODES, items))), (items, NODES))
+    events = rng.integers(0, people, count), rng.choice(items, count, p=share / share.sum()), rng.random(count) * DAYS
+    histories = Histories.of_events(*events, people, items)
+    groups = rng.integers(0, 8, people).astype(np.int32)
+    profiles = text[rng.integers(0, items, people)]
+    return replace(histories, groups=groups, profiles=profiles), Shelf(text, graph, rng.random(items) * DAYS)
+
+
+def fitted(name: str, histories: Histories, shelf: Shelf) -> Generator:
+    """A generator, EASE with weights that are drawn."""
+    kind = generators.MEMBERS[name].kind
+    if kind is not Ease:
+        return generators.fit(name, histories, shelf)
+    size = min(KNOWN, histories.n_items)
+    weights = np.random.default_rng(1).standard_normal((size, size), dtype=np.float32)
+    return Ease(weights, np.arange(size), histories.n_items, 0.85)
+
+
+def measured(items: int, known: int, asked: int) -> dict[str, Any]:
+    """CPU milliseconds a person of each part."""
+    histories, shelf = made(items, known)
+    members = {name: fitted(name, histories, shelf) for name in generators.MEMBERS}
+    vectors = np.random.default_rng(2).standard_normal((items, SIZE), dtype=np.float32)
+    price = np.random.default_rng(3).random(items) * 100
+    stage = FirstStage(members, Network(vectors), shelf, Stock.of(histories, price), 100, repeats=False)
+    some = histories.select(np.arange(asked))
+    for _, mine, scores in stage.blocks(histories.select(np.arange(asked, asked + 4))):
+        stage.candidates(mine, scores)
+    spent, count, began = 0.0, 0, time.process_time()
+    for _, mine, scores in stage.blocks(some):
+        start = time.process_time()
+        count += len(stage.candidates(mine, scores))
+        spent += time.process_time() - start
+    whole = time.process_time() - began
+    return {
+        "items": items,
+        "sources": len(stage.names),
+        "candidates": round(count / asked),
+        "sources_ms": round((whole - spent) / asked * 1e3, 2),
+        "nomination_and_features_ms": round(spent / asked * 1e3, 2),
+        "people_per_cpu_second": round(asked / whole, 1),
+        "slowest": _slowest(stage, some),
+    }
+
+
+def _slowest(stage: FirstStage, people: Histories) -> dict[str, float]:
+    """CPU milliseconds a person of the sources that take longest, in one block."""
+    mine = people.select(np.arange(min(len(people), 16)))
+    took = {}
+    for name, member in [*stage.members.items(), (RETRIEVER, stage.retriever)]:
+        began = time.process_time()
+        member.score(mine)  # type: ignore[union-attr]
+        took[name] = round((time.process_time() - began) / len(mine) * 1e3, 2)
+    return dict(sorted(took.items(), key=lambda pair: -pair[1])[:5])
+
+
+def main() -> None:
+    """Print a row for each size."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--items", type=int, nargs="+", default=[4_000, 50_000, 300_000])
+    parser.add_argument("--known", type=int, default=5_000, help="people that the sources are fitted on")
+    asked = parser.parse_args()
+    for items in asked.items:
+        print(json.dumps({**circumstances(), **measured(items, asked.known, max(20, 2_000_000 // items))}))
+
+
+if __name__ == "__main__":
+    main()
