@@ -8,6 +8,7 @@ import pytest
 from scipy import sparse
 
 from lakerec import generators
+from lakerec.errors import ConfigError
 from lakerec.generators import MEMBERS, Widened, fit, restore, tune
 from lakerec.generators.base import Shelf, faded, largest, pack, strongest, unpack
 from lakerec.generators.content import Graph, Profile, Text
@@ -125,6 +126,13 @@ def test_ease_is_a_ridge_regression_of_every_item_on_the_others():
     found = Ease.fit(KNOWN, SHELF, penalty=7.0, keep=0.85)
     assert np.allclose(found.weights, weights, atol=1e-5)
     assert np.allclose(found.score(KNOWN), fading(KNOWN, 0.85) @ weights, atol=1e-5)
+
+
+def test_ease_without_a_penalty_says_so_where_an_item_was_never_chosen_and_knows_an_empty_shop():
+    with pytest.raises(ConfigError, match="penalty"):
+        Ease.fit(made(ROWS, items=ITEMS + 1), SHELF, penalty=0.0)
+    nothing = made([], people=2, items=0)
+    assert Ease.fit(nothing, Shelf(np.zeros((0, 2), np.float32))).score(nothing).shape == (2, 0)
 
 
 def test_ease_leaves_out_all_but_the_most_chosen_items():
