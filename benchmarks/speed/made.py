@@ -65,7 +65,7 @@ def _person(
     shown = np.where(liked, own[rng.integers(len(own), size=candidates)], rng.integers(TITLES, size=candidates))
     return {
         "user_id": f"u{number:06d}",
-        "history": _last_tokens(told, tokens),
+        "history": last_tokens(told, tokens),
         "events": events.tolist(),
         "items": [f"i{item:05d}" for item in shown],
         "texts": names[shown].tolist(),
@@ -83,9 +83,16 @@ def tokenizer() -> Any:
     return found
 
 
-def _last_tokens(text: str, tokens: int) -> str:
+def last_tokens(text: str, tokens: int) -> str:
+    """The end of a text."""
     offsets = tokenizer().backend_tokenizer.encode(text, add_special_tokens=False).offsets
-    return text[offsets[-min(tokens, len(offsets))][0] :]
+    return text[offsets[-min(tokens, len(offsets))][0] :] if offsets else ""
+
+
+def first_tokens(text: str, tokens: int) -> str:
+    """The beginning of a text."""
+    offsets = tokenizer().backend_tokenizer.encode(text, add_special_tokens=False).offsets
+    return text[: offsets[:tokens][-1][1]] if offsets else ""
 
 
 @cache

@@ -17,8 +17,10 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +45,7 @@ class Sizes:
     users: int = 400
     candidates: int = 50
     history: int = 160
+    real_users: int = 48
     cross_users: int = 16  # the cross-encoder's cost is linear in pairs: a part of the people is enough
     few: int = 500
     many: int = 5000
@@ -52,7 +55,7 @@ class Sizes:
     model: str = "minilm-l6"
 
 
-SMALL = Sizes(rounds=1, users=8, cross_users=2, few=20, many=200, tuned=2, held=2)
+SMALL = Sizes(rounds=1, users=8, real_users=4, cross_users=2, few=20, many=200, tuned=2, held=2)
 
 
 def paired(rounds: int, sides: dict[str, Callable[[], float]]) -> dict[str, float]:
@@ -160,6 +163,62 @@ def cross_rows(sizes: Sizes, seconds: dict[str, float]) -> Rows:
     ]
 
 
+def slates(sizes: Sizes) -> Rows:
+    """One process on slates of real people beside CrossEncoder.predict on their pairs, in equal precision."""
+    from benchmarks.speed import real
+
+    return [
+        found
+        for name in real.SETS
+        for found in slate_rows(name, real.slates(name, sizes.real_users, sizes.candidates, sizes.history), sizes)
+    ]
+
+
+def slate_rows(name: str, found: list[Any], sizes: Sizes) -> Rows:
+    """A row for each precision; the cross-encoder reads the pairs of the first people and sorts them by length."""
+    import sentence_transformers
+    import torch
+    from benchmarks.speed import made, passes, real
+
+    from lakerec.scorer.base_model import folder
+    from lakerec.scorer.model import FLOAT32, NARROW
+    from lakerec.scorer.prediction import Predictor
+
+    torch.set_num_threads(CORES)
+    model = Predictor.load(made.artefact(model=sizes.model), CORES)
+    assert model.model is not None
+    pairs = [(slate.history, text) for slate in found[: sizes.cross_users] for text in slate.texts]
+    least = real.ceiling(found)
+    told = f"slates of {sizes.candidates} candidates of {len(found)} people of {name}, one process"
+    rows = []
+    for kind, arithmetic in zip(KINDS, (FLOAT32, NARROW), strict=True):
+        ours = Predictor(model.manifest, model.model.computing(arithmetic), model.packer)
+        tokens = sizes.history + made.CANDIDATE_TOKENS + 3
+        kinds = {"dtype": getattr(torch, kind)}
+        peer = sentence_transformers.CrossEncoder(
+            str(folder(sizes.model)), num_labels=1, max_length=tokens, model_kwargs=kinds, device="cpu"
+        )
+        sides: dict[str, Callable[[], Any]] = {
+            "ours": partial(ours.score, found),
+            "peer": partial(peer.predict, pairs, batch_size=passes.CROSS_BATCH, show_progress_bar=False),
+        }
+        for run in sides.values():
+            run()
+        seconds = paired(sizes.rounds, {side: partial(timed, run) for side, run in sides.items()})
+        rates = len(found) * sizes.candidates / seconds["ours"], len(pairs) / seconds["peer"]
+        version = f"sentence-transformers {sentence_transformers.__version__} CrossEncoder.predict, {kind}"
+        goal = {"goal": round(min(8, 0.8 * least), 1), "ceiling_by_tokens": round(least, 1)}
+        rows.append(row("slates", f"{told}, {kind}", rates, version, "candidates/s", precision=kind, **goal))
+    return rows
+
+
+def timed(run: Callable[[], Any]) -> float:
+    """Seconds of one run."""
+    began = time.monotonic()
+    run()
+    return time.monotonic() - began
+
+
 def scaling(sizes: Sizes) -> Rows:
     """Ten times the users: is the rate the same, and what does a worker hold?"""
     from benchmarks.speed import passes
@@ -183,7 +242,7 @@ def scaled(spark: Any, sizes: Sizes) -> Rows:
         everyone = made.people(sizes.many, candidates, tokens)
         files = {name: _file(place, name, everyone[:count]) for name, count in counts.items()}
 
-        def timed(name: str) -> Callable[[], float]:
+        def watched(name: str) -> Callable[[], float]:
             def run() -> float:
                 with passes.WorkerMemory() as memory:
                     seconds = passes.spark_job(spark, files[name], lists, place / f"{name}-scores")
@@ -192,9 +251,9 @@ def scaled(spark: Any, sizes: Sizes) -> Rows:
 
             return run
 
-        timed("few")()
+        watched("few")()
         peaks["few"] = 0.0
-        found = paired(sizes.rounds, {name: timed(name) for name in counts})
+        found = paired(sizes.rounds, {name: watched(name) for name in counts})
     told = f"the whole Spark job on {sizes.many:,} users, {candidates} candidates each, {tokens} tokens of history"
     rates = (sizes.many / found["many"], sizes.few / found["few"])
     more = {**linear(sizes, found), **memory(sizes, peaks)}
@@ -257,6 +316,7 @@ def retrieval(sizes: Sizes) -> Rows:
 
 
 WORKS: dict[str, Callable[[Sizes], Rows]] = {
+    "slates": slates,
     "spark-job": spark_job,
     "cross-encoder": cross_encoder,
     "retrieval": retrieval,

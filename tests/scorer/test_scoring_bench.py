@@ -55,6 +55,17 @@ def test_the_row_of_fine_tuning_has_the_contracts_keys_and_both_losses(sizes):
     assert np.isfinite([row[f"{side}_loss{when}"] for side in ("ours", "peer") for when in ("_before", "")]).all()
 
 
+def test_slates_stand_beside_pairs_in_each_precision(sizes):
+    rows = scoring.complete(scoring.slate_rows("a shop", made.slates(made.people(3, 4, 12)), sizes))
+    assert all(map(holds, rows)) and [row["precision"] for row in rows] == list(scoring.KINDS)
+    assert all(0 < row["goal"] <= 8 and 1 < row["ceiling_by_tokens"] < 4 for row in rows)
+
+
+def test_texts_are_cut_to_their_tokens():
+    assert made.first_tokens("a red kettle, large", 3) == "a red kettle" and made.first_tokens("", 3) == ""
+    assert made.last_tokens("a red kettle, large", 2) == ", large" and made.last_tokens("", 2) == ""
+
+
 def test_each_form_stands_beside_each_precision_of_the_cross_encoder(sizes):
     seconds = dict.fromkeys((*made.FORMS, *scoring.KINDS), 2.0) | {"vectors": 0.5}
     rows = scoring.complete(scoring.cross_rows(sizes, seconds))
