@@ -1,9 +1,10 @@
-"""An Airflow of a benchmark's own: started for it, asked by its REST API."""
+"""An Airflow of a benchmark's or a test's own, as `make up` starts it: a DAG's run, and what its REST API says."""
 
 from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 import urllib.request
@@ -18,42 +19,64 @@ from record import ROOT
 
 from lakerec import postgres
 
-PORT = 8093
-
 
 @contextmanager
-def airflow(place: Path) -> Iterator[dict[str, str]]:
-    """The environment of an Airflow with its state in `place`, and of a serving database; ends both behind itself."""
-    uri = postgres.ensure_database(postgres.start(place / "state" / "postgres"), "serving")
-    own = {"LAKEREC_STATE": str(place / "state"), "LAKEREC_PORT": str(PORT), "LAKEREC_SCHEDULES": "off"}
-    environment = os.environ | own | {"LAKEREC_SERVING_URI": uri}
+def airflow(place: Path, schedules: str = "off", **more: str) -> Iterator[dict[str, str]]:
+    """The environment of an Airflow with its state in `place`, with more of it; what `up` starts there ends behind."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    own = {"LAKEREC_STATE": str(place / "state"), "LAKEREC_PORT": port, "LAKEREC_SCHEDULES": schedules}
+    kept = {name: value for name, value in os.environ.items() if name != "PYSPARK_GATEWAY_PORT"}
+    known = {**kept, **own, "LAKEREC_HOME": str(ROOT), **more}
     try:
-        yield environment
+        yield known
     finally:
-        subprocess.run(["scripts/down.sh"], cwd=ROOT, env=environment, check=False)
+        called(known, "down.sh")
 
 
-def run_of(environment: Mapping[str, str], config: Path, dag: str, *conf: str) -> tuple[dict[str, Any], str]:
+def serving_database(place: Path) -> str:
+    """The URI of a database on the server of Airflow itself: it runs all day, as a deployment's serving does."""
+    return postgres.ensure_database(postgres.start(place / "state" / "postgres"), "serving")
+
+
+def up(known: Mapping[str, str], config: Path) -> dict[str, str]:
+    """Start what does not run; the environment with the configuration in it."""
+    configured = {**known, "CONFIG": str(config)}
+    called(configured, "up.sh")
+    return configured
+
+
+def called(known: Mapping[str, str], script: str, *words: str) -> str:
+    """What a script says, which must end well."""
+    command = [ROOT / "scripts" / script, *words]
+    done = subprocess.run(command, env=known, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+    if done.returncode:
+        raise AssertionError(f"{script} ended with {done.returncode}: {done.stdout}{done.stderr}")
+    return done.stdout
+
+
+def run_of(known: Mapping[str, str], config: Path, dag: str, *conf: str) -> tuple[dict[str, Any], str]:
     """Trigger a DAG with this configuration and wait for its end: the run as the API tells it, and the path to it."""
-    started = {**environment, "CONFIG": str(config)}
-    subprocess.run(["scripts/up.sh"], cwd=ROOT, env=started, check=True)
-    subprocess.run(["scripts/trigger.sh", dag, *conf], cwd=ROOT, env=started, check=True)
-    (run,) = asked(environment, f"dags/{dag}/dagRuns?order_by=-start_date&limit=1")["dag_runs"]
+    called(up(known, config), "trigger.sh", dag, *conf)
+    (run,) = asked(known, f"dags/{dag}/dagRuns?order_by=-start_date&limit=1")["dag_runs"]
     return run, f"dags/{dag}/dagRuns/{run['dag_run_id']}"
 
 
-def asked(environment: Mapping[str, str], path: str) -> dict[str, Any]:
-    """An answer of the REST API."""
-    file = Path(environment["LAKEREC_STATE"]) / "airflow" / "simple_auth_manager_passwords.json.generated"
+def asked(known: Mapping[str, str], path: str, change: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """An answer of the REST API; of a PATCH where there is something to change."""
+    file = Path(known["LAKEREC_STATE"]) / "airflow" / "simple_auth_manager_passwords.json.generated"
     login = {"username": "admin", "password": json.loads(file.read_text())["admin"]}
-    token = str(_answer("auth/token", json.dumps(login).encode())["access_token"])
-    return _answer(f"api/v2/{path}", None, token)
+    token = str(_answer(known, "auth/token", "POST", login)["access_token"])
+    return _answer(known, f"api/v2/{path}", "PATCH" if change else "GET", change, token)
 
 
-def _answer(path: str, body: bytes | None, token: str = "") -> dict[str, Any]:
+def _answer(
+    known: Mapping[str, str], path: str, method: str, body: Mapping[str, Any] | None, token: str = ""
+) -> dict[str, Any]:
     headers = {"Content-Type": "application/json", "Authorization": f"Bearer {token}"}
-    request = urllib.request.Request(f"http://127.0.0.1:{PORT}/{path}", body, headers)
-    with urllib.request.urlopen(request, timeout=60) as response:
+    url, data = f"http://127.0.0.1:{known['LAKEREC_PORT']}/{path}", json.dumps(body).encode() if body else None
+    with urllib.request.urlopen(urllib.request.Request(url, data, headers, method=method), timeout=60) as response:
         found: dict[str, Any] = json.load(response)
     return found
 

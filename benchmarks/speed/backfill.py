@@ -21,7 +21,7 @@ from typing import Any
 import yaml
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from airflow_run import airflow, asked, run_of, seconds
+from airflow_run import airflow, asked, run_of, seconds, serving_database
 from record import ROOT, data_folder, keep
 
 from lakerec import job as jobs
@@ -46,7 +46,7 @@ def main() -> None:
         place = Path(folder)
         lakes = {name: deployment(place, name, reuse) for name, (reuse, _) in {"run": (False, 0), **WAYS}.items()}
         found: dict[str, Any] = {"run": plain(lakes["run"], given.end)}
-        with airflow(place) as environment:
+        with airflow(place, LAKEREC_SERVING_URI=serving_database(place)) as environment:
             for name, (_, chunk_days) in WAYS.items():
                 found[name] = backfilled(environment, lakes[name], given.end, chunk_days)
         rows = {name: fingerprints(config) for name, config in lakes.items()}

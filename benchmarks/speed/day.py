@@ -20,7 +20,7 @@ from typing import Any
 import yaml
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from airflow_run import airflow, asked, run_of, seconds
+from airflow_run import airflow, asked, run_of, seconds, serving_database
 from record import ROOT, keep
 
 FIRST, HISTORY = date(2026, 3, 1), 8
@@ -37,7 +37,7 @@ def main() -> None:
         submits, reuse = configuration(place, False), configuration(place, True)
         days = [str(FIRST + timedelta(days=HISTORY + n)) for n in range(3)]
         prepare(place, submits)
-        with airflow(place) as environment:
+        with airflow(place, LAKEREC_SERVING_URI=serving_database(place)) as environment:
             found = {"submits": measured(environment, submits, days[0])}
             found["reuse"] = measured(environment, reuse, days[1])
             found["reuse_warm"] = measured(environment, reuse, days[2])

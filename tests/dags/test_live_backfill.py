@@ -5,8 +5,8 @@ from __future__ import annotations
 from datetime import timedelta
 
 import pytest
+from benchmarks.speed.airflow_run import airflow, asked, called, up
 from tests.conftest import DAY, LAKE_STEPS, ROOT, Shop, day_after, event
-from tests.live import airflow, asked, called, up
 from tests.processes import wait_until
 
 pytestmark = [
@@ -32,7 +32,7 @@ def test_days_at_once_beside_the_scheduled_day_make_the_tables_of_one_window(sho
     deliver(shop)
     shop.settings |= {"spark": {"reuse": True, "driver_memory": "2g"}, "lease": {"wait_seconds": 60}}
     with airflow(tmp_path / "airflow", schedules="on") as known:
-        up(known, shop)
+        up(known, shop.config.file)
         wait_until(lambda: {one["dag_id"] for one in asked(known, "dags")["dags"]} > PAUSED)
         for name in PAUSED:
             asked(known, f"dags/{name}", {"is_paused": True})

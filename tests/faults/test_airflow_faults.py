@@ -11,8 +11,8 @@ from pathlib import Path
 
 import psutil
 import pytest
+from benchmarks.speed.airflow_run import airflow, up
 from stages import DAYS, NEXT, state
-from tests import live
 from tests.conftest import DAY, LAKE_STEPS, ROOT, Shop, Start, day_after
 from tests.processes import wait_until
 
@@ -79,23 +79,23 @@ def test_the_retry_of_a_task_that_was_killed_is_no_second_writer(before: Callabl
 
 
 @pytest.fixture()
-def airflow(tmp_path: Path) -> Iterator[dict[str, str]]:
-    """The environment of an Airflow of the test's own."""
-    with live.airflow(tmp_path) as known:
+def environment(tmp_path: Path) -> Iterator[dict[str, str]]:
+    """That of an Airflow of the test's own."""
+    with airflow(tmp_path) as known:
         yield known
 
 
 def test_a_scheduler_killed_in_the_middle_of_a_run_and_started_again_ends_it_right(
-    before: Callable[..., Shop], start: Start, airflow: dict[str, str]
+    before: Callable[..., Shop], start: Start, environment: dict[str, str]
 ):
     shop, quiet = before("ingest_events"), before("ingest_events", "quiet")
-    live.up(airflow, shop)
+    up(environment, shop.config.file)
     trigger = [str(ROOT / "scripts" / "trigger.sh"), "reco_daily", "--day", str(DAY)]
-    run = start(trigger, shop.folder / "run.txt", **airflow)
+    run = start(trigger, shop.folder / "run.txt", **environment)
     assert wait_until(lambda: list(shop.folder.glob("lake/bronze/events/_delta_log/*.json")), run, 300)
-    scheduler = Path(airflow["LAKEREC_STATE"]) / "airflow" / "processes" / "scheduler"
+    scheduler = Path(environment["LAKEREC_STATE"]) / "airflow" / "processes" / "scheduler"
     os.kill(int(scheduler.read_text().split()[0]), signal.SIGKILL)
-    live.up(airflow, shop)
+    up(environment, shop.config.file)
     assert run.wait(1200) == 0, (shop.folder / "run.txt").read_text()
     quiet.run(*LAKE_STEPS, "embed_items", "score_candidates")
     names = ("bronze.events", "silver.events", "quarantine.events", "ml.sequences", "gold.recommendations")
