@@ -264,7 +264,7 @@ class Training(Model):
 class Ranker(Model):
     """The final ranker: how many candidates of each generator it reads, and how it learns from them."""
 
-    depth: int = Field(default=100, ge=1)
+    depth: int = Field(default=100, ge=1, le=10_000)
     negatives: int = Field(default=60, ge=1)
     folds: int = Field(default=4, ge=2)
     rounds: int = Field(default=400, ge=1)

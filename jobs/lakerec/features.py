@@ -76,11 +76,12 @@ def nominate(scores: Mapping[str, Floats], allowed: NDArray[np.bool_], depth: in
     """
     depth = min(depth, allowed.shape[1])
     found = [_best(score, allowed, depth) for score in scores.values()]
-    pairs = np.concatenate([person * allowed.shape[1] + item for person, item, _ in found])
+    none = np.zeros(0, dtype=np.int64)
+    pairs = np.concatenate([none, *(person * allowed.shape[1] + item for person, item, _ in found)])
     named, which = np.unique(pairs, return_inverse=True)
     ranks = np.full((len(named), len(found)), depth, dtype=np.int16)
-    by = np.repeat(np.arange(len(found)), [len(rank) for *_, rank in found])
-    ranks[which, by] = np.concatenate([rank for *_, rank in found])
+    by = np.repeat(np.arange(len(found)), np.array([len(rank) for *_, rank in found], dtype=np.int64))
+    ranks[which, by] = np.concatenate([none, *(rank for *_, rank in found)])
     person, item = np.divmod(named, max(allowed.shape[1], 1))
     return person, item, ranks
 

@@ -39,7 +39,9 @@ def snapshot_of(lake: Lake, as_of: date) -> str:
 
 def version_of(snapshot: str, as_of: date, config: Config) -> str:
     """The version of the model trained on a snapshot with these settings: the same input gives the same name."""
-    settings = hashlib.sha256(config.scorer.model_dump_json().encode()).hexdigest()
+    # However many processes train it, it is the same model.
+    told = config.scorer.model_dump_json(exclude={"training": {"processes"}})
+    settings = hashlib.sha256(told.encode()).hexdigest()
     return f"{as_of:%Y%m%d}-{snapshot[:8]}-{settings[:6]}"
 
 

@@ -120,6 +120,11 @@ def test_a_source_that_says_the_same_of_all_items_is_silent(value):
     assert len(person) == len(item) == len(ranks) == 0
 
 
+def test_without_sources_nobody_nominates():
+    person, item, ranks = nominate({}, np.ones((2, 5), bool), 3)
+    assert len(person) == len(item) == 0 and ranks.shape == (0, 0)
+
+
 def test_nobody_nominates_where_nothing_is_allowed():
     found = candidates(SCORES, KNOWN, np.zeros_like(ALL), SHELF, STOCK, 5)
     assert len(found) == 0 and found.features.shape == (0, len(NAMES))

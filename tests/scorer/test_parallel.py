@@ -10,8 +10,10 @@ import time
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 from safetensors.numpy import load_file
+from torch.multiprocessing import ProcessRaisedException
 
 from lakerec.errors import ProcessLostError
 from lakerec.scorer import parallel
@@ -56,12 +58,17 @@ from lakerec.scorer import artefact, training
 artefact.precision = lambda _: torch.float32  # the processes read this file, too
 import conftest, test_training
 
+def train(name, seed=1, **changes):
+    data = (conftest.make_slates(count, seed, 10.0, ["red"]) for count, seed in ((40, seed), (20, 2)))
+    scorer = test_training.settings_of(tiny, token_budget=192, patience=2, **changes)
+    report = training.train(*data, scorer, ["noise"], place / name, lambda line: print(name, line))
+    return {"train": report.train_loss, "valid": report.valid_loss, "ndcg": report.valid_ndcg}
+
 if __name__ == "__main__":
     tiny, place = Path(sys.argv[2]), Path(sys.argv[3])
-    data = (conftest.make_slates(count, seed, 10.0, ["red"]) for count, seed in ((40, 1), (20, 2)))
-    scorer = test_training.settings_of(tiny, token_budget=192, epochs=2, patience=2, processes=2)
-    report = training.train(*data, scorer, ["noise"], place / "bce", lambda line: print("own", line))
-    print(json.dumps({"train": report.train_loss, "valid": report.valid_loss, "ndcg": report.valid_ndcg}))
+    train("teacher", seed=3, epochs=1)
+    learns = {"loss": "distill", "teacher": "teacher", "epochs": 2}
+    print(json.dumps([train("one", **learns), train("two", processes=2, **learns)]))
 """
 
 
@@ -112,23 +119,34 @@ def test_two_processes_train_what_one_trains(trained, case):
     assert not list(both.glob(".*"))
 
 
-def test_a_training_starts_its_processes_itself(tiny, trained, tmp_path):
-    place, (expected,) = trained[0]
+def test_a_training_starts_its_processes_itself(tiny, tmp_path):
     script = tmp_path / "night.py"
     script.write_text(TOGETHER)
     given = [str(Path(__file__).parent), str(tiny), str(tmp_path)]
     told = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     done = subprocess.run([sys.executable, script, *given], env=told, capture_output=True, text=True, timeout=400)
     assert done.returncode == 0, done.stderr
-    *lines, report = done.stdout.splitlines()
-    for curve, values in json.loads(report).items():
-        np.testing.assert_allclose(values, expected["bce"][curve], atol=1e-5, err_msg=curve)
-    assert [line[:8] for line in lines if line.startswith("epoch 2: ")] == ["epoch 2:"]  # the first of them tells
-    assert any("own resumed after epoch 2" in line for line in lines)
-    one, two = (load_file(folder / "bce" / "model.safetensors") for folder in (place, tmp_path))
-    for name in (name for name in one if not name.endswith("key.bias")):
-        np.testing.assert_allclose(two[name], one[name], atol=1e-4, err_msg=name)
+    *lines, reports = done.stdout.splitlines()
+    one, two = json.loads(reports)
+    for curve, values in two.items():
+        np.testing.assert_allclose(values, one[curve], atol=1e-5, err_msg=curve)
+    assert len([line for line in lines if line.startswith("epoch 2: ")]) == 1  # the first of the processes tells
+    own = [line for line in lines if line.startswith("two ")]
+    assert any("resumed after epoch 2" in line for line in own) and not any("epoch 2: " in line for line in own)
+    weights = [load_file(tmp_path / name / "model.safetensors") for name in ("one", "two")]
+    for name in (name for name in weights[0] if not name.endswith("key.bias")):
+        np.testing.assert_allclose(weights[1][name], weights[0][name], atol=1e-4, err_msg=name)
     assert not list(tmp_path.glob(".*"))
+
+
+def fails():
+    """What a process does whose code is wrong."""
+    raise ZeroDivisionError
+
+
+def test_a_fault_in_a_process_is_no_lost_process():
+    with pytest.raises(ProcessRaisedException, match="ZeroDivisionError"):
+        parallel.together(2, fails)
 
 
 def dies():
@@ -143,6 +161,38 @@ def test_a_process_that_is_killed_ends_the_training_with_its_cause():
     with pytest.raises(ProcessLostError, match=r"SIGKILL.*checkpoint"):
         parallel.together(2, dies)
     assert time.monotonic() - began < 120
+
+
+SLEEPING = """
+import signal, sys, time
+from pathlib import Path
+signal.signal(signal.SIGINT, signal.SIG_IGN)  # as in the background of a script
+from lakerec.scorer import parallel
+
+def sleeps(place):
+    (Path(place) / f"joined{parallel.rank()}").touch()
+    time.sleep(600)
+
+if __name__ == "__main__":
+    parallel.together(2, sleeps, sys.argv[1])
+"""
+
+
+def test_no_process_outlives_the_one_that_started_it(tmp_path):
+    script = tmp_path / "night.py"
+    script.write_text(SLEEPING)
+    parent = psutil.Popen([sys.executable, script, tmp_path])
+    try:
+        end = time.monotonic() + 120
+        while len(list(tmp_path.glob("joined*"))) < 2:
+            assert time.monotonic() < end and parent.poll() is None
+            time.sleep(0.2)
+        children = parent.children()
+        parent.kill()
+        assert len(children) >= 2 and not psutil.wait_procs(children, timeout=30)[1]
+    finally:
+        if parent.is_running():
+            parent.kill()
 
 
 def test_a_share_of_every_process_is_the_whole_step(monkeypatch):

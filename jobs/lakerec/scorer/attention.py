@@ -1,7 +1,7 @@
 """Attention over a slate: as one product under a block mask, or in pieces that leave out what the mask hides.
 
 In pieces the history attends to itself, and each candidate's tokens to the history and to themselves: of 50 candidates
-behind 160 tokens that is a sixth of the pairs of the whole. Architectures that call transformers' attention by its name
+behind 160 tokens that is a fifth of the pairs of the whole. Architectures that call transformers' attention by its name
 can do it; `install` finds out by trying.
 """
 
@@ -46,9 +46,10 @@ class Pieces:
         """owners (b, t): 0 a token of the history, which comes first, 1, 2, ... of a candidate, -1 padding."""
         packs, tokens = owners.shape
         h = int((owners == 0).sum(axis=1).max())
-        firsts = np.argwhere((owners > 0) & (np.diff(owners, axis=1, prepend=0) != 0))
-        rows, starts = firsts[:, 0], firsts[:, 1]
-        lengths = (owners[rows] == owners[rows, starts][:, None]).sum(axis=1)
+        changes = np.diff(owners, axis=1, prepend=0, append=-2) != 0  # where a run begins, and behind the last token
+        rows, ends = np.nonzero(changes[:, 1:] & (owners > 0))
+        starts = np.nonzero(changes[:, :-1] & (owners > 0))[1]
+        lengths = ends + 1 - starts
         c = int(lengths.max(initial=1))
         own = starts[:, None] + np.arange(c)
         is_past, is_own = owners[rows, :h] == 0, np.arange(c) < lengths[:, None]
@@ -80,7 +81,7 @@ def install(encoder: PreTrainedModel, causal: bool, first_position: int) -> bool
         encoder.set_attn_implementation(IN_PIECES)
         gap = (_probed(encoder, causal, first_position, in_pieces=True) - masked).abs().max()
         same = bool(gap < CLOSE * masked.abs().max())
-    except (AttributeError, TypeError, RuntimeError, ValueError, IndexError):
+    except (AttributeError, AssertionError, LookupError, RuntimeError, TypeError, ValueError):
         same = False  # it takes no such mask, or hands nothing on to attention
     if not same:
         encoder.set_attn_implementation("sdpa")

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from lakerec import metrics
 from lakerec.config import Training
+from lakerec.errors import ModelError
 from lakerec.scorer import parallel
 from lakerec.scorer.checkpoints import copied, moments, put, read, restore_moments, write
 from lakerec.scorer.losses import Objective
@@ -104,9 +105,14 @@ class Run:
         self.progress(start(self.model, self.reading.examples, self.slates))
         self._validate()
 
-    def fit(self, checkpoint: Path, fingerprint: str) -> None:
-        """Train until the last epoch or until `patience` epochs brought nothing; leaves the best weights."""
+    def fit(self, checkpoint: Path, fingerprint: str, fitted: bool = False) -> None:
+        """Train until the last epoch or until `patience` epochs brought nothing; leaves the best weights.
+
+        fitted: all of it stands in the checkpoint; ModelError where it does not.
+        """
         if not self._resume(checkpoint, fingerprint):
+            if fitted:
+                raise ModelError(f"{checkpoint}: not what the training's own processes have left; train again")
             self.begin()
             self.best = copied(self.weights)
         while self._worth_going_on():

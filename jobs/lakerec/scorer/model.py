@@ -126,8 +126,12 @@ class SlateScorer(nn.Module):
         return made
 
     def collate(self, packs: Sequence[Pack]) -> Batch:
-        """A batch on the device and in the precision of this model."""
-        return collate(packs, self.mean.device, self.dtype, self.causal, self.in_pieces)
+        """A batch on the device and in the precision of this model.
+
+        Training reads under the mask: in pieces each candidate's copy of the history would be kept for the gradients.
+        """
+        in_pieces = self.in_pieces and not torch.is_grad_enabled()
+        return collate(packs, self.mean.device, self.dtype, self.causal, in_pieces)
 
     def read(self, batch: Batch) -> Tensor:
         """The encoder's view of each candidate, (r, 2d) float32: its pooled state, and that times history's."""

@@ -9,6 +9,7 @@ does with a sum is the same. The folder of checkpoints is one that all of them s
 from __future__ import annotations
 
 import os
+import signal
 import socket
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -20,7 +21,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, distributed, multiprocessing
 
-from lakerec.errors import ProcessLostError
+from lakerec.errors import ConfigError, ProcessLostError
 
 PATIENCE = timedelta(hours=2)  # the others wait while rank 0 judges and writes
 
@@ -77,8 +78,12 @@ def from_first(value: Any) -> Any:
 def together(count: int, work: Callable[..., None], *given: Any) -> None:
     """Call work(*given) in so many processes of this machine, joined; all can be pickled, none outlives this one.
 
-    ProcessLostError where one of them ends otherwise than by returning: the others are ended, too.
+    ProcessLostError where one of them dies; where one raises, that is raised. The others are ended, too.
     """
+    if torch.cuda.is_available() and count > torch.cuda.device_count():
+        raise ConfigError(
+            f"scorer.training.processes: {count}, but this machine has {torch.cuda.device_count()} GPUs; one each"
+        )
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -86,8 +91,8 @@ def together(count: int, work: Callable[..., None], *given: Any) -> None:
         torch.cuda.empty_cache()  # the first of them shares this process's GPU
     threads = max(1, torch.get_num_threads() // count)
     try:
-        multiprocessing.spawn(_member, (count, port, threads, work, given), nprocs=count)
-    except (multiprocessing.ProcessRaisedException, multiprocessing.ProcessExitedException) as error:
+        multiprocessing.spawn(_member, (count, port, threads, work, given), nprocs=count, daemon=True)
+    except multiprocessing.ProcessExitedException as error:
         cause = str(error).strip().splitlines()[-1]
         raise ProcessLostError(
             f"one of {count} training processes ended ({cause}); the next try goes on from the checkpoint of the last "
@@ -96,6 +101,7 @@ def together(count: int, work: Callable[..., None], *given: Any) -> None:
 
 
 def _member(place: int, count: int, port: int, threads: int, work: Callable[..., None], given: Sequence[Any]) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # what torch has the kernel send where the one that started it dies
     told = {"RANK": place, "LOCAL_RANK": place, "WORLD_SIZE": count, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     os.environ |= {name: str(value) for name, value in told.items()}
     torch.set_num_threads(threads)

@@ -15,9 +15,9 @@ from lakerec.histories import Floats, Histories
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-# Under a mask attention costs the square of a sequence: a longer slate is cut, its history read again for each part.
-# In pieces it does not; what is held at a time grows with the sequence, and there is little history to save beyond.
-MASKED_TOKENS, PACK_TOKENS = 768, 4096
+# A longer slate is cut, its history read again for each part. Under a mask attention costs the square of a sequence; in
+# pieces what is held still grows with it, and beyond so many there is little history to save.
+MASKED_TOKENS, PACK_TOKENS = 768, 2048
 VECTORS = "vectors"  # what is told by one vector an item
 HOLE = -1  # in the place of a token that is a vector
 CANDIDATE = 0  # the kind of a vector that is no past event

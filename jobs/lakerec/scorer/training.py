@@ -25,7 +25,6 @@ from lakerec.config import Scorer, Training
 from lakerec.errors import ContractError
 from lakerec.scorer import arithmetic, parallel
 from lakerec.scorer.artefact import Manifest, build, save
-from lakerec.scorer.attention import attends_in_pieces
 from lakerec.scorer.base_model import folder, model_id
 from lakerec.scorer.fitting import Run, TrainingReport
 from lakerec.scorer.language_model import load_encoder
@@ -38,6 +37,7 @@ from lakerec.scorer.slates import Form, Packer, Slate
 
 Beside = Callable[[Path, bool], None]
 Pays = Callable[[list[NDArray[np.float32]]], bool]
+Taught = tuple[Tensor, Tensor]  # a teacher's logits of the training's and the validation's candidates
 
 
 def train(
@@ -65,10 +65,12 @@ def train(
     return training.report
 
 
-def _fitted(train: list[Slate], valid: list[Slate], scorer: Scorer, feature_names: list[str], out: Path) -> None:
+def _fitted(
+    train: list[Slate], valid: list[Slate], scorer: Scorer, feature_names: list[str], out: Path, taught: Taught | None
+) -> None:
     """Leave a checkpoint of the whole training: what a process of several does."""
-    first = parallel.rank() == 0
-    _Trained(train, valid, scorer, feature_names, out, partial(print, flush=True) if first else lambda _: None)
+    say = partial(print, flush=True) if parallel.rank() == 0 else lambda _: None
+    _Trained(train, valid, scorer, feature_names, out, say, taught)
 
 
 class _Trained:
@@ -82,6 +84,7 @@ class _Trained:
         feature_names: list[str],
         out: Path,
         progress: Callable[[str], None],
+        taught: Taught | None = None,
     ) -> None:
         self.valid, self.scorer, self.names, self.out, self.progress = valid, scorer, feature_names, out, progress
         silent = scorer.language_model == "never"
@@ -89,7 +92,7 @@ class _Trained:
         torch.manual_seed(self.settings.seed)
         encoder, self.tokenizer = load_encoder(folder(scorer.model))
         check_length(encoder, scorer.history_tokens + scorer.candidate_tokens + 3, scorer.model)
-        self.packer = Packer.of(self.tokenizer, Form.of(scorer.model_dump()), attends_in_pieces(encoder))
+        self.packer = Packer.of(self.tokenizer, Form.of(scorer.model_dump()))
         examples = Examples.of(train, self.packer, len(feature_names), "training")
         held_out = Examples.of(valid, self.packer, len(feature_names), "validation")
         self.moments = moments(examples.features)
@@ -101,28 +104,30 @@ class _Trained:
         apply_freeze(self.model, self.settings)
         self.report = TrainingReport(model_id(scorer.model), len(train), len(examples.labels))
         if self.settings.loss == "distill":
-            examples, held_out = self._taught(examples, train), self._taught(held_out, valid)
+            taught = taught or (self._taught(examples, train), self._taught(held_out, valid))
+            examples, held_out = replace(examples, teacher=taught[0]), replace(held_out, teacher=taught[1])
         self.checkpoint = out.with_name(f".{out.name}.checkpoint")
         self.arithmetic, self.agreement = FLOAT32, dict[str, Any]()
-        if self.settings.processes > 1 and parallel.size() == 1 and not silent and self.settings.freeze != "head":
-            # This process then goes on from their checkpoint, to which nothing is left to be done.
-            parallel.together(self.settings.processes, _fitted, train, valid, scorer, feature_names, out)
+        several = self.settings.processes > 1 and parallel.size() == 1 and not silent and self.settings.freeze != "head"
+        if several:
+            parallel.together(self.settings.processes, _fitted, train, valid, scorer, feature_names, out, taught)
         run = Run(self.model, examples, held_out, self.settings, self.report, progress)
-        taught = (examples.teacher, held_out.teacher)
-        self._fit(run, fingerprint([*train, *valid], scorer, self.report.base_model, taught))
+        self._fit(run, fingerprint([*train, *valid], scorer, self.report.base_model, taught or ()), several)
 
-    def _taught(self, examples: Examples, slates: list[Slate]) -> Examples:
-        """Examples with the teacher's logits."""
-        told = teacher_logits(self.settings.teacher, self.out.parent, self.model, slates, examples.features)
-        return replace(examples, teacher=told)
+    def _taught(self, examples: Examples, slates: list[Slate]) -> Tensor:
+        """The teacher's logits."""
+        return teacher_logits(self.settings.teacher, self.out.parent, self.model, slates, examples.features)
 
-    def _fit(self, run: Run, mark: str) -> None:
-        """Leave the weights that validate best, as logits that are log odds, with adapters merged."""
+    def _fit(self, run: Run, mark: str, fitted: bool) -> None:
+        """Leave the weights that validate best, as logits that are log odds, with adapters merged.
+
+        fitted: several processes have left the checkpoint of the whole training, and nothing is left to be done.
+        """
         report = self.report
         if self.scorer.language_model == "never":
             run.begin()
         else:
-            run.fit(self.checkpoint, mark)
+            run.fit(self.checkpoint, mark, fitted)
         if report.best_epoch > 0 and self.settings.loss != "bce":
             report.scale, report.shift = rescale(self.model, run.read_held_out(), run.held_out.examples.labels)
             self.progress(f"log odds: {report.scale:.3f} logits {report.shift:+.3f}, fitted on the validation slates")
