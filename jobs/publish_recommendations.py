@@ -10,6 +10,7 @@ from pyspark.sql import functions as F
 from lakerec import serving
 from lakerec.errors import NotEnoughDataError
 from lakerec.job import Job, main
+from lakerec.session import streamed
 from lakerec.tables import sql_text
 
 
@@ -24,7 +25,7 @@ def run(job: Job) -> dict[str, Any]:
         expected = latest.count()
         if not expected:
             raise NotEnoughDataError(f"gold.recommendations has no list up to {job.last_day}: run score_candidates")
-        published = serving.publish(uri, map(tuple, latest.toLocalIterator()), job.last_day, expected)
+        published = serving.publish(uri, map(tuple, streamed(latest)), job.last_day, expected)
         latest.unpersist()
         counts = {"read": expected, "written": published.written, "deleted": published.deleted}
         job.lake.record([job.run.row("ok", counts)])

@@ -21,6 +21,7 @@ from pyspark.sql.pandas.types import to_arrow_schema
 from lakerec.config import Config
 from lakerec.errors import UsageError
 from lakerec.lake import Window
+from lakerec.session import streamed
 from lakerec.show import looking
 from lakerec.tables import Table, table, table_names
 
@@ -37,7 +38,7 @@ def export(config: Config, spark: SparkSession, name: str, days: Window | None, 
     rows = looking(config, spark, "export").lake.read(name)
     if days is not None:
         rows = rows.where(days.where(_day_column(spec)))
-    ordered = rows.select(*spec.column_names).orderBy(*spec.key).toLocalIterator()
+    ordered = streamed(rows.select(*spec.column_names).orderBy(*spec.key))
     found = (in_utc(row.asDict(recursive=True)) for row in ordered)
     return write(found, to_arrow_schema(spec.schema(), timezone="UTC"), out, kind)
 

@@ -8,10 +8,11 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 from pyspark import SparkContext
-from pyspark.sql import SparkSession
+from pyspark.sql import DataFrame, Row, SparkSession
 
 from lakerec.config import Config
 from lakerec.errors import ConfigError
@@ -181,6 +182,15 @@ def _packed(known: dict[str, str]) -> dict[str, str]:
     if known.get("spark.submit.pyFiles") == str(PACKAGE):
         write_package(PACKAGE)
     return known
+
+
+def streamed(frame: DataFrame) -> Iterator[Row]:
+    """The rows of a DataFrame in their order, a partition in memory at a time.
+
+    By its RDD: a DataFrame's own iterator runs its jobs when its query counts as ended, and Spark 4.2 then keeps their
+    plans and broadcasts (some 32 MiB each) in the driver for good (DAGScheduler.activeQueryToJobs).
+    """
+    return frame.rdd.toLocalIterator()
 
 
 def task_threads(spark: SparkSession) -> int:

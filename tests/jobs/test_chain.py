@@ -139,6 +139,15 @@ def test_publishing_serves_every_list(trained: Shop):
     assert all(gold[row.user_id, row.rank] == row.item_id for row in mine)
 
 
+def test_publishing_leaves_no_plan_in_the_driver(trained: Shop, spark):
+    """A driver that stays warm publishes every day: each plan that stays has its broadcasts with it."""
+    kept = spark._jsc.sc().dagScheduler().activeQueryToJobs()
+    before = kept.size()
+    trained.run("publish_recommendations", days=DAYS)
+    assert kept.size() == before
+    assert list(spark.range(3).toLocalIterator()) and kept.size() > before  # else it is looked for in the wrong place
+
+
 def test_a_rollback_is_one_entry_and_the_day_follows_it(trained: Shop):
     job = trained.job("rollback", start=day_after(DAYS - 1))
     (first,) = trained.rows("ml.promotions")
