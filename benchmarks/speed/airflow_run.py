@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
 import urllib.request
@@ -23,9 +22,7 @@ from lakerec import postgres
 @contextmanager
 def airflow(place: Path, schedules: str = "off", **more: str) -> Iterator[dict[str, str]]:
     """The environment of an Airflow with its state in `place`, with more of it; what `up` starts there ends behind."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
+    port = str(postgres.free_port())
     own = {"LAKEREC_STATE": str(place / "state"), "LAKEREC_PORT": port, "LAKEREC_SCHEDULES": schedules}
     kept = {name: value for name, value in os.environ.items() if name != "PYSPARK_GATEWAY_PORT"}
     known = {**kept, **own, "LAKEREC_HOME": str(ROOT), **more}

@@ -2,7 +2,7 @@
 
     OMP_NUM_THREADS=1 .venv/bin/python -m benchmarks.speed.candidates [--items 4000 50000 300000]
 
-Made people of 30 events and items of 384 numbers of text; all generators and two products that stand for a retriever's
+Made people of 30 events and items of 384 numbers of text; all generators, and a product that stands for a retriever's
 network. One thread, CPU seconds; the ranker, which scores what is nominated, is left out. EASE's weights are drawn, not
 fitted: its fit takes minutes and tells nothing here.
 """

@@ -330,6 +330,10 @@ class Scorer(Model):
     candidate: Literal["text", "vectors"] = "text"
     training: Training = Field(default_factory=Training)
 
+    def decisive(self) -> str:
+        """All that decides a model, as JSON: so many processes train what one trains."""
+        return self.model_dump_json(exclude={"training": {"processes"}})
+
     @model_validator(mode="after")
     def _vectors_are_learned(self) -> Scorer:
         if self.training.freeze == "head" and "vectors" in (self.history, self.candidate):

@@ -122,7 +122,7 @@ def _address(data_dir: Path) -> str:
     """The URI of this folder; a new folder gets a new password, written before initdb uses it."""
     with suppress(FileNotFoundError):
         return (data_dir / "uri").read_text()
-    return _write_address(data_dir, secrets.token_hex(16), _free_port(0))
+    return _write_address(data_dir, secrets.token_hex(16), free_port(0))
 
 
 def _write_address(data_dir: Path, password: str, port: int) -> str:
@@ -138,16 +138,17 @@ def _write_address(data_dir: Path, password: str, port: int) -> str:
 def _with_free_port(data_dir: Path, uri: str) -> str:
     """The URI itself, or with another port where something else took the old one meanwhile."""
     parts = urlsplit(uri)
-    return _write_address(data_dir, parts.password or "", _free_port(parts.port or 0))
+    return _write_address(data_dir, parts.password or "", free_port(parts.port or 0))
 
 
-def _free_port(wish: int) -> int:
+def free_port(wish: int = 0) -> int:
+    """A port of this machine that nobody listens on: the one wished where that is free."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind(("127.0.0.1", wish))
         except OSError:
-            return _free_port(0)
+            return free_port(0)
         return int(probe.getsockname()[1])
 
 

@@ -12,7 +12,7 @@ from transformers import AutoConfig, AutoModel
 
 from conftest import DECODERS, SIZES
 from lakerec.scorer import attention
-from lakerec.scorer.attention import Pieces, arguments, attends_in_pieces, block_mask, install
+from lakerec.scorer.attention import Pieces, arguments, block_mask, install
 from lakerec.scorer.language_model import first_position, is_decoder, load_encoder
 
 CPU = torch.device("cpu")
@@ -23,7 +23,18 @@ packs = st.lists(
 
 @pytest.fixture(scope="module", params=["bert", *DECODERS])
 def encoder(models, request):
-    return load_encoder(models[request.param])[0]
+    return installed(models[request.param])
+
+
+def installed(place):
+    """A model's encoder as a scorer has it."""
+    encoder = load_encoder(place)[0]
+    install(encoder, is_decoder(encoder.config), first_position(encoder))
+    return encoder
+
+
+def attends_in_pieces(encoder):
+    return encoder.config._attn_implementation == attention.IN_PIECES
 
 
 def owners_of(drawn):
@@ -93,7 +104,7 @@ def test_the_pieces_of_a_pack_are_the_pairs_of_the_mask(drawn, causal):
 
 def test_the_usual_families_attend_in_pieces_and_a_plain_text_reads_as_ever(models):
     for place in models.values():
-        encoder = load_encoder(place)[0]
+        encoder = installed(place)
         assert attends_in_pieces(encoder)
         plain = AutoModel.from_pretrained(place, attn_implementation="sdpa").eval()
         ids, seen = torch.arange(12).reshape(2, 6), torch.tensor([[1] * 6, [1] * 4 + [0] * 2])
@@ -121,7 +132,7 @@ def test_a_model_with_an_attention_of_its_own_keeps_it(kind):
 
 
 def test_a_model_that_is_saved_does_not_name_it(models, tmp_path):
-    load_encoder(models["bert"])[0].save_pretrained(tmp_path)
+    installed(models["bert"]).save_pretrained(tmp_path)
     assert attention.IN_PIECES not in json.dumps(json.loads((tmp_path / "config.json").read_text()))
 
 

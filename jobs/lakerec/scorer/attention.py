@@ -88,11 +88,6 @@ def install(encoder: PreTrainedModel, causal: bool, first_position: int) -> bool
     return same
 
 
-def attends_in_pieces(encoder: PreTrainedModel) -> bool:
-    """Whether `install` was done, and well."""
-    return getattr(encoder.config, "_attn_implementation", None) == IN_PIECES
-
-
 def _probed(encoder: Any, causal: bool, first_position: int, in_pieces: bool) -> Tensor:
     """(n, d) what the encoder makes of the real tokens of two small packs."""
     owners = np.array([[0, 0, 0, 1, 1, 2, 2, 2], [0, 0, 1, 2, 2, -1, -1, -1]])

@@ -20,7 +20,6 @@ from transformers import (
 from transformers.utils import logging
 
 from lakerec.errors import ModelError
-from lakerec.scorer import attention
 from lakerec.scorer.base_model import folder
 from lakerec.scorer.slates import special_tokens, tokenise
 
@@ -76,7 +75,6 @@ def load_encoder(place: Path) -> tuple[Any, Any]:
     if is_decoder(encoder.config):
         encoder.config.use_cache = False  # nothing is generated
     encoder.eval()
-    attention.install(encoder, is_decoder(encoder.config), first_position(encoder))
     return encoder, tokenizer
 
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from lakerec.errors import ModelError
-from lakerec.scorer.attention import arguments, attends_in_pieces
+from lakerec.scorer.attention import arguments, install
 from lakerec.scorer.item_reader import ItemReader, Items
 from lakerec.scorer.language_model import first_position, is_decoder, precision
 from lakerec.scorer.slates import Pack, Packer, Past, Picked, Slate
@@ -95,8 +95,8 @@ class SlateScorer(nn.Module):
         self.width = width = 2 * encoder.config.hidden_size
         self.encoder, self.dtype = encoder, dtype
         self.causal = is_decoder(encoder.config)
-        self.in_pieces = attends_in_pieces(encoder)
         self.first_position = first_position(encoder)
+        self.in_pieces = install(encoder, self.causal, self.first_position)
         self.register_buffer("mean", torch.from_numpy(mean), persistent=False)
         self.register_buffer("std", torch.from_numpy(std), persistent=False)
         self.items = ItemReader.beside(encoder, item_width) if item_width else None

@@ -202,8 +202,7 @@ def apply_freeze(model: SlateScorer, settings: Training) -> None:
 
 def fingerprint(slates: Sequence[Slate], scorer: Scorer, base_model: str, teacher: Sequence[Tensor | None] = ()) -> str:
     """A hash of everything that decides a training: a checkpoint of another one is not resumed."""
-    told = scorer.model_dump_json(exclude={"training": {"processes"}})  # so many train what one trains
-    digest = hashlib.sha256(f"{told} {base_model}".encode())
+    digest = hashlib.sha256(f"{scorer.decisive()} {base_model}".encode())
     for slate in slates:
         digest.update(repr((slate.slate_id, slate.history, slate.texts)).encode("utf-8", "replace"))
         digest.update(slate.features.tobytes())
