@@ -23,7 +23,7 @@ def run(job: Job) -> dict[str, Any]:
             tables = {name: rows for name, rows in tables.items() if job.lake.exists(name) or not rows.isEmpty()}
             written = {name: rows.count() for name, rows in tables.items()}
             if written:
-                quality.gate(job.lake, tables)
+                quality.gate(job.lake, tables, written)
                 for name, rows in tables.items():
                     job.lake.replace(name, rows.coalesce(2))
                 job.lake.record([job.run.row("ok", {"written": sum(written.values()), **written})])

@@ -32,8 +32,11 @@ def run(job: Job) -> dict[str, Any]:
 
 def _land(job: Job, name: str, source: Source, landing: sources.Landing) -> None:
     days = job.window if source.dated else Window(sources.BEGINNING, sources.BEGINNING + timedelta(days=1))
-    # The graph's triples and its links share a table: each replaces its own files' rows.
-    mine = f"{days.where('ingest_date')} AND startswith(source_file, '{name}/')"
+    mine = days.where("ingest_date")
+    if list(TABLES.values()).count(TABLES[name]) > 1:
+        # The graph's triples and its links share a table: each replaces its own files' rows. By days alone Delta
+        # drops whole files, where this has it read them.
+        mine += f" AND startswith(source_file, '{name}/')"
 
     def replace(rows: DataFrame) -> int:
         placed = rows.withColumn("ingest_date", F.coalesce("ingest_date", F.lit(sources.BEGINNING)))

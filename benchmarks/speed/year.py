@@ -6,7 +6,9 @@ that others use); files and logs of each table at each upkeep. The popular list 
 the lake is looked at, not the scoring of so many users).
 A year passes in hours, so the clock is helped: after each day the logs' files are aged by a day, and versions are kept
 for about as long as seven of these days take. Aim: a day of the last week at most 1.3 times one of the first.
-The result is written anew after every week, so that a year cut short is one of fewer days.
+The result is written anew after every week, so that a year cut short is one of fewer days. With `--folder` the shop and
+its lake stay, and a year that was stopped goes on behind its last whole day, in a session of its own; the result says
+at which days a session began.
 
 `--leap 357` asks the same in half an hour: the first 357 days come in one window and go through the upkeep, then each
 day behind them is run in turn with a first day of an empty lake, in the same session, so that whatever else the machine
@@ -17,12 +19,14 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import json
 import os
 import statistics
 import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
@@ -54,12 +58,34 @@ GOAL = 1.3
 Day = Mapping[str, tuple[float, float]]  # wall and processor seconds of each step
 
 
+@dataclass
+class Passed:
+    """What is known of the days so far; `began` are the days at which a session did."""
+
+    days: list[Day]
+    upkeep: list[Day]
+    measured: list[dict[str, dict[str, int]]]
+    began: list[int]
+
+    @classmethod
+    def of(cls, file: Path) -> Passed:
+        """What a stopped year has left in its folder; nothing where there is none."""
+        return cls(**json.loads(file.read_text())) if file.exists() else cls([], [], [], [])
+
+    def keep(self, file: Path) -> None:
+        """Leave it for a session that goes on."""
+        written = file.with_suffix(".new")
+        written.write_text(json.dumps(asdict(self)))
+        written.replace(file)
+
+
 def deployment(folder: Path, days: int, users: int, items: int) -> Config:
-    """The demo's shop with files and a lake in a folder of its own."""
+    """The demo's shop with files and a lake in a folder of its own; the one that is there where a year goes on."""
+    if (file := folder / "conf" / "year.yaml").exists():
+        return load_config(file)
     simulate(folder / "demo-data", FIRST, days, users, items, 7)
     raw = yaml.safe_load((ROOT / "conf/demo.yaml").read_text())
     raw["maintenance"] = {"versions_days": WEEK * SECONDS_A_DAY / 86400}
-    file = folder / "conf" / "year.yaml"
     file.parent.mkdir()
     file.write_text(yaml.safe_dump(raw))
     return load_config(file)
@@ -152,12 +178,14 @@ def compared(days: Sequence[Day], kind: int) -> dict[str, Any]:
     return {"growth": growth, "first_week_seconds": first, "last_week_seconds": last, "day_seconds_by_week": weeks}
 
 
-def report(days: Sequence[Day], upkeep: Sequence[Day], measured: Sequence[Any], about: Mapping[str, int]) -> None:
+def report(passed: Passed, about: Mapping[str, int]) -> None:
     """Keep what is known so far."""
-    upkeeps = {"first_upkeep_seconds": medians(upkeep[:1], 0), "last_upkeep_seconds": medians(upkeep[-1:], 0)}
+    days, measured = passed.days, passed.measured
+    upkeeps = {f"{which}_upkeep_seconds": medians([passed.upkeep[n]], 0) for which, n in (("first", 0), ("last", -1))}
     tables = {"first_sizes": measured[0], "middle_sizes": measured[len(measured) // 2], "last_sizes": measured[-1]}
     kinds = {"wall": compared(days, 0), "processor": compared(days, 1)}
-    keep("speed", "year", {**about, "goal": GOAL, "days": len(days), **kinds, **upkeeps, **tables})
+    known = {**about, "goal": GOAL, "days": len(days), "sessions_began": passed.began}
+    keep("speed", "year", {**known, **kinds, **upkeeps, **tables})
 
 
 def main() -> None:
@@ -167,8 +195,10 @@ def main() -> None:
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--leap", type=int, default=0, help="so many days in one window, then --pairs in turn")
     parser.add_argument("--pairs", type=int, default=8)
+    parser.add_argument("--folder", type=Path, help="where shop and lake stay, so that a stopped year can go on")
     given = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
+    place = contextlib.nullcontext(str(given.folder)) if given.folder else tempfile.TemporaryDirectory()
+    with place as folder:
         config = deployment(Path(folder), max(given.days, given.leap + given.pairs), given.users, given.items)
         spark = build_session(config, "year", given.days)
         if given.leap and given.pairs > 1:
@@ -176,24 +206,26 @@ def main() -> None:
             paired(config, spark, Path(folder), given.leap, given.pairs, about)
             return
         with serving.target(config):  # a server that runs all day, as a deployment's does
-            run(config, spark, given.days, {"users": given.users, "items": given.items})
+            about = {"users": given.users, "items": given.items}
+            run(config, spark, given.days, about, Path(folder) / "passed.json")
 
 
-def run(config: Config, spark: SparkSession, count: int, about: Mapping[str, int]) -> None:
-    """So many days, one by one, and after each week the upkeep and a report."""
-    days: list[Day] = []
-    upkeep: list[Day] = []
-    measured = []
-    for day in range(1, count + 1):
+def run(config: Config, spark: SparkSession, count: int, about: Mapping[str, int], file: Path) -> None:
+    """So many days, one by one, and after each week the upkeep and a report; what is in the file has passed."""
+    passed = Passed.of(file)
+    passed.began.append(len(passed.days) + 1)
+    for day in range(len(passed.days) + 1, count + 1):
         with Path(os.devnull).open("w") as quiet, contextlib.redirect_stdout(quiet):
-            days.append({step: timed(config, spark, step, day) for step in STEPS})
+            passed.days.append({step: timed(config, spark, step, day) for step in STEPS})
             if not day % WEEK:
-                upkeep.append({step: timed(config, spark, step, day) for step in UPKEEP})
-                measured.append(sizes(config, spark, day))
+                passed.upkeep.append({step: timed(config, spark, step, day) for step in UPKEEP})
+                passed.measured.append(sizes(config, spark, day))
         aged_by_a_day(Path(config.lake))
-        print(f"day {day}: " + ", ".join(f"{step} {wall:.1f} s" for step, (wall, _) in days[-1].items()), flush=True)
+        passed.keep(file)
+        took = (f"{step} {wall:.1f} s" for step, (wall, _) in passed.days[-1].items())
+        print(f"day {day}: " + ", ".join(took), flush=True)
         if not day % WEEK and day > WEEK:
-            report(days, upkeep, measured, about)
+            report(passed, about)
 
 
 if __name__ == "__main__":

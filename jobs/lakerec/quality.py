@@ -21,6 +21,8 @@ from lakerec.lake import Lake
 
 EXPECTATIONS = files("lakerec") / "expectations"  # a link, as tables.SQL
 SHOWN = 100  # validations that Data Docs show: five a day
+# Rows up to which a batch is validated in the driver: on Spark every expectation is a job or three of 0.1 s each.
+SMALL = 20_000
 SUMMARY_COLUMNS = ("ingest_date", "read", "quarantined", "bad", "bad_share", "duplicate", "written", "users", "items")
 
 
@@ -157,6 +159,11 @@ class DataDocs:
         return source.add_dataframe_asset(name).add_batch_definition_whole_dataframe(name)
 
 
+def batch(rows: DataFrame, count: int) -> DataFrame | pd.DataFrame:
+    """Rows to be validated, `count` of them: few as pandas, many where they are."""
+    return rows.toPandas() if count <= SMALL else rows
+
+
 def _mend(folder: Path) -> None:
     """Remove half-written files: Great Expectations writes in place, and a run may be killed or find the disk full."""
     for file in folder.rglob("*.json"):
@@ -218,10 +225,11 @@ def refuse(table_name: str, failures: list[str], version: int | None) -> None:
     )
 
 
-def gate(lake: Lake, tables: dict[str, DataFrame]) -> None:
+def gate(lake: Lake, tables: dict[str, DataFrame], counts: Mapping[str, int]) -> None:
     """Validate each table's new rows by its batch expectations; store the outcomes, DataQualityError on a failure."""
     docs = DataDocs(lake.local_folder("_dq"))
-    found = {name: docs.validate(f"{name} batch", rows, load_suite(name).batch) for name, rows in tables.items()}
+    batches = {name: batch(rows, counts[name]) for name, rows in tables.items()}
+    found = {name: docs.validate(f"{name} batch", rows, load_suite(name).batch) for name, rows in batches.items()}
     docs.build()
     outcomes = {name: [Outcome.of_batch(result) for result in results] for name, results in found.items()}
     rows = [o.row(lake.run.run_id, name) for name, found in outcomes.items() for o in found]
