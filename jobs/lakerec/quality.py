@@ -152,10 +152,12 @@ class DataDocs:
         return getattr(self._gx.expectations, kind)(**{k: v for k, v in spec.items() if k not in ("expect", "rule")})
 
     def _batch(self, name: str, rows: Any) -> Any:
-        spark = isinstance(rows, DataFrame)
-        sources = self._context.data_sources
-        # persist=True, the default, caches every batch a second time.
-        source = sources.add_or_update_spark(name, persist=False) if spark else sources.add_or_update_pandas(name)
+        sources: Any = self._context.data_sources
+        # A source is of one engine for good. persist=True, the default, caches every batch a second time.
+        if isinstance(rows, DataFrame):
+            source = sources.add_or_update_spark(f"{name}, Spark", persist=False)
+        else:
+            source = sources.add_or_update_pandas(f"{name}, pandas")
         return source.add_dataframe_asset(name).add_batch_definition_whole_dataframe(name)
 
 
