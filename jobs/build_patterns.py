@@ -84,11 +84,12 @@ def _commit(job: Job, day: date, rows: tuple[DataFrame, DataFrame] | None, count
     days, written = counts["days"] + (rows is not None), counts["written"] + mine.count()
     counts = counts | {"days": days, "written": written, "patterns": theirs.count()}
     window = Window(day, day + timedelta(days=1))
+    job.run.unfinished = day != job.last_day
     with job.lake.lease():
         job.lake.complete(TABLE)
         job.lake.replace(USERS, mine.coalesce(1), window)
         job.lake.replace(TABLE, theirs.coalesce(1), window)
-        if day == job.last_day:  # in the last commit's lease: nobody takes this run for one that died
+        if not job.run.unfinished:  # in the last commit's lease: nobody takes this run for one that died
             job.lake.record([job.run.row("ok", counts)])
     return counts
 

@@ -10,6 +10,7 @@ from pyspark.sql import functions as F
 
 from lakerec import events, items, quality
 from lakerec.config import ITEM_ENTITY, Source
+from lakerec.errors import DataQualityError
 from lakerec.job import Job, main
 from lakerec.privacy import user_key
 
@@ -23,7 +24,7 @@ def run(job: Job) -> dict[str, Any]:
             tables = {name: rows for name, rows in tables.items() if job.lake.exists(name) or not rows.isEmpty()}
             written = {name: rows.count() for name, rows in tables.items()}
             if written:
-                quality.gate(job.lake, tables, written)
+                _judge(job, tables, written)
                 for name, rows in tables.items():
                     job.lake.replace(name, rows.coalesce(2))
                 job.lake.record([job.run.row("ok", {"written": sum(written.values()), **written})])
@@ -31,6 +32,15 @@ def run(job: Job) -> dict[str, Any]:
             for rows in tables.values():
                 rows.unpersist()
     return written or {"written": 0}
+
+
+def _judge(job: Job, tables: dict[str, DataFrame], counts: dict[str, int]) -> None:
+    """Raise DataQualityError, and say so in ops.runs, where a table is not as it has to be."""
+    try:
+        quality.gate(job.lake, tables, counts)
+    except DataQualityError:
+        job.lake.record([job.run.row("rejected", {"read": sum(counts.values())})])
+        raise
 
 
 def _tables(job: Job) -> Iterator[tuple[str, DataFrame]]:

@@ -76,7 +76,7 @@ def _commit(job: Job, rows: DataFrame) -> dict[str, Any]:
     job.run.owed = quality.by_day(days, COUNTS)
     if failures:
         job.lake.record(job.run.rows("rejected", job.run.owed))
-        quality.refuse(TABLE, failures, job.lake.version(TABLE))
+        quality.refuse(TABLE, failures, job.lake.version(TABLE), quality.OF_EVENTS)
     touched = Window(job.window.start - timedelta(days=job.config.late_days), job.window.end)
     kept = written.select("event_date", *events.EVENT_COLUMNS, "session_id", "ingest_date")
     job.lake.replace(TABLE, kept if _many_days(job) else kept.hint("rebalance", "event_date"), touched)

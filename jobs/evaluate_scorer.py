@@ -10,8 +10,10 @@ from lakerec import models
 from lakerec.candidates import known_items
 from lakerec.collect import collect
 from lakerec.errors import ModelError
+from lakerec.gate import HAS_SEEN, UNREADABLE
 from lakerec.job import Job, main
 from lakerec.protocols import GlobalTime
+from lakerec.session import driver_cores
 from lakerec.show import figures
 from lakerec.world import day_number
 from train_scorer import examples, inputs
@@ -24,7 +26,8 @@ def run(job: Job) -> dict[str, Any]:
     rows = examples(job, snapshot)
     test = rows[rows["split"] == "test"]
     cut, horizon = day_number(test["cut_date"].iloc[0]), job.config.scorer.training.horizon_days
-    protocol = GlobalTime(float(cut), float(horizon), repeats=True).name
+    # A cut's day is the last that is known; a protocol's is the first of the targets.
+    protocol = GlobalTime(cut + 1.0, float(horizon), repeats=not job.config.policy.filter_types).name
     found = _rows(job, snapshot, version, test)
     named = [row | {"protocol": protocol, "data": snapshot} for row in found]
     with job.lake.lease():
@@ -36,6 +39,7 @@ def run(job: Job) -> dict[str, Any]:
 
 def _rows(job: Job, snapshot: str, version: str, test: Any) -> list[dict[str, Any]]:
     from lakerec.scorer import evaluation
+    from lakerec.scorer.bundle import Bundle
 
     challenger = _judged(job, snapshot, version, test)
     (cut, sheet), (mine, *rest), recommender, weights = challenger
@@ -48,11 +52,14 @@ def _rows(job: Job, snapshot: str, version: str, test: Any) -> list[dict[str, An
     if champion is None or champion.version == version:
         return rows
     try:
+        if Bundle.open(models.folder(job.lake, champion.version)).recipe.days["evaluated"] > cut.day.isoformat():
+            job.say(f"the champion {champion.version} has learned from targets of this test: it is not compared")
+            return [*rows, sheet.flat(champion.version, HAS_SEEN, 1.0)]
         (_, their_sheet), (theirs, *_), *_ = _judged(job, snapshot, champion.version, test)
         return rows + their_sheet.rows(theirs) + sheet.paired(mine, theirs, slices=True)
     except ModelError as error:
         job.say(f"the champion {champion.version} cannot be read: {error}")
-        return [*rows, sheet.flat(champion.version, "unreadable", 1.0)]
+        return [*rows, sheet.flat(champion.version, UNREADABLE, 1.0)]
 
 
 def _judged(job: Job, snapshot: str, version: str, test: Any) -> Any:
@@ -66,7 +73,7 @@ def _judged(job: Job, snapshot: str, version: str, test: Any) -> Any:
     folder = models.folder(job.lake, version)
     opened = Bundle.open(folder)
     opened.check_text_model(model_id(job.config.scorer.model))
-    predictor = Predictor.load(folder, job.spark.sparkContext.defaultParallelism)
+    predictor = Predictor.load(folder, driver_cores(job.config))
     pinned, kinds = inputs(job, snapshot), opened.recipe.kinds
     world = collect(job.lake, job.config, job.last_day, opened.items, opened.nodes, pinned, kinds)
     (cut,) = cuts_of(world, test)

@@ -22,11 +22,13 @@ def run(job: Job) -> dict[str, Any]:
         latest = job.spark.sql(sql_text("views", "recommendations_latest"), recommendations=known)
         # Counted, then read partition by partition: without it every list of every day would be read anew for each.
         latest = latest.select(*serving.Recommendation._fields).persist(StorageLevel.MEMORY_AND_DISK)
-        expected = latest.count()
-        if not expected:
-            raise NotEnoughDataError(f"gold.recommendations has no list up to {job.last_day}: run score_candidates")
-        published = serving.publish(uri, map(tuple, streamed(latest)), job.last_day, expected)
-        latest.unpersist()
+        try:
+            expected = latest.count()
+            if not expected:
+                raise NotEnoughDataError(f"gold.recommendations has no list up to {job.last_day}: run score_candidates")
+            published = serving.publish(uri, map(tuple, streamed(latest)), job.last_day, expected)
+        finally:
+            latest.unpersist()
         counts = {"read": expected, "written": published.written, "deleted": published.deleted}
         job.lake.record([job.run.row("ok", counts)])
     return counts | {"served": published.rows}

@@ -33,10 +33,11 @@ def run(job: Job) -> dict[str, Any]:
     for day in days:
         with _lists(job, day, log, *inputs) as (rows, scored):
             totals = {name: totals[name] + n for name, n in ranking.counts(rows, day).items()}
+            job.run.unfinished = day != days[-1]
             with job.lake.lease():
                 job.lake.complete(TABLE)
                 job.lake.replace(TABLE, rows.coalesce(1), Window(day, day + timedelta(days=1)))
-                if day == days[-1]:  # in the last commit's lease: nobody takes this run for one that died
+                if not job.run.unfinished:  # in the last commit's lease: nobody takes this run for one that died
                     job.lake.record([job.run.row("ok", totals | model | scored)])
     return totals | model
 
@@ -77,7 +78,7 @@ def _scored(job: Job, model: models.Promotion, day: date, users: DataFrame, tota
     models.check_artefact(artefact := job.lake.local_folder(model.path))
     opened = Bundle.open(artefact)
     opened.check_text_model(model_id(job.config.scorer.model))
-    shelf = shelf_of_day(job.lake, job.config, day, opened.items, opened.nodes)
+    shelf = shelf_of_day(job.lake, job.config, day, opened.items, opened.nodes, opened.recipe.pattern_days)
     per_user = max(job.config.candidates.per_user, job.config.policy.k)
     buckets, run = batch.count_of(total, job.spark.sparkContext.defaultParallelism), job.run
     name = batch.fingerprint(day, model.version, run.config_hash, run.inputs, run.window, total, buckets)

@@ -14,6 +14,7 @@ from lakerec.errors import ModelError
 from lakerec.job import Job, main
 from lakerec.scorer.base_model import model_id
 from lakerec.scorer.registry import log_training, mirrored
+from lakerec.session import driver_cores
 
 
 def run(job: Job) -> dict[str, Any]:
@@ -32,8 +33,8 @@ def run(job: Job) -> dict[str, Any]:
     job.say(
         f"{len(world.events)} events of {len(world.users)} users, {len(world.items)} items, {len(world.nodes)} nodes"
     )
-    threads = job.spark.sparkContext.defaultParallelism
-    report = train(world, examples(job, snapshot), job.last_day, job.config, out, threads, job.say, champion)
+    cores = driver_cores(job.config)
+    report = train(world, examples(job, snapshot), job.last_day, job.config, out, cores, job.say, champion)
     with mirrored(job.say):
         log_training(models.tracking_uri(job.lake), "lakerec", report, load_manifest(out))
     figures = {"prior_loss": round(report.prior_loss, 5), "best_loss": round(report.best_loss, 5)}

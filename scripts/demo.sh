@@ -15,7 +15,7 @@ step() { printf '\n== %s (%s s)\n' "$*" "$((SECONDS - began))"; }
 
 scripts/down.sh >/dev/null 2>&1 || true
 if (exec 3<>"/dev/tcp/127.0.0.1/$LAKEREC_PORT") 2>/dev/null; then
-    fail "port $LAKEREC_PORT is in use (by make up? make down ends that): free it, or LAKEREC_PORT=8081 make demo"
+    fail "port $LAKEREC_PORT is in use. By make up: make down first, the demo makes lake/demo anew. Else: LAKEREC_PORT=8081 make demo"
 fi
 rm -rf demo-data lake/demo "$LAKEREC_STATE"
 step "simulating $DAYS days of a shop, $first to $last"

@@ -5,7 +5,8 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 mkdir -p .make
 
-# part NAME FILE... -- COMMAND...: run the command unless it ran before on the same files.
+# part NAME FILE... -- COMMAND...: run the command unless it ran before on the same files. set -e does not hold in a
+# command whose failure is looked at: its lines are one chain of &&.
 part() {
     local name=$1 files=() stamp began
     shift
@@ -33,17 +34,17 @@ python311() {
 
 make_uv() { "$PYTHON" -m venv .make/env && .make/env/bin/python -m pip install --quiet uv==0.13.9 && mkdir -p .make/bin && ln -sf ../env/bin/uv .make/bin/uv; }
 make_jobs() {
-    .make/bin/uv venv --quiet --clear --python "$PYTHON" .venv
-    .make/bin/uv pip install --python .venv/bin/python ${TORCH:+--torch-backend "$TORCH"} -r requirements/dev.txt
+    .make/bin/uv venv --quiet --clear --python "$PYTHON" .venv &&
+    .make/bin/uv pip install --python .venv/bin/python ${TORCH:+--torch-backend "$TORCH"} -r requirements/dev.txt &&
     .make/bin/uv pip install --quiet --python .venv/bin/python --no-deps --editable .
 }
 make_airflow() {
-    .make/bin/uv venv --quiet --clear --python "$PYTHON" .venv-airflow
+    .make/bin/uv venv --quiet --clear --python "$PYTHON" .venv-airflow &&
     .make/bin/uv pip install --python .venv-airflow/bin/python -r requirements/airflow.txt
 }
 
 make_moto() {
-    .make/bin/uv venv --quiet --clear --python "$PYTHON" .venv-moto
+    .make/bin/uv venv --quiet --clear --python "$PYTHON" .venv-moto &&
     .make/bin/uv pip install --quiet --python .venv-moto/bin/python -r requirements/moto.txt
 }
 

@@ -28,11 +28,12 @@ def main() -> int:
         with connected(options.url, options.passwords) as api:
             wait_until_known(api, options.dag_id)
             was_paused = unpause(api, options.dag_id)
-            run_id = trigger(api, options.dag_id, options.conf)
-            succeeded = follow(api, options.dag_id, run_id)
-            if was_paused:
-                pause_again(api, options.dag_id)
-            return 0 if succeeded else 1
+            try:
+                run_id = trigger(api, options.dag_id, options.conf)
+                return 0 if follow(api, options.dag_id, run_id) else 1
+            finally:
+                if was_paused:
+                    pause_again(api, options.dag_id)
     except Refused as refusal:
         print(f"error: Airflow refuses: {refusal}", file=sys.stderr)
     except (httpx.HTTPError, FileNotFoundError) as error:
@@ -109,7 +110,7 @@ def follow(api: httpx.Client, dag_id: str, run_id: str) -> bool:
     began = time.monotonic()
     while True:
         ended = checked(api.get(path))["state"] in {"success", "failed"}
-        tasks = checked(api.get(f"{path}/taskInstances", params={"limit": 1000}))["task_instances"]
+        tasks = all_tasks(api, path)
         for one in tasks:
             show_change(one, shown, time.monotonic() - began)
         if ended:
@@ -121,6 +122,16 @@ def follow(api: httpx.Client, dag_id: str, run_id: str) -> bool:
             show_log(api, path, one)
     print(f"{dag_id}: {'failed' if bad else 'success'} after {time.monotonic() - began:.0f} s", flush=True)
     return not bad
+
+
+def all_tasks(api: httpx.Client, path: str) -> list[dict[str, Any]]:
+    """Every task instance of a run, by pages: Airflow gives 100 at a time, whatever is asked for."""
+    found: list[dict[str, Any]] = []
+    while True:
+        page = checked(api.get(f"{path}/taskInstances", params={"limit": 100, "offset": len(found)}))
+        found += page["task_instances"]
+        if len(found) >= page["total_entries"] or not page["task_instances"]:
+            return found
 
 
 def show_change(one: dict[str, Any], shown: dict[tuple[str, int], str | None], seconds: float) -> None:

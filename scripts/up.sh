@@ -51,7 +51,9 @@ export LAKEREC_SERVING_URI
 
 # Airflow's processes keep the environment that they were started with.
 rotating=${AWS_SESSION_TOKEN:+AWS_(SESSION_TOKEN|ACCESS_KEY_ID|SECRET_ACCESS_KEY|CREDENTIAL_EXPIRATION)=}  # by the hour
-settings=$({ echo "$CONFIG"; env | grep -E '^(LAKEREC_|AIRFLOW_|AWS_|OPENLINEAGE_|PG|JAVA_HOME=)' |
+named=$({ grep -oE "_env['\"]?[[:space:]]*:[[:space:]]*['\"]?[A-Za-z_][A-Za-z0-9_]*" "$CONFIG" || true; } |
+    sed -E "s/.*[^A-Za-z0-9_]/|/; s/\$/=/" | tr -d '\n')  # variables that the YAML names: uri_env: SHOP_DB
+settings=$({ echo "$CONFIG"; env | grep -E "^(LAKEREC_|AIRFLOW_|AWS_|OPENLINEAGE_|PG|JAVA_HOME=$named)" |
     grep -vE "^(${rotating:-#})" | sort; } | sha256sum)
 if [ -f "$AIRFLOW_HOME/settings" ] && [ "$(cat "$AIRFLOW_HOME/settings")" != "$settings" ]; then
     say "the settings have changed: ending what runs with the old ones ..."

@@ -38,12 +38,17 @@ EXIT_CODE = re.compile(r"(?:Error code is: |exited with status |exit_code=)(\d+)
 
 
 def window(dag_run: Any, params: Mapping[str, Any], timezone: str) -> tuple[str, str]:
-    """The days [start, end) of a run: the asked day, its partition, its data interval, the day that ended last."""
+    """The days [start, end) of a run: the asked day, its partition, its data interval, the day that ended last.
+
+    A run by hand is about the day that had ended by its logical date: Airflow gives it an interval that is empty where
+    the DAG has no schedule, and before the schedule's hour is one of the day before.
+    """
     if day := params.get("day") or getattr(dag_run, "partition_key", None):
         start = date.fromisoformat(day)
         return start.isoformat(), (start + timedelta(days=1)).isoformat()
-    end = local_day(dag_run.data_interval_end or dag_run.run_after, timezone)
-    begin = dag_run.data_interval_start
+    by_hand = dag_run.run_type == "manual"
+    end = local_day((dag_run.logical_date if by_hand else dag_run.data_interval_end) or dag_run.run_after, timezone)
+    begin = None if by_hand else dag_run.data_interval_start
     start = local_day(begin, timezone) if begin else end - timedelta(days=1)
     return start.isoformat(), end.isoformat()
 

@@ -20,6 +20,7 @@ from lakerec.config import Config, load_config
 from lakerec.errors import UsageError
 from lakerec.job import (
     arguments,
+    begun,
     body,
     check_expressions,
     done,
@@ -255,7 +256,7 @@ def roll_back(given: argparse.Namespace) -> None:
     import_ahead("mlflow")
     with _session(config, "lakerec rollback") as spark:
         day = asked or _rollback_day(config, spark)
-        window = Window(day, day + timedelta(days=1))
+        window = begun(config, Window(day, day + timedelta(days=1)))
         body("rollback_scorer")(start(config, spark, "rollback_scorer", window))
     print(f"{given.version} serves from {day} on; score and publish that day to show its lists")
 

@@ -15,7 +15,7 @@ from pyspark.sql import functions as F
 
 from lakerec.candidates import event_columns, histories, known_items
 from lakerec.config import Config
-from lakerec.generators.popularity import DailyCounts
+from lakerec.generators.popularity import PATTERN_DAYS, DailyCounts
 from lakerec.lake import Lake
 from lakerec.policy import excluded
 from lakerec.scorer.base_model import model_id
@@ -84,8 +84,18 @@ def profile_columns(users: DataFrame) -> DataFrame:
     return told.select("user_id", *days, F.sha2("text", 256).alias("text_hash"), "text")
 
 
-def shelf_of_day(lake: Lake, config: Config, day: date, base: Sequence[str], base_nodes: Sequence[str]) -> ShelfOfDay:
-    """What the workers need to know of a day's catalogue, items coded behind those of a model."""
+def shelf_of_day(
+    lake: Lake,
+    config: Config,
+    day: date,
+    base: Sequence[str],
+    base_nodes: Sequence[str],
+    pattern_days: float = PATTERN_DAYS,
+) -> ShelfOfDay:
+    """What the workers need to know of a day's catalogue, items coded behind those of a model.
+
+    `pattern_days`: how far back the model counts what a behaviour pattern chooses.
+    """
     from lakerec.scorer.serving_day import ShelfOfDay, pattern_shares
 
     events, items, triples, embeddings = (
@@ -104,7 +114,7 @@ def shelf_of_day(lake: Lake, config: Config, day: date, base: Sequence[str], bas
         shelf=found.shelf(day),
         stock=found.stock(day, daily),
         on_shelf=found.on_shelf(day),
-        patterns=pattern_shares(_pattern_popular(lake, day), codes, len(codes)),
+        patterns=pattern_shares(pattern_counts(lake, config, day, pattern_days), codes, len(codes)),
         weights=dict(config.event_types),
         kinds=found.kinds,
         at=end_of(day),
@@ -122,14 +132,19 @@ def _daily_counts(events: DataFrame, day: date, config: Config) -> pd.DataFrame:
     return found.assign(user_id="*", event_type=positive[0] if positive else "", ingest=found["day"].astype(int))
 
 
-def _pattern_popular(lake: Lake, day: date) -> dict[int, dict[str, float]]:
-    """The popular items of each pattern of the newest patterns known on `day`, with their shares."""
-    known = lake.read("ml.behaviour_patterns").where(F.col("as_of_date") <= F.lit(day))
-    newest = known.agg(F.max("as_of_date")).first()
-    if newest is None or newest[0] is None:
+def pattern_counts(lake: Lake, config: Config, day: date, days: float) -> dict[int, dict[str, int]]:
+    """Choices of each item among the users of each pattern in the last `days` days, as PatternPopular counts them."""
+    if not lake.exists("ml.user_patterns"):
         return {}
-    rows = known.where(F.col("as_of_date") == F.lit(newest[0])).select("pattern_id", "popular").collect()
-    return {row["pattern_id"]: {item["item_id"]: item["score"] for item in row["popular"]} for row in rows}
+    events = lake.read("silver.events").where(F.col("ingest_date") <= F.lit(day))
+    positive = [name for name, weight in config.event_types.items() if weight > 0]
+    recent = F.col("event_type").isin(positive) & (F.col("day") >= end_of(day) - days)
+    chosen = event_columns(events, config.event_types).where(recent)
+    counted = chosen.join(patterns_on(lake, day), on="user_id", how="inner").groupBy("pattern", "item_id").count()
+    found: dict[int, dict[str, int]] = {}
+    for row in counted.collect():
+        found.setdefault(row["pattern"], {})[row["item_id"]] = row["count"]
+    return found
 
 
 def readings(

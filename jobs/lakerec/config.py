@@ -331,7 +331,7 @@ class Scorer(Model):
     training: Training = Field(default_factory=Training)
 
     def decisive(self) -> str:
-        """All that decides a model, as JSON: so many processes train what one trains."""
+        """All of this that decides a model, as JSON: so many processes train what one trains."""
         return self.model_dump_json(exclude={"training": {"processes"}})
 
     @model_validator(mode="after")
@@ -581,13 +581,22 @@ class Config(Model):
         told = self.model_copy(update={"spark": spark}).told
         return PASSWORD.sub(lambda found: "(not shown)" + "@" * found[0].endswith("@"), told)
 
+    def decisive(self) -> str:
+        """All that decides a model trained on a snapshot, as JSON: what scores, from which sources and events."""
+        return self.scorer.decisive() + self.model_dump_json(
+            include={"candidates": True, "policy": {"filter_types"}, "event_types": True}
+        )
+
     def hash(self) -> str:
         """The first 12 hex digits of the SHA-256 of `told`."""
         return hashlib.sha256(self.told.encode()).hexdigest()[:12]
 
 
 def load_config(file: Path, lake: str | None = None) -> Config:
-    """Read and check a YAML; `lake` overrides its lake. Raises ConfigError naming file, line and key."""
+    """Read and check a YAML; `lake` overrides its lake. Raises ConfigError naming file, line and key.
+
+    Another lake than the YAML's has a folder of its own below `files`: its upkeep removes models that it never served.
+    """
     node, raw = _read(file)
     if not isinstance(raw, dict):
         raise ConfigError(f"{file}: a mapping of keys is expected at the top, e.g. 'lake: ./lake'")
@@ -597,7 +606,9 @@ def load_config(file: Path, lake: str | None = None) -> Config:
         raise ConfigError(_describe(file, node, error)) from None
     config._file, config._node = file.resolve(), node
     place = str(Path(lake).resolve()) if lake and "://" not in lake else lake or config.resolve(config.lake)
-    return config.model_copy(update={"lake": place})
+    other = bool(config.files) and place != config.resolve(config.lake)
+    files = f"{config.files}/_lakes/{hashlib.sha256(place.encode()).hexdigest()[:8]}" if other else config.files
+    return config.model_copy(update={"lake": place, "files": files})
 
 
 def _read(file: Path) -> tuple[yaml.Node | None, Any]:

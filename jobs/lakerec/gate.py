@@ -10,7 +10,9 @@ from typing import Any, NamedTuple
 from lakerec.config import Promotion
 from lakerec.errors import ContractError, NotEnoughDataError
 
-METRIC, ALL, UNREADABLE = "ndcg@10", "all", "unreadable"
+METRIC, ALL = "ndcg@10", "all"
+# Metrics that say why a champion has no other: it cannot be loaded, or it has learned from the test cut's targets.
+UNREADABLE, HAS_SEEN = "unreadable", "has_seen_the_targets"
 AGAINST, WITHIN = "against ", " | "  # "against RIVAL" and "against RIVAL | SLICE" hold paired differences
 AREAS = ("auc", "uauc")
 SHOWN = 8  # figures that a reason names before it counts the others
@@ -108,15 +110,18 @@ def judge(known: Figures, challenger: str, champion: str | None, limits: Promoti
 
 
 def _require(known: Figures, challenger: str, champion: str | None) -> None:
-    names = [challenger] + ([champion] if champion and (champion, ALL, UNREADABLE) not in known else [])
+    silent = any((champion, ALL, fault) in known for fault in (UNREADABLE, HAS_SEEN))
+    names = [challenger] + ([champion] if champion and not silent else [])
     if missing := [name for name in names if (name, ALL, METRIC) not in known]:
         raise NotEnoughDataError(f"{', '.join(missing)} was not evaluated on this snapshot: run evaluate_scorer again")
 
 
 def _unusable(known: Figures, champion: str) -> str:
-    """Why a champion cannot be compared with: its artefact cannot be loaded, or its figures are no numbers."""
+    """Why a champion cannot be compared with: it cannot be loaded, it knows the targets, its figures are no numbers."""
     if (champion, ALL, UNREADABLE) in known:
         return f"the champion {champion} cannot be read"
+    if (champion, ALL, HAS_SEEN) in known:
+        return f"the champion {champion} was trained on days of the test cut's targets (a longer horizon_days?)"
     return "" if isfinite(known[champion, ALL, METRIC].value) else f"the champion {champion} has no finite {METRIC}"
 
 

@@ -97,7 +97,11 @@ def window_of(config: Config, given: argparse.Namespace) -> Window:
 
     Lists of a day to come would stay: no earlier day is published over them.
     """
-    window = parse_window(given.start, given.end)
+    return begun(config, parse_window(given.start, given.end))
+
+
+def begun(config: Config, window: Window) -> Window:
+    """The window; raises UsageError as `window_of` does."""
     if window.end > (latest := datetime.now(config.zone).date() + timedelta(days=1)):
         raise UsageError(
             f"--end {window.end} lies behind {latest}: a day that has not begun has no events and no lists"

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import psycopg
 import pyarrow as pa
@@ -111,13 +112,17 @@ class Run:
     code: str = field(default_factory=code_version)
     # What every row of ops.runs says beside the counts.
     notes: dict[str, str] = field(default_factory=dict)
+    # Whether commits are still to come: nobody may take this run for one that died before it could record itself.
+    unfinished: bool = False
 
     def metadata(self, replaced: Window | None = None) -> str:
         """What each commit carries in `userMetadata`: the run, its window, the versions it read, the days replaced."""
         window = {"start": str(self.window.start), "end": str(self.window.end)}
-        fields = {"run_id": self.run_id, "job": self.job, "inputs": self.inputs}
+        fields: dict[str, Any] = {"run_id": self.run_id, "job": self.job, "inputs": self.inputs}
         fields |= {"config_hash": self.config_hash, "code_version": self.code}
         days = {"replaced": [str(replaced.start), str(replaced.end)]} if replaced else {}
+        if self.unfinished:
+            fields |= {"unfinished": True}
         owed = {"owed": {str(day): counts for day, counts in self.owed.items()}} if self.owed else {}
         return json.dumps(fields | window | days | owed, sort_keys=True)
 
@@ -467,10 +472,11 @@ class Lake:
     def complete(self, name: str) -> None:
         """Write the ops.runs row of a run of this job that committed `name` and died before it could record itself.
 
-        The commits of others (upkeep, foreign writers) that lie above it are passed over.
+        The commits of others (upkeep, foreign writers) that lie above it are passed over. A run that said it had more
+        to commit may live: it writes its row with its last commit.
         """
         last = next((found for found in self._commits(name, LOOK_BACK) if found.get("job") == self.run.job), {})
-        if not last or last["run_id"] == self.run.run_id:
+        if not last or last["run_id"] == self.run.run_id or last.get("unfinished"):
             return
         if last["run_id"] in {commit.get("run_id") for commit in self.history(RUNS, LOOK_BACK)}:
             return
@@ -538,7 +544,9 @@ def live_files(place: Path, version: int) -> list[Path]:
     """The files that a version of a table in a local folder is made of; read without Spark."""
     from deltalake import DeltaTable as Snapshot
 
-    return [Path(file) for file in Snapshot(str(place), version=version).file_uris()]
+    # By the log's own paths, which are encoded: file_uris() encodes the folder's path as well.
+    added = pa.table(Snapshot(str(place), version=version).get_add_actions())["path"].to_pylist()
+    return [place / unquote(path) for path in added]
 
 
 @contextmanager

@@ -39,7 +39,7 @@ def snapshot_of(lake: Lake, as_of: date) -> str:
 
 def version_of(snapshot: str, as_of: date, config: Config) -> str:
     """The version of the model trained on a snapshot with these settings: the same input gives the same name."""
-    settings = hashlib.sha256(config.scorer.decisive().encode()).hexdigest()
+    settings = hashlib.sha256(config.decisive().encode()).hexdigest()
     return f"{as_of:%Y%m%d}-{snapshot[:8]}-{settings[:6]}"
 
 

@@ -23,6 +23,14 @@ EXPECTATIONS = files("lakerec") / "expectations"  # a link, as tables.SQL
 SHOWN = 100  # validations that Data Docs show: five a day
 # Rows up to which a batch is validated in the driver: on Spark every expectation is a job or three of 0.1 s each.
 SMALL = 20_000
+OF_EVENTS = (
+    "The rows are in quarantine.events with the rules they broke. Correct the files and deliver them again, "
+    "or raise gate.max_bad if such days are normal."
+)
+OF_CATALOGUE = (
+    "It is made of all that has landed: look at the newest rows of bronze.{0} (a file without rows, without ids or "
+    "texts?) and at the columns of sources.{0}, then deliver the file again."
+)
 SUMMARY_COLUMNS = ("ingest_date", "read", "quarantined", "bad", "bad_share", "duplicate", "written", "users", "items")
 
 
@@ -214,17 +222,13 @@ def day_outcomes(result: dict[str, Any], days: pd.DataFrame) -> list[Outcome]:
     return [Outcome.of_batch(result, day) for day in failing or [None]]
 
 
-def refuse(table_name: str, failures: list[str], version: int | None) -> None:
-    """Raise DataQualityError where there is a failure; the message says which day broke what."""
+def refuse(table_name: str, failures: list[str], version: int | None, hint: str) -> None:
+    """Raise DataQualityError where there is a failure; the message says which day broke what, `hint` what to do."""
     if not failures:
         return
     shown = "\n  ".join(failures[:20]) + (f"\n  and {len(failures) - 20} more" if len(failures) > 20 else "")
     kept = f"stays at version {version}" if version is not None else "was not created"
-    raise DataQualityError(
-        f"{table_name} {kept}: {len(failures)} expectations failed\n  {shown}\n"
-        f"The rows are in quarantine.events with the rules they broke. Correct the files and deliver them again, "
-        f"or raise gate.max_bad if such days are normal."
-    )
+    raise DataQualityError(f"{table_name} {kept}: {len(failures)} expectations failed\n  {shown}\n{hint}")
 
 
 def gate(lake: Lake, tables: dict[str, DataFrame], counts: Mapping[str, int]) -> None:
@@ -237,4 +241,5 @@ def gate(lake: Lake, tables: dict[str, DataFrame], counts: Mapping[str, int]) ->
     rows = [o.row(lake.run.run_id, name) for name, found in outcomes.items() for o in found]
     lake.append_rows("ops.dq_results", rows)
     for name, judged in outcomes.items():
-        refuse(name, [f"{o.rule}: observed {o.observed}" for o in judged if not o.success], lake.version(name))
+        failures = [f"{o.rule}: observed {o.observed}" for o in judged if not o.success]
+        refuse(name, failures, lake.version(name), OF_CATALOGUE.format(name.split(".")[1]))

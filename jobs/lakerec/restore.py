@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, date, datetime, timedelta
+from shlex import quote
 from typing import Any
 
 from py4j.protocol import Py4JJavaError
@@ -101,10 +102,14 @@ def days_replaced(lake: Lake, name: str, version: int) -> Window | None:
 
 
 def newest_inputs(lake: Lake) -> dict[str, tuple[str, set[str]]]:
-    """By table: the job of its newest commit that says so, and the tables which that run read."""
+    """By table: the job of its newest commit that says so, and the tables which that run read.
+
+    What was made of the table alone, as upkeep shortens it, says nothing of where its rows come from.
+    """
     found = {}
     for name in table_names():
-        last: dict[str, Any] = next((one for one in lake.history(name, LOOK_BACK) if one.get("inputs")), {})
+        commits = lake.history(name, LOOK_BACK)
+        last: dict[str, Any] = next((one for one in commits if set(one.get("inputs", ())) - {name}), {})
         if last:
             found[name] = (str(last["job"]), set(last["inputs"]))
     return found
@@ -134,7 +139,7 @@ def told(
     lines = [f"{name} has the rows of version {wanted} again, as version {now}; {span} may have changed"]
     lines += [f"made from what it was: {', '.join(made) or 'nothing in the lake'}"]
     lines += ["to make what follows agree with it, in this order:"] * bool(windows)
-    config = f"--config {job.config.file} --lake {job.config.lake}"
+    config = f"--config {quote(str(job.config.file))} --lake {quote(job.config.lake)}"
     for one, (start, end) in windows.items():
         every = " --every-day" * (one == SCORE)
         lines.append(f"  .venv/bin/python jobs/{one}.py {config} --start {start} --end {end}{every}")

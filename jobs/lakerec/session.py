@@ -24,7 +24,13 @@ JARS = HOME / ".jars"
 ARCHIVE = JARS / "lakerec.jsa"
 PACKAGE = STATE / "lakerec.zip"
 
-LOG4J = f"-Dlog4j2.configurationFile={HOME / 'jobs/lakerec/log4j2.properties'}"
+
+def _option(flag: str, path: Path) -> str:
+    """A JVM option that names a file; Spark splits options at blanks as a shell does."""
+    return f'{flag}"{path}"' if " " in str(path) else f"{flag}{path}"
+
+
+LOG4J = _option("-Dlog4j2.configurationFile=", HOME / "jobs/lakerec/log4j2.properties")
 DEPLOY_MODE = "spark.submit.deployMode"
 ONE_ATTEMPT = {"spark.yarn.maxAppAttempts": "1"}  # Airflow tries again, and knows which exit codes are worth it
 # Keys of Airflow's Spark connection, and the properties that say the same.
@@ -39,6 +45,7 @@ CONNECTION = {
 FAST_START = ["-XX:+UseSerialGC", "-XX:-UsePerfData", "-Xlog:disable", "-Xlog:all=off"]
 # On a year of invoices the first compiler tier alone takes 1.2 times as long as all tiers; on a day it saves 4 s.
 MANY_DAYS = 60
+LOCAL_CORES = re.compile(r"local(?:\[(\d+|\*)(?:,.*)?\])?$")  # local, local[4], local[*], local[4,2]: its threads
 
 BASE = {
     "spark.sql.extensions": "io.delta.sql.DeltaSparkSessionExtension",
@@ -68,8 +75,6 @@ BASE = {
 LOCAL = {
     "spark.driver.host": "127.0.0.1",
     "spark.driver.bindAddress": "127.0.0.1",
-    "spark.sql.shuffle.partitions": "8",
-    "spark.default.parallelism": "2",
     "spark.shuffle.compress": "true",
     "spark.sql.catalogImplementation": "in-memory",
     # VACUUM lists folders in as many tasks; the default of 10,000 takes it 25 s for a table of ten files.
@@ -97,7 +102,10 @@ def settings(config: Config) -> dict[str, str]:
 
 def _defaults(config: Config) -> dict[str, str]:
     """The session's zone is the configuration's: a time without a zone is the shop's, and so is a day."""
-    return BASE | {"spark.sql.session.timeZone": config.timezone} | (LOCAL if _is_local(config) else {})
+    built = BASE | {"spark.sql.session.timeZone": config.timezone}
+    if not _is_local(config):
+        return built
+    return built | LOCAL | {"spark.sql.shuffle.partitions": str(max(8, 2 * driver_cores(config)))}
 
 
 def _is_local(config: Config) -> bool:
@@ -108,6 +116,8 @@ def _local(config: Config, days: int) -> dict[str, str]:
     # On the class path, not in spark.jars: the class-data archive covers only the former.
     jars = os.pathsep.join(map(str, jars_of(config)))
     built = {"spark.driver.extraClassPath": jars, "spark.driver.extraJavaOptions": _driver_options(config, days)}
+    if LOCAL_CORES.match(config.spark.master):
+        built["spark.default.parallelism"] = str(driver_cores(config))
     # local-cluster has executors of its own; local has none, and reads neither.
     return built | {"spark.executor.extraClassPath": jars, "spark.executor.extraJavaOptions": LOG4J}
 
@@ -127,7 +137,7 @@ def _driver_options(config: Config, days: int) -> str:
     if config.spark.fast_start and days < MANY_DAYS:
         options.append("-XX:TieredStopAtLevel=1")
     if config.spark.fast_start and ARCHIVE.exists():
-        options.append(f"-XX:SharedArchiveFile={ARCHIVE}")
+        options.append(_option("-XX:SharedArchiveFile=", ARCHIVE))
     if extra := os.environ.get("LAKEREC_JAVA_OPTIONS"):
         options.append(extra)
     return " ".join(options)
@@ -191,6 +201,13 @@ def streamed(frame: DataFrame) -> Iterator[Row]:
     plans and broadcasts (some 32 MiB each) in the driver for good (DAGScheduler.activeQueryToJobs).
     """
     return frame.rdd.toLocalIterator()
+
+
+def driver_cores(config: Config) -> int:
+    """How many cores the driver may use: those of spark.master where that is local, else its machine's."""
+    of_machine = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    named = LOCAL_CORES.match(config.spark.master)
+    return of_machine if named is None or named[1] == "*" else int(named[1] or 1)
 
 
 def task_threads(spark: SparkSession) -> int:

@@ -18,6 +18,7 @@ from py4j.protocol import Py4JJavaError
 from pyspark.errors import PySparkException
 from pyspark.sql import Column, DataFrame, SparkSession, Window
 from pyspark.sql import functions as F
+from pyspark.sql.types import TimestampType
 
 from lakerec.config import Config, Source
 from lakerec.errors import SourceError
@@ -29,6 +30,7 @@ from lakerec.tables import quoted
 BEGINNING = date(1970, 1, 1)
 CORRUPT = "_corrupt_record"
 ENCODING_FAULT = "lakerec-encoding"
+INSTANT = "yyyy-MM-dd'T'HH:mm:ss.SSSSSSXXX"  # what a timestamp of Parquet or Delta is landed as
 DATE = r"\d{4}-\d{2}-\d{2}"
 
 
@@ -246,17 +248,25 @@ def _payload(spark: SparkSession, source: Source, columns: tuple[str, ...], path
     reader = spark.read.format(source.format).options(**source.options)
     # Delta's reader takes one table at a time.
     parts = [reader.load(path) for path in paths] if source.format == "delta" else [reader.load(paths)]
-    whole = _map(columns, corrupt=False).alias("payload")
-    return reduce(DataFrame.unionByName, (part.select(*tag, whole) for part in parts))
+    return reduce(DataFrame.unionByName, (part.select(*tag, _typed(part, columns).alias("payload")) for part in parts))
 
 
-def _map(columns: tuple[str, ...], corrupt: bool = True) -> Column:
-    """All columns of a row as a map from name to text; the corrupt record only where there is one."""
+def _typed(rows: DataFrame, columns: tuple[str, ...]) -> Column:
+    """All columns of a row as a map from name to text; an instant keeps its offset, which a cast would leave out."""
+    kinds = {field.name: field.dataType for field in rows.schema.fields}
+    return _texts(columns, {name for name in columns if isinstance(kinds.get(name), TimestampType)})
+
+
+def _texts(columns: tuple[str, ...], instants: set[str]) -> Column:
     names = F.array(*[F.lit(c) for c in columns])
-    values = F.array(*[F.col(quoted(c)).cast("string") for c in columns])
-    whole = F.map_from_arrays(names, values)
-    if not corrupt:
-        return whole
+    cells = {c: F.col(quoted(c)) for c in columns}
+    texts = [F.date_format(x, INSTANT) if c in instants else x.cast("string") for c, x in cells.items()]
+    return F.map_from_arrays(names, F.array(*texts))
+
+
+def _map(columns: tuple[str, ...]) -> Column:
+    """All columns of a row as a map from name to text; the corrupt record only where there is one."""
+    whole = _texts(columns, set())
     broken = F.map_concat(whole, F.create_map(F.lit(CORRUPT), F.col(CORRUPT)))
     return F.when(F.col(CORRUPT).isNull(), whole).otherwise(broken)
 

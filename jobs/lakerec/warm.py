@@ -15,6 +15,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -37,6 +38,7 @@ OTHER = "other"
 # What differs from task to task and says nothing of the driver: each step brings its own.
 OF_ATTEMPT = ("LAKEREC_TASK", "LAKEREC_RUN_ID", "LAKEREC_LINEAGE_PARENT")
 PREFIXES = ("LAKEREC_", "AWS_", "OPENLINEAGE_", "PG", "JAVA_HOME")  # of variables that a driver depends on
+NAMED = re.compile(rb"""_env['"]?\s*:\s*['"]?([A-Za-z_]\w*)""")  # the YAML's variables: uri_env: SHOP_DB
 COMPILES = 100  # days: the driver lives long, so the JVM compiles in full
 BROKEN = 1
 
@@ -100,13 +102,19 @@ def relayed(line: socket.socket) -> str:
 
 def fingerprint(config: Path) -> str:
     """What a driver must be started anew for: code, SQL, expectations, the YAML, the environment."""
-    found = hashlib.sha256(config.read_bytes())
+    text = config.read_bytes()
+    named = {name.decode() for name in NAMED.findall(text)}
+    found = hashlib.sha256(text)
     for folder in ("jobs", "sql", "expectations"):
         for file in sorted((HOME / folder).rglob("*.*")):
             if file.suffix in (".py", ".sql", ".yaml"):
                 known = file.stat()
                 found.update(f"{file} {known.st_size} {known.st_mtime_ns}\n".encode())
-    ours = (f"{k}={v}" for k, v in sorted(os.environ.items()) if k.startswith(PREFIXES) and k not in OF_ATTEMPT)
+    ours = (
+        f"{k}={v}"
+        for k, v in sorted(os.environ.items())
+        if (k.startswith(PREFIXES) or k in named) and k not in OF_ATTEMPT
+    )
     found.update("\n".join(ours).encode())
     return found.hexdigest()
 
@@ -187,6 +195,7 @@ def _serve(listener: socket.socket, config: Path) -> None:
     try:
         _take_steps(listener, spark, known, words)
     finally:
+        listener.close()  # a client that came now would wait in vain
         with suppress(Exception):  # a JVM that has died cannot stop
             spark.stop()
 

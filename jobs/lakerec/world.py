@@ -114,11 +114,17 @@ class World:
     def _versions_at(self, day: int) -> pd.DataFrame:
         return held_on(self.versions, day)
 
+    def _newest_at(self, day: int) -> pd.DataFrame:
+        """Each item's newest version known on a day: a retired item keeps its last in people's histories."""
+        known = self.versions[self.versions["valid_from"] <= day]
+        return known.sort_values(["item", "valid_from"]).drop_duplicates("item", keep="last")
+
     def shelf(self, cut: date) -> Shelf:
         """Text vectors and graph as known on `cut`."""
         rows = self._versions_at(day_number(cut))
         text = np.zeros((len(self.items), self.vectors.shape[1]), dtype=np.float32)
-        told = rows[rows["vector"] >= 0]
+        newest = self._newest_at(day_number(cut))
+        told = newest[newest["vector"] >= 0]
         text[told["item"].to_numpy(dtype=int)] = self.vectors[told["vector"].to_numpy(dtype=int)]
         first = np.full(len(self.items), np.nan)
         first[rows["item"].to_numpy(dtype=int)] = rows["first_seen"].to_numpy(dtype=float)
@@ -126,14 +132,14 @@ class World:
 
     def texts(self, cut: date) -> NDArray[np.object_]:
         """(items,) what the language model reads of each item on `cut`; the id where nothing is known."""
-        rows = self._versions_at(day_number(cut))
+        rows = self._newest_at(day_number(cut))
         told = self.items.copy()
         told[rows["item"].to_numpy(dtype=int)] = rows["told"].to_numpy(dtype=object)
         return told
 
     def _graph(self, day: int) -> sparse.csr_matrix | None:
         """Nodes that two items share on the day, and not most of those that are known then."""
-        known = self._known_items(day)
+        known = self.known_items(day)
         edges = self.edges[(self.edges["since"] <= day) & known[self.edges["item"].to_numpy(dtype=int)]]
         touched = edges["node"].map(edges["node"].value_counts())
         edges = edges[(touched >= 2) & (touched <= max(2, WIDEST_NODE * known.sum()))]
@@ -143,8 +149,9 @@ class World:
         shape = (len(self.items), len(self.nodes))
         return sparse.csr_matrix((np.ones(len(edges), dtype=np.float32), where), shape=shape)
 
-    def _known_items(self, day: int) -> NDArray[np.bool_]:
+    def known_items(self, cut: date | int) -> NDArray[np.bool_]:
         """(items,) what the catalogue or an event has named by the end of a day."""
+        day = cut if isinstance(cut, int) else day_number(cut)
         found = np.zeros(len(self.items), dtype=np.bool_)
         found[self.versions.loc[self.versions["valid_from"] <= day, "item"].to_numpy(dtype=int)] = True
         found[self.events.loc[self.events["ingest"] <= day, "item"].to_numpy(dtype=int)] = True
@@ -152,7 +159,7 @@ class World:
 
     def stock(self, cut: date, daily: DailyCounts) -> Stock:
         """Counts, first days and prices as known on `cut`."""
-        rows = self._versions_at(day_number(cut))
+        rows = self._newest_at(day_number(cut))
         codes = rows["item"].to_numpy(dtype=int)
         first, price = daily.first_days(), np.full(len(self.items), np.nan)
         first[codes] = np.fmin(first[codes], rows["first_seen"].to_numpy(dtype=float))

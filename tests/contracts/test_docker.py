@@ -172,3 +172,27 @@ def test_docker_itself_finds_nothing_wrong(tmp_path: Path) -> None:
     ]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_the_image_has_every_package_of_airflows_environment_at_the_same_version() -> None:
+    folder = DOCKER.parent / "requirements"
+    alone, image = (set((folder / name).read_text().split("\n")) for name in ("airflow.txt", "airflow-cluster.txt"))
+    assert alone <= image
+
+
+def test_what_else_the_containers_need_comes_from_files_that_git_ignores() -> None:
+    named = {name: file["path"] for name, each in SERVICES.items() for file in each.get("env_file", [])}
+    airflow = {name for name in SERVICES if name.startswith("airflow")}
+    assert named == dict.fromkeys(airflow, "airflow.env") | {"spark-worker": "spark.env"}
+    assert not any(file["required"] for each in SERVICES.values() for file in each.get("env_file", []))
+    for name in set(named.values()):
+        assert f"docker/{name}" in (DOCKER / "example.env").read_text()
+        if (DOCKER.parent / ".git").exists():
+            ignored = ["git", "check-ignore", "--quiet", f"docker/{name}"]
+            assert subprocess.run(ignored, cwd=DOCKER.parent).returncode == 0
+
+
+def test_two_applications_find_cores_on_the_containers_cluster() -> None:
+    cores = int(EXAMPLE["SPARK_WORKER_CORES"]) * SERVICES["spark-worker"]["deploy"]["replicas"]
+    known = load_config(DOCKER / "deployments" / "demo.yaml").spark.properties
+    assert 2 * int(known["spark.cores.max"]) <= cores

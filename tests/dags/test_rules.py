@@ -17,6 +17,7 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "dags"))
 from common.rules import ENDED, ERRORS, NOTHING_TO_DO, can_retry, chunks, days, must_wait, page, trains, window
 
 START, END = "2024-06-30T19:00+00:00", "2024-07-01T19:00+00:00"  # from 04:00 to 04:00 in Tokyo
+NOW = "2024-07-01T17:00+00:00"  # 02:00 of July 2 in Tokyo
 
 
 @pytest.mark.parametrize(
@@ -32,7 +33,7 @@ START, END = "2024-06-30T19:00+00:00", "2024-07-01T19:00+00:00"  # from 04:00 to
 def test_the_days_of_a_run(start, end, after, day, expected) -> None:
     moments = [datetime.fromisoformat(one) if one else None for one in (start, end, after)]
     names = ("data_interval_start", "data_interval_end", "run_after")
-    run = SimpleNamespace(**dict(zip(names, moments, strict=True)))
+    run = SimpleNamespace(**dict(zip(names, moments, strict=True)), run_type="scheduled", logical_date=moments[0])
     assert window(run, {"day": day}, "Asia/Tokyo") == expected
 
 
@@ -45,10 +46,25 @@ def test_the_days_of_a_run(start, end, after, day, expected) -> None:
     ids=["23 hours", "25 hours"],
 )
 def test_an_interval_over_a_change_of_clocks_is_one_day(start, end) -> None:
-    run = SimpleNamespace(
-        data_interval_start=datetime.fromisoformat(start), data_interval_end=datetime.fromisoformat(end)
-    )
+    moments = [datetime.fromisoformat(one) for one in (start, end)]
+    run = SimpleNamespace(run_type="scheduled", data_interval_start=moments[0], data_interval_end=moments[1])
     assert window(run, {}, "Europe/London") == (start[:10], end[:10])
+
+
+@pytest.mark.parametrize(
+    ("interval", "logical", "expected"),
+    [
+        ((NOW, NOW), NOW, "2024-07-01"),  # the UI's form, a DAG without a schedule
+        ((START, END), NOW, "2024-07-01"),  # the UI's form before 04:00: Airflow gives the interval before the last
+        ((None, None), None, "2024-07-01"),  # the REST API, `make trigger`
+        ((END, END), "2024-06-28T15:00+00:00", "2024-06-28"),  # a date of the past: the day that had ended by it
+    ],
+)
+def test_a_run_by_hand_is_about_the_day_that_had_ended(interval, logical, expected) -> None:
+    start, end, date_, after = (datetime.fromisoformat(one) if one else None for one in (*interval, logical, NOW))
+    times = {"data_interval_start": start, "data_interval_end": end, "logical_date": date_, "run_after": after}
+    found = window(SimpleNamespace(run_type="manual", **times), {}, "Asia/Tokyo")
+    assert found == (expected, str(date.fromisoformat(expected) + timedelta(days=1)))
 
 
 def test_a_run_of_a_partition_is_about_that_day() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gzip
 from collections import Counter
-from datetime import timedelta
+from datetime import UTC, date, datetime, timedelta
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -240,6 +240,45 @@ def test_a_folder_a_day_is_a_source_too(shop: Shop, kind: str):
         (place / "part-0.parquet").write_bytes(b"PAR1 and no more")
         with pytest.raises(SourceError, match=f"{day_after(1)}.*Deliver it again"):
             shop.run("ingest_events", days=2)
+
+
+@pytest.mark.parametrize("kind", ["parquet", "delta"])
+def test_an_instant_of_parquet_or_delta_keeps_its_offset(shop: Shop, kind: str):
+    """The hour that London has twice: as a text without an offset both were the same."""
+    shop.settings["timezone"] = "Europe/London"
+    shop.settings["sources"]["events"] |= {"format": kind, "path": "events/{date}"}
+    shop.settings["sources"]["events"]["columns"]["event_time"] = "cast(event_time as timestamp)"
+    day = date(2024, 10, 27)
+    moments = [datetime(2024, 10, 27, 0, 30, tzinfo=UTC), datetime(2024, 10, 27, 1, 30, tzinfo=UTC)]
+    rows = [dict(zip(HEADER.split(","), event(n, day=day).split(","), strict=True)) for n in range(2)]
+    table = pa.Table.from_pylist([row | {"event_time": at} for row, at in zip(rows, moments, strict=True)])
+    place = shop.folder / f"events/{day}"
+    if kind == "delta":
+        write_deltalake(place, table)
+    else:
+        place.mkdir(parents=True)
+        pq.write_table(table, place / "part-0.parquet")
+    before = shop.spark.conf.get("spark.sql.session.timeZone")
+    shop.spark.conf.set("spark.sql.session.timeZone", "Europe/London")
+    try:
+        shop.run(*INGEST, start=day)
+        seconds = shop.job("look").lake.read("silver.events").selectExpr("unix_timestamp(event_time) as at").collect()
+    finally:
+        shop.spark.conf.set("spark.sql.session.timeZone", before)
+    assert sorted(row["at"] for row in seconds) == [int(at.timestamp()) for at in moments]
+
+
+def test_a_catalogue_that_is_refused_says_where_it_landed_and_is_in_the_ledger(shop: Shop):
+    shop.deliver(DAY, [event(1)])
+    shop.run("ingest_catalogue", "conform_catalogue")
+    kept = shop.rows("silver.items")
+    shop.write("items.csv.gz", "item_id,title", [])
+    shop.run("ingest_catalogue")
+    with pytest.raises(DataQualityError, match=r"silver.items stays at version 0(.|\n)*newest rows of bronze.items"):
+        shop.run("conform_catalogue")
+    assert shop.rows("silver.items") == kept
+    last = max(shop.rows("ops.runs"), key=lambda row: row["started_at"])
+    assert (last["job"], last["status"]) == ("conform_catalogue", "rejected")
 
 
 def test_a_value_that_does_not_parse_is_quarantined_and_the_job_lives(shop: Shop):

@@ -17,7 +17,7 @@ from lakerec.cli import STEPS
 from lakerec.errors import ContractError, UsageError
 from lakerec.export import export
 from lakerec.lake import Window
-from lakerec.restore import downstream, restore
+from lakerec.restore import downstream, newest_inputs, restore
 from lakerec.tables import table
 
 LANDED = ("ingest_events", "ingest_catalogue")
@@ -227,6 +227,13 @@ def test_what_follows_from_a_table_goes_by_what_each_run_read():
         "ml.promotions": "promote_scorer",
     }
     assert downstream("bronze.kg", made_from) == {}
+
+
+def test_a_table_that_upkeep_has_shortened_still_follows_from_what_it_was_made_of(shop: Shop):
+    ran(shop, "ingest_events", "conform_events", "build_sequences")
+    upkeep = shop.job("maintain_lake")
+    upkeep.lake.replace("ml.sequences", upkeep.lake.read("ml.sequences").limit(0), Window(DAY, day_after(1)))
+    assert newest_inputs(shop.job("look").lake)["ml.sequences"][0] == "build_sequences"
 
 
 def test_a_table_is_restored_to_its_last_version_of_a_day_and_to_this_releases_columns(shop: Shop, release: Release):

@@ -161,6 +161,20 @@ def test_a_run_that_died_before_its_record_is_recorded_by_the_next(shop: Shop):
     assert line["status"] == "ok" and "completed_by" in dict(line["details"])
 
 
+def test_a_run_with_commits_to_come_is_not_taken_for_one_that_died(shop: Shop):
+    """Lists of each day of a window: between two of its commits another run of the same job writes its own."""
+    shop.deliver(DAY, [event(1), event(2)])
+    shop.run(*LAKE_STEPS, "score_candidates")
+    slow = shop.job("score_candidates", days=2, every_day=True)
+    lists = slow.lake.read("gold.recommendations")
+    slow.run.unfinished = True
+    slow.lake.replace("gold.recommendations", lists, Window(DAY, day_after(1)))
+    shop.run("score_candidates", start=day_after(1))
+    slow.run.unfinished = False
+    slow.lake.record([slow.run.row("ok", {"written": 1})])
+    assert sum(row["run_id"] == slow.run.run_id for row in shop.rows("ops.runs")) == 1
+
+
 def test_a_slow_conform_is_refused_where_a_later_day_has_rewritten_its_days(shop: Shop):
     shop.deliver(DAY, [event(1)])
     shop.run("ingest_events", "conform_events")

@@ -243,6 +243,18 @@ def test_the_command_speaks_of_the_lists_now_served(shop: Shop, monkeypatch, cap
     assert [serving(shop, day_after(n)) for n in (-1, 0, 1, 2)] == [OLD, "newer", "newer", OLD]
 
 
+def test_a_day_that_has_not_begun_is_no_day_to_roll_back_from(shop: Shop, monkeypatch, capfd):
+    """The log is only appended to: an entry of 2062 would refuse every rollback before it."""
+    champion(shop)
+    monkeypatch.setenv("LAKEREC_ROLLBACK_TO", "")
+    monkeypatch.setattr(cli, "_session", lambda *_: _Open(shop))
+    assert shop.config.lake
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["rollback", "--config", str(shop.folder / "config.yaml"), "--to", OLD, "--day", "2062-03-08"])
+    assert ended.value.code == UsageError.exit_code and "a day that has not begun" in "".join(capfd.readouterr())
+    assert len(shop.rows("ml.promotions")) == 1
+
+
 class _Open:
     """The tests' session, which a command must not end."""
 

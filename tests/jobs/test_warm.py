@@ -97,6 +97,18 @@ def test_a_client_that_dies_with_output_unread_takes_the_driver_along(home: Shop
         wait_for(lambda: driver not in drivers(home))
 
 
+def test_a_driver_is_of_the_variables_that_its_yaml_names(tmp_path: Path, monkeypatch):
+    config = tmp_path / "shop.yaml"
+    config.write_text("serving: {uri_env: SHOP_DB}\nprivacy:\n  key_env: 'SHOP_KEY'\n")
+    found = {fingerprint(config)}
+    for name in ("SHOP_DB", "SHOP_KEY", "LAKEREC_ANY"):
+        monkeypatch.setenv(name, "rotated")
+        found.add(fingerprint(config))
+    assert len(found) == 4
+    monkeypatch.setenv("ANOTHER", "x")
+    assert fingerprint(config) in found
+
+
 @pytest.mark.long
 def test_a_driver_whose_jvm_has_died_gives_way_to_a_new_one(home: Shop):
     assert told(step(home, "ingest_events"))[0] == 0

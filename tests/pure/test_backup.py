@@ -80,6 +80,14 @@ def test_a_destroyed_lake_comes_back_with_every_table_model_and_registry(config:
     assert DeltaTable(str(lake / TABLES[0])).version() == 3
 
 
+def test_a_backup_may_lie_where_a_path_has_blanks_and_letters_of_any_alphabet(config: Config, tmp_path: Path):
+    lake = Path(config.lake)
+    write_deltalake(lake / "silver/kg", pa.table({"kind": ["a b/ü"], "n": [1]}), partition_by=["kind"])
+    for _ in range(2):  # the second looks for what the first has
+        place, _, _ = back_up(config, tmp_path / "back ups of März", "run")
+    assert rows(place, "silver/kg") == rows(lake, "silver/kg") == [("a b/ü", 1)]
+
+
 def test_the_second_backup_copies_only_what_is_new_and_outlives_the_first(config: Config, tmp_path: Path):
     lake, folder = Path(config.lake), tmp_path / "backups"
     first, _, copied = back_up(config, folder, "run")

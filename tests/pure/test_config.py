@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import os
 from argparse import Namespace
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lakerec import session
 from lakerec.config import load_config, referenced_columns
 from lakerec.errors import ConfigError, UsageError
 from lakerec.job import window_of
+from lakerec.models import version_of
 
 ROOT = Path(__file__).parents[2]
 YAML = """\
@@ -220,6 +223,11 @@ def test_files_have_a_folder_of_their_own_where_the_lake_is_on_no_disk(yaml_file
         load_config(yaml_file(distant)).local_folder("_models")
     config = load_config(yaml_file(distant + "files: of/the/shop\n"))
     assert config.local_folder("_models") == config.file.parent / "of/the/shop/_models"
+    again, trial = (load_config(config.file, lake) for lake in ("s3a://bucket/shop", "s3a://bucket/trial"))
+    assert again.local_folder("_models") == config.local_folder("_models")
+    # Another lake's upkeep must not remove this one's models, nor its lists replace this one's.
+    assert trial.local_folder("_models").is_relative_to(config.file.parent / "of/the/shop/_lakes")
+    assert trial.local_folder("_serving") != load_config(config.file, "s3a://bucket/trial2").local_folder("_serving")
     assert config.on_s3 and config.hash() == load_config(yaml_file(distant)).hash()
     with pytest.raises(ConfigError, match=r"line 19: files: s3a://b/c is no folder"):
         load_config(yaml_file(distant + "files: s3a://b/c\n")).local_folder("_models")
@@ -315,6 +323,43 @@ def test_the_columns_an_expression_reads_are_found_exactly(case):
     found = referenced_columns(expression)
     assert set(found) == names
     assert len(found) == len(names)
+
+
+def test_a_models_version_is_of_all_that_decides_it(yaml_file):
+    changes = {
+        "candidates: {per_user: 30}": True,
+        "candidates: {popular_days: 9}": True,
+        "candidates: {generators: {popular: {}}}": True,
+        "policy: {filter_types: [view]}": True,
+        "scorer: {ranker: {depth: 7}}": True,
+        "policy: {k: 5}": False,
+        "scorer: {training: {processes: 2}}": False,
+        "late_days: 9": False,
+    }
+    known = version_of("snapshot1", date(2026, 3, 1), load_config(yaml_file()))
+    for text, other in changes.items():
+        lines = "".join(line for line in YAML.splitlines(True) if not line.startswith(text.split(":")[0] + ":"))
+        found = version_of("snapshot1", date(2026, 3, 1), load_config(yaml_file(lines + text + "\n")))
+        assert (found != known) is other, text
+
+
+@pytest.mark.parametrize(
+    ("master", "cores"), [("local", 1), ("local[3]", 3), ("local[5,2]", 5), ("local[*]", 0), ("spark://m:7077", 0)]
+)
+def test_a_local_driver_has_the_cores_of_its_master(yaml_file, monkeypatch, master, cores):
+    monkeypatch.setattr("lakerec.session.jars_of", lambda config: [])
+    config = load_config(yaml_file(YAML + f"spark: {{master: '{master}'}}\n"))
+    here = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    assert session.driver_cores(config) == (cores or here)
+    known = session.properties(config)
+    assert known.get("spark.default.parallelism") == (str(cores or here) if master.startswith("local") else None)
+    if master.startswith("local"):
+        assert int(known["spark.sql.shuffle.partitions"]) == max(8, 2 * (cores or here))
+
+
+def test_an_option_of_the_jvm_may_name_a_folder_with_blanks():
+    assert session._option("-Da=", Path("/a/b c")) == '-Da="/a/b c"'
+    assert session._option("-Da=", Path("/a/b")) == "-Da=/a/b"
 
 
 def test_what_may_be_secret_is_hashed_and_not_shown(tmp_path: Path) -> None:

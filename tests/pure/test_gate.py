@@ -166,6 +166,11 @@ def test_a_champion_that_cannot_be_read_does_not_block():
     assert rules(judged(worse)) == ["baseline"]
 
 
+def test_a_champion_that_has_seen_the_targets_is_not_compared_with():
+    verdict = judged([*night(champion=False), row(OLD, "has_seen_the_targets", 1.0)])
+    assert verdict.passed and "the champion old was trained on days of the test cut's targets" in verdict.told
+
+
 def test_a_champion_without_finite_figures_does_not_block():
     rows = changed(night(), OLD, "ndcg@10", value=nan)
     rows = changed(rows, NEW, "ndcg@10", "against old", value=nan, low=nan, high=nan)

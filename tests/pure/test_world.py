@@ -224,6 +224,16 @@ def test_a_retired_item_is_off_the_shelf_and_what_nobody_lists_never_was_on_it()
     assert found.on_shelf(day(TODAY - 1)).tolist() == [True, True, False]
 
 
+def test_a_retired_item_keeps_its_last_text_and_price_in_peoples_histories():
+    items = [version("a", TODAY - 9, TODAY - 5, text=1, price=1.0), version("a", TODAY - 5, TODAY, text=2, price=3.0)]
+    found = made([], [*items, version("a", TODAY + 1, text=3, price=9.0), version("b", TODAY - 9)])
+    assert found.on_shelf(CUT).tolist() == [False, True]
+    assert found.shelf(CUT).text[0].tolist() == VECTORS["text 2"].tolist()
+    assert found.texts(CUT)[0] == f"a since {TODAY - 5}"
+    assert found.stock(CUT, DailyCounts.of(found.known(CUT))).price[0] == 3.0
+    assert found.shelf(day(TODAY + 1)).text[0].tolist() == VECTORS["text 3"].tolist()
+
+
 def test_without_a_catalogue_what_had_an_event_is_on_the_shelf():
     found = made([("u", "a", "return", TODAY - 1.5, TODAY - 1), ("u", "b", "view", TODAY + 0.5, TODAY + 1)])
     assert found.on_shelf(CUT).tolist() == [True, False]

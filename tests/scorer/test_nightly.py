@@ -24,7 +24,7 @@ from lakerec.scorer.artefact import checked
 from lakerec.scorer.bundle import Bundle
 from lakerec.scorer.evaluation import recommender_at
 from lakerec.scorer.final import Shortlist
-from lakerec.scorer.nightly import FEATURES, Night, cuts_of, ranker_features
+from lakerec.scorer.nightly import FEATURES, Night, cuts_of, ranker_features, train
 from lakerec.scorer.prediction import Predictor
 from lakerec.scorer.ranker import Ranker
 from lakerec.scorer.recommender import Ranked, full_ranks
@@ -306,6 +306,46 @@ def test_a_retriever_goes_on_from_the_champions_of_the_same_role_which_knows_no_
     )
     assert [planned._warm(role, 0, found, later) for role in bundle.ROLES] == ["mine"] * 3
     assert planned._warm("learned", 0, {}, None) is None
+
+
+def test_a_champion_of_another_shape_is_no_start(planned, night):
+    champion = Bundle.open(night[0])
+    same = planned.config.scorer.retriever
+    for change in ({"size": 16}, {"layers": 3}, {"block": "transformer"}, {"window": 9}):
+        other = same.model_copy(update=change)
+        try:
+            planned.config.scorer.retriever = other
+            assert planned._warm("learned", 0, {}, champion) is None
+            assert planned._warm("serving", 0, {"learned": ["mine"]}, champion) == "mine"
+        finally:
+            planned.config.scorer.retriever = same
+    assert isinstance(planned._warm("learned", 0, {}, champion), Retriever)
+
+
+def test_what_came_after_a_cut_is_new_to_the_retriever_of_that_cut(tiny, tmp_path):
+    """As what comes after a training is to the one that serves: no id, no bias, the vectors kept are made anew."""
+    late = ITEMS[4]
+    since, items = day_number(CUTS[1][0]), make_items()
+    items.loc[items["item_id"] == late, ["valid_from", "first_seen"]] = since
+    events = make_events()
+    events = events[(events["item_id"] != late) | (events["day"] > since)]
+    config = make_config(tiny)
+    train(make_world(events, items), make_examples(events), LAST, config, tmp_path / "v1", 1, lambda _: None)
+    opened = Bundle.open(tmp_path / "v1")
+    for role, known in (("learned", False), ("serving", True)):
+        (model,) = opened.retrievers(role)
+        code = opened.items.index(late)
+        assert bool(model.tower.ids[code].any()) is known and bool(model.item_biases()[code]) is known, role
+
+
+@pytest.mark.parametrize(
+    ("filtered", "repeats"), [([], True), (["return"], True), (["buy"], True), (["buy", "view"], False)]
+)
+def test_what_one_chose_may_come_again_unless_every_choice_hides_it(tiny, filtered, repeats):
+    config = make_config(tiny, filtered=filtered)
+    world = make_world()
+    night = Night(world, cuts_of(world, make_examples()), LAST, config, 1, lambda _: None)
+    assert ("personal" in night.settings) is repeats
 
 
 def test_an_ensemble_is_the_mean_of_its_members_and_comes_back(tiny, tmp_path):

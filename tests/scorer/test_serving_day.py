@@ -112,8 +112,8 @@ def test_a_day_comes_back_from_its_file(tmp_path, listed):
 
 def test_the_shares_of_patterns_in_the_order_of_the_items():
     codes = {"a": 0, "b": 1}
-    found = pattern_shares({2: {"b": 0.5, "gone": 0.25}, 0: {"a": 0.75}}, codes, 3)
-    assert found.tolist() == [[0.75, 0, 0], [0, 0, 0], [0, 0.5, 0]]
+    found = pattern_shares({2: {"b": 3, "gone": 5}, 0: {"a": 1, "b": 1}}, codes, 3)
+    assert found.tolist() == [[0.5, 0.5, 0], [0, 0, 0], [0, 1, 0]]
     assert pattern_shares({}, codes, 3).shape == (0, 3)
 
 

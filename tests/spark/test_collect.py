@@ -10,7 +10,7 @@ from tests.spark.rows import event
 from lakerec import collect as module
 from lakerec.collect import collect, item_columns, readings, shelf_of_day, strangers
 from lakerec.config import ITEM_ENTITY, Config
-from lakerec.generators.popularity import ALWAYS, DailyCounts
+from lakerec.generators.popularity import ALWAYS, DailyCounts, PatternPopular
 from lakerec.scorer.serving_day import ScoringDay
 from lakerec.world import day_number, end_of
 
@@ -38,6 +38,9 @@ class Tables:
 
     def __init__(self, frame, tables, mix=False):
         self.frame, self.tables, self.mix, self.asked = frame, tables, mix, {}
+
+    def exists(self, name):
+        return bool(self.tables.get(name))
 
     def read(self, name, version=None):
         self.asked[name] = version
@@ -202,10 +205,12 @@ def test_a_readings_histories_are_those_of_the_world(both, frame, spark):
 
 
 def test_a_patterns_shares_are_those_of_the_newest_patterns_known(both):
-    _, day, _ = both
-    assert day.patterns.shape == (2, len(day.items))
-    assert day.patterns[0].tolist() == [0.25 if item == "i2" else 0 for item in day.items]
-    assert not day.patterns[1].any()  # of an item that nobody knows
+    """As the generator counts them that the ranker has learned with."""
+    world, day, _ = both
+    codes = [world.item_codes[item] for item in day.items]
+    fitted = PatternPopular.fit(world.known(DAY), world.shelf(DAY)).shares
+    assert np.array_equal(day.patterns, fitted[:, codes]) and np.allclose(day.patterns.sum(axis=1), 1)
+    assert not np.array_equal(*day.patterns)
 
 
 def test_neither_the_order_of_the_rows_nor_their_partitions_change_anything(frame):

@@ -13,6 +13,7 @@ from lakerec.generators.base import Generator, Shelf, State, dense, pack, unpack
 from lakerec.histories import Floats, Histories
 
 ALWAYS = 1e9  # days: a window over everything
+PATTERN_DAYS = 90.0
 
 
 @dataclass(frozen=True)
@@ -200,7 +201,7 @@ class PatternPopular(Generator):
     shares: Floats
 
     @classmethod
-    def fit(cls, histories: Histories, shelf: Shelf, days: float = 90.0) -> PatternPopular:  # type: ignore[override]
+    def fit(cls, histories: Histories, shelf: Shelf, days: float = PATTERN_DAYS) -> PatternPopular:  # type: ignore[override]
         """shares (patterns, items); no pattern known, no rows."""
         groups = histories.groups if histories.groups is not None else np.full(len(histories), -1)
         recent = histories.keep((histories.weights > 0) & (histories.times >= histories.at.max(initial=0) - days))

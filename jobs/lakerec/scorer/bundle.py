@@ -15,7 +15,7 @@ from lakerec import generators
 from lakerec.errors import ContractError, ModelError
 from lakerec.features import Stock
 from lakerec.generators.base import Generator, Shelf
-from lakerec.generators.popularity import New, PatternPopular, Popular, Rising
+from lakerec.generators.popularity import PATTERN_DAYS, New, PatternPopular, Popular, Rising
 from lakerec.histories import Floats, Histories
 from lakerec.scorer.final import Final
 from lakerec.scorer.ranker import Ranker
@@ -43,6 +43,11 @@ class Recipe:
     retriever: bool
     text_model: str = ""
     report: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def pattern_days(self) -> float:
+        """How far back it counts what a behaviour pattern chooses."""
+        return float(self.settings.get("pattern", {}).get("days", PATTERN_DAYS))
 
     @property
     def blend(self) -> dict[str, float]:

@@ -41,7 +41,7 @@ from lakerec.scorer.recommender import (
     tuned,
     without_each,
 )
-from lakerec.scorer.retriever import Retriever, fit
+from lakerec.scorer.retriever import Retriever, fit, shape
 from lakerec.scorer.slates import Form, Slate
 from lakerec.world import World
 
@@ -117,8 +117,13 @@ class Night:
             "graph": bool(len(self.world.edges)),
             "pattern": bool(len(self.world.patterns)),
             "profile": bool(len(self.world.people)),
-            **dict.fromkeys(REPEATABLE, not self.hidden),
+            **dict.fromkeys(REPEATABLE, self._may_repeat()),
         }.get(name, True)
+
+    def _may_repeat(self) -> bool:
+        """Whether an item that was chosen can come up again: some type of event counts, and hides nothing."""
+        hidden = self.config.policy.filter_types
+        return any(weight > 0 and kind not in hidden for kind, weight in self.config.event_types.items())
 
     def stage(self, day: date, known: Histories, retrievers: Sequence[Retriever]) -> FirstStage:
         """Generators that know what was known on a day, with that day's texts, graph, prices and counts."""
@@ -147,10 +152,13 @@ class Night:
     def _warm(
         self, role: str, place: int, found: dict[str, list[Retriever]], champion: bundle.Bundle | None
     ) -> Retriever | None:
-        """The champion's of the same role knows no more than this one may: each role's day only moves on."""
+        """The champion's of the same role knows no more than this one may: each role's day only moves on.
+
+        One of another shape is no start: what cannot be taken over would have WARM_EPOCHS in place of a training.
+        """
         if champion is not None and champion.recipe.days.get(role, "9999") <= self._days()[role].isoformat():
             theirs = champion.retrievers(role)
-            if place < len(theirs):
+            if place < len(theirs) and shape(theirs[place].settings) == shape(self.config.scorer.retriever):
                 return theirs[place]
         before = [models[place] for models in found.values() if place < len(models)]
         return before[-1] if before else None
@@ -166,16 +174,16 @@ class Night:
         settings = self.config.scorer.retriever
         settings = settings.model_copy(update={"seed": settings.seed + SEEDS_APART * place})
         items = bundle.side(self.world.shelf(day))
+        held = self._held(known) if warm is None else np.zeros(len(known), dtype=np.int64)
+        epochs = None if warm is None else WARM_EPOCHS
         try:
-            if warm is not None:
-                nothing = np.zeros(len(known), dtype=np.int64)
-                given = (known, nothing, items, settings, checkpoint, warm, known.profiles, WARM_EPOCHS, self.say)
-                return fit(*given)[0]
-            held = self._held(known)
-            return fit(known, held, items, settings, checkpoint, None, known.profiles, None, self.say)[0]
+            made = fit(known, held, items, settings, checkpoint, warm, known.profiles, epochs, self.say)[0]
         except NotEnoughDataError as error:
             self.say(f"no retriever ({role}): {error}")
             return None
+        # The catalogue holds what came later, too: it must be new to the ranker's lessons as it is when it is served.
+        made.forget(~self.world.known_items(day), items)
+        return made
 
     def _held(self, known: Histories) -> NDArray[np.int64]:
         """The events of the last horizon, held out to stop by."""

@@ -379,6 +379,15 @@ class Retriever(nn.Module):
         self.vectors, self.biases = self.tower(self.side(items))
 
     @torch.no_grad()
+    def forget(self, gone: NDArray[np.bool_], items: ItemSide) -> None:
+        """Read the items `gone` (items,) as those that were not trained: by text and graph alone."""
+        gone = gone[: len(self.tower.ids)]
+        if gone.any():
+            self.tower.ids[gone] = 0
+            self.tower.bias[gone] = 0
+            self.remember(items)
+
+    @torch.no_grad()
     def _catalogue(self, items: ItemSide | None) -> tuple[Tensor, Tensor]:
         """Vectors and biases of a catalogue, of the one trained on without."""
         self.eval()
@@ -492,6 +501,11 @@ def fit(
         run = Run(model, Events(chosen, profile, items.text.shape[1]), held, items, epochs, progress)
         run.fit(checkpoint)
     return model, run.report
+
+
+def shape(settings: RetrieverSettings) -> dict[str, object]:
+    """What two networks must have in common for one to go on from the other's weights."""
+    return settings.model_dump(include={"size", "layers", "heads", "window", "block", "relative", "target_gap"})
 
 
 def _build(histories: Histories, items: ItemSide, settings: RetrieverSettings, warm: Retriever | None) -> Retriever:

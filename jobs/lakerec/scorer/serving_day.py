@@ -198,10 +198,10 @@ def _list(value: Any) -> list[Any]:
 
 
 def pattern_shares(rows: Mapping[int, Mapping[str, float]], codes: Mapping[str, int], items: int) -> Floats:
-    """(patterns, items) from each pattern's popular items with their shares."""
+    """(patterns, items) shares from the counts of each pattern's items, as PatternPopular is fitted."""
     shares = np.zeros((max(rows, default=-1) + 1, items), dtype=np.float32)
-    for pattern, popular in rows.items():
-        for item, share in popular.items():
+    for pattern, counts in rows.items():
+        for item, count in counts.items():
             if item in codes:
-                shares[pattern, codes[item]] = share
-    return shares
+                shares[pattern, codes[item]] = count
+    return shares / np.maximum(shares.sum(axis=1, keepdims=True), np.float32(1))
