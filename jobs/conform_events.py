@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from datetime import date, timedelta
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -90,9 +89,9 @@ def _expectations(job: Job, written: DataFrame, days: pd.DataFrame) -> list[qual
     docs = quality.DataDocs(job.lake.local_folder("_dq"))
     gate = {"expect": "ExpectColumnValuesToBeBetween", "column": "bad_share", "max_value": job.config.gate.max_bad}
     by_day = docs.validate(f"{TABLE} days", days, (*suite.days, gate))
-    batch = quality.batch(written.where(job.window.where("ingest_date")), int(days["written"].sum()))
-    by_batch = docs.validate(f"{TABLE} batch", batch, suite.batch)
-    job.say(f"Data Docs: {Path(docs.build())}")
+    mine = quality.batch(written.where(job.window.where("ingest_date")), int(days["written"].sum()))
+    by_batch = docs.validate(f"{TABLE} batch", mine, suite.batch)
+    job.say(f"Data Docs: {docs.build()}")
     return [o for r in by_day for o in quality.day_outcomes(r, days)] + [quality.Outcome.of_batch(r) for r in by_batch]
 
 

@@ -19,6 +19,7 @@ DAGS = Path(__file__).parents[2] / "dags"
 HEAVY = {"pyspark", "torch", "pandas", "numpy", "pyarrow", "psycopg", "great_expectations", "lakerec"}
 # A summer day: in London its 04:00 is 03:00 UTC.
 RUN = SimpleNamespace(
+    run_type="scheduled",
     data_interval_start=datetime(2024, 7, 1, 3, tzinfo=UTC),
     data_interval_end=datetime(2024, 7, 2, 3, tzinfo=UTC),
     run_after=datetime(2024, 7, 2, 3, tzinfo=UTC),
