@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 import shutil
-from datetime import date
+from datetime import date, timedelta
 from math import nan
 from pathlib import Path
 from typing import Any
@@ -339,6 +339,25 @@ def test_a_trained_challenger_that_is_broken_is_refused_by_both_jobs(night, file
     assert found["gate"].startswith("rejected: failed finite: ") and told in found["gate"]
     tags, alias = registered(shop, version)
     assert tags["gate"] == found["gate"] and not alias
+
+
+def test_a_champion_that_knows_the_targets_of_the_test_is_not_compared(night):
+    """As where the horizon has grown: the champion's fit for judgements is of a day behind the new test cut."""
+    shop, version = night
+    shutil.rmtree(twin(shop, version))
+    shutil.copytree(twin(shop, OLD), twin(shop, version))
+    recipe = twin(shop, OLD) / "recommender" / "recipe.json"
+    kept, known = recipe.read_text(), json.loads(recipe.read_text())
+    recipe.write_text(json.dumps(known | {"days": known["days"] | {"evaluated": known["days"]["serving"]}}))
+    try:
+        shop.run("evaluate_scorer", days=DAYS)
+    finally:
+        recipe.write_text(kept)
+    found = {(row["version"], row["metric"]) for row in shop.rows("gold.model_metrics")}
+    assert {metric for name, metric in found if name == OLD} == {"has_seen_the_targets"}
+    (protocol,) = {row["protocol"] for row in shop.rows("gold.model_metrics")}
+    test = [row for row in shop.rows("ml.examples") if row["split"] == "test"]
+    assert f"cut={test[0]['cut_date'] + timedelta(days=1)}" in protocol and "repeats" in protocol
 
 
 def test_the_same_challenger_unbroken_takes_over(night):
