@@ -78,8 +78,8 @@ def _judged(job: Job, snapshot: str, version: str, test: Any) -> Any:
     world = collect(job.lake, job.config, job.last_day, opened.items, opened.nodes, pinned, kinds)
     (cut,) = cuts_of(world, test)
     recommender = evaluation.recommender_at(world, cut, opened)
-    per_user, k, seed = job.config.candidates.per_user, job.config.policy.k, job.config.scorer.training.seed
-    judged = evaluation.model(world, cut, version, recommender, predictor, opened.final(), per_user, k)
+    size, k, seed = job.config.slate_size, job.config.policy.k, job.config.scorer.training.seed
+    judged = evaluation.model(world, cut, version, recommender, predictor, opened.final(), size, k)
     sheet = evaluation.Sheet(world, cut, recommender.stage.shelf, seed, _attributes(job, cut.day))
     return (cut, sheet), judged, recommender, opened.recipe.blend
 

@@ -79,12 +79,11 @@ def _scored(job: Job, model: models.Promotion, day: date, users: DataFrame, tota
     opened = Bundle.open(artefact)
     opened.check_text_model(model_id(job.config.scorer.model))
     shelf = shelf_of_day(job.lake, job.config, day, opened.items, opened.nodes, opened.recipe.pattern_days)
-    per_user = max(job.config.candidates.per_user, job.config.policy.k)
     buckets, run = batch.count_of(total, job.spark.sparkContext.defaultParallelism), job.run
     name = batch.fingerprint(day, model.version, run.config_hash, run.inputs, run.window, total, buckets)
     with batch.workspace(job.lake.local_folder("_scoring"), f"{day}-{name}", run.run_id) as place:
         shelf.save(place / "shelf.npz")
-        lists = list_scorer(str(artefact), str(place / "shelf.npz"), task_threads(job.spark), per_user)
+        lists = list_scorer(str(artefact), str(place / "shelf.npz"), task_threads(job.spark), job.config.slate_size)
         yield batch.run(job.spark, users, total, buckets, bucket_scorer(lists, str(place)), place, job.say)
 
 

@@ -581,11 +581,15 @@ class Config(Model):
         told = self.model_copy(update={"spark": spark}).told
         return PASSWORD.sub(lambda found: "(not shown)" + "@" * found[0].endswith("@"), told)
 
+    @property
+    def slate_size(self) -> int:
+        """How many of a user's candidates are scored, in training as in serving: a list has its k."""
+        return max(self.candidates.per_user, self.policy.k)
+
     def decisive(self) -> str:
         """All that decides a model trained on a snapshot, as JSON: what scores, from which sources and events."""
-        return self.scorer.decisive() + self.model_dump_json(
-            include={"candidates": True, "policy": {"filter_types"}, "event_types": True}
-        )
+        kept = self.model_dump_json(include={"candidates": True, "policy": {"filter_types"}, "event_types": True})
+        return f"{self.scorer.decisive()}{kept}{self.slate_size}"
 
     def hash(self) -> str:
         """The first 12 hex digits of the SHA-256 of `told`."""

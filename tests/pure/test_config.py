@@ -333,6 +333,7 @@ def test_a_models_version_is_of_all_that_decides_it(yaml_file):
         "policy: {filter_types: [view]}": True,
         "scorer: {ranker: {depth: 7}}": True,
         "policy: {k: 5}": False,
+        "policy: {k: 50}": True,  # more than per_user: as many are scored
         "scorer: {training: {processes: 2}}": False,
         "late_days: 9": False,
     }

@@ -159,7 +159,8 @@ class Run:
         marks = [round(part * len(steps) / REPORTS) for part in range(1, REPORTS + 1)]
         for first in range(0, len(steps), self.settings.accumulate):
             last = min(first + self.settings.accumulate, len(steps))
-            loss, weight = self._update(steps[first:last], (epoch + last / len(steps)) / self.settings.epochs)
+            middle = (first + last) / 2 / len(steps)
+            loss, weight = self._update(steps[first:last], (epoch + middle) / self.settings.epochs)
             total, count = total + loss, count + weight
             if any(first < mark <= last for mark in marks):
                 self._tell(epoch, last / len(steps), total / count, time.perf_counter() - began)
@@ -174,7 +175,7 @@ class Run:
         )
 
     def _update(self, steps: Sequence[NDArray[np.int64]], share: float) -> tuple[float, float]:
-        """One update at `share` of the whole training (linear warm-up, linear decay); as `gradients`."""
+        """One update, amid which `share` of the training is done (linear warm-up and decay); as `gradients`."""
         factor = min(share / WARM_UP, (1 - share) / (1 - WARM_UP))
         for group in self.optimiser.param_groups:
             group["lr"] = group["rate"] * factor

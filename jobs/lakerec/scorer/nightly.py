@@ -199,9 +199,9 @@ class Night:
         return stages, ranker, learned
 
     def slates(self, stage: FirstStage, ranker: Ranker, cut: Cut, limit: int, unseen: bool) -> Slated:
-        """The ranker's best `per_user` of each person as slates, drawn by seed; `unseen`: scored by other folds."""
+        """The ranker's best of each person as slates, drawn by seed; `unseen`: scored by other folds."""
         some = cut.part.some(limit, self.config.scorer.training.seed)
-        shortlist = shortlisted(stage, ranker, some, self.config.candidates.per_user, unseen, cut.on_shelf)
+        shortlist = shortlisted(stage, ranker, some, self.config.slate_size, unseen, cut.on_shelf)
         return Slated(
             labelled_slates(self.world, cut, shortlist, some, Form.of(self.config.scorer.model_dump())), shortlist, some
         )
