@@ -4,6 +4,9 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 mkdir -p .make
+# Else each first process compiles what it imports, and every one does where PYTHONDONTWRITEBYTECODE is set: that doubles
+# the start of a training, of a Spark worker and of an Airflow task.
+export UV_COMPILE_BYTECODE=1
 
 # part NAME FILE... -- COMMAND...: run the command unless it ran before on the same files. set -e does not hold in a
 # command whose failure is looked at: its lines are one chain of &&.

@@ -44,10 +44,15 @@ export AIRFLOW_CONN_SPARK_DEFAULT
 say "starting PostgreSQL ..."
 use_database
 # A database for each deployment: another deployment's lists are not this one's to replace.
-lists=${LAKEREC_SERVING_URI:+the server of LAKEREC_SERVING_URI}
-deployment=$(basename "$CONFIG" .yaml | tr '[:upper:]' '[:lower:]' | tr -c 'a-z0-9\n' _)_$(sha256sum <<<"$CONFIG" | cut -c1-6)
-LAKEREC_SERVING_URI=${LAKEREC_SERVING_URI:-$(postgres start "$STATE/postgres" "serving_$deployment")}
-export LAKEREC_SERVING_URI
+serving=$(python -c 'import sys, yaml
+print((yaml.safe_load(open(sys.argv[1])).get("serving") or {}).get("uri_env") or "LAKEREC_SERVING_URI")' "$CONFIG")
+lists=${!serving:+the server of $serving}
+if [ -z "$lists" ]; then
+    [ "$serving" = LAKEREC_SERVING_URI ] || fail "the variable $serving is not set, which serving.uri_env of $CONFIG names"
+    deployment=$(basename "$CONFIG" .yaml | tr '[:upper:]' '[:lower:]' | tr -c 'a-z0-9\n' _)_$(sha256sum <<<"$CONFIG" | cut -c1-6)
+    LAKEREC_SERVING_URI=$(postgres start "$STATE/postgres" "serving_$deployment")
+    export LAKEREC_SERVING_URI
+fi
 
 # Airflow's processes keep the environment that they were started with.
 rotating=${AWS_SESSION_TOKEN:+AWS_(SESSION_TOKEN|ACCESS_KEY_ID|SECRET_ACCESS_KEY|CREDENTIAL_EXPIRATION)=}  # by the hour
@@ -82,4 +87,4 @@ password=$(python -c 'import json, sys; print(json.load(open(sys.argv[1]))["admi
     "$AIRFLOW_HOME/simple_auth_manager_passwords.json.generated")
 chmod 600 "$AIRFLOW_HOME/simple_auth_manager_passwords.json.generated"
 say "Airflow is up with $CONFIG"
-printf 'URL       %s\nuser      admin\npassword  %s\nlists     %s\n' "$URL" "$password" "${lists:-$LAKEREC_SERVING_URI}"
+printf 'URL       %s\nuser      admin\npassword  %s\nlists     %s\n' "$URL" "$password" "${lists:-${LAKEREC_SERVING_URI:-}}"
