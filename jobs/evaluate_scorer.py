@@ -52,7 +52,7 @@ def _rows(job: Job, snapshot: str, version: str, test: Any) -> list[dict[str, An
     if champion is None or champion.version == version:
         return rows
     try:
-        if Bundle.open(models.folder(job.lake, champion.version)).recipe.days["evaluated"] > cut.day.isoformat():
+        if Bundle.open(models.folder(job.lake, champion.version)).recipe.has_seen("evaluated", cut.day):
             job.say(f"the champion {champion.version} has learned from targets of this test: it is not compared")
             return [*rows, sheet.flat(champion.version, HAS_SEEN, 1.0)]
         (_, their_sheet), (theirs, *_), *_ = _judged(job, snapshot, champion.version, test)

@@ -112,6 +112,11 @@ def event_columns(events: DataFrame, weights: Mapping[str, float], kept: Sequenc
     )
 
 
+def positive(weights: Mapping[str, float]) -> list[str]:
+    """The event types that speak for an item: those of a weight above 0."""
+    return [name for name, weight in weights.items() if weight > 0]
+
+
 def _weighted(events: DataFrame, weights: Mapping[str, float]) -> DataFrame:
     """The events whose type has a weight, with it as column `weight`."""
     table = F.create_map(*(F.lit(part) for name, weight in weights.items() for part in (name, float(weight))))

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from lakerec.candidates import event_columns, histories, known_items
+from lakerec.candidates import event_columns, histories, known_items, positive
 from lakerec.config import Config
 from lakerec.generators.popularity import PATTERN_DAYS, DailyCounts
 from lakerec.lake import Lake
@@ -114,7 +114,7 @@ def shelf_of_day(
         shelf=found.shelf(day),
         stock=found.stock(day, daily),
         on_shelf=found.on_shelf(day),
-        patterns=pattern_shares(pattern_counts(lake, config, day, pattern_days), codes, len(codes)),
+        patterns=pattern_shares(_pattern_counts(lake, config, day, pattern_days), codes, len(codes)),
         weights=dict(config.event_types),
         kinds=found.kinds,
         at=end_of(day),
@@ -123,22 +123,21 @@ def shelf_of_day(
 
 def _daily_counts(events: DataFrame, day: date, config: Config) -> pd.DataFrame:
     """item_id, day, chosen (events of a positive weight), and the columns of an event: a row an item and day."""
-    positive = sorted(name for name, weight in config.event_types.items() if weight > 0)
+    types = sorted(positive(config.event_types))
     known = events.where(F.col("ingest_date") <= F.lit(day))
     told = event_columns(known, config.event_types, config.policy.filter_types)
-    chosen = F.count_if(F.col("event_type").isin(positive)).alias("chosen")
+    chosen = F.count_if(F.col("event_type").isin(types)).alias("chosen")
     rows = told.groupBy("item_id", F.floor("day").cast("double").alias("day")).agg(chosen)
     found: pd.DataFrame = rows.orderBy("item_id", "day").toPandas()
-    return found.assign(user_id="*", event_type=positive[0] if positive else "", ingest=found["day"].astype(int))
+    return found.assign(user_id="*", event_type=types[0] if types else "", ingest=found["day"].astype(int))
 
 
-def pattern_counts(lake: Lake, config: Config, day: date, days: float) -> dict[int, dict[str, int]]:
+def _pattern_counts(lake: Lake, config: Config, day: date, days: float) -> dict[int, dict[str, int]]:
     """Choices of each item among the users of each pattern in the last `days` days, as PatternPopular counts them."""
     if not lake.exists("ml.user_patterns"):
         return {}
     events = lake.read("silver.events").where(F.col("ingest_date") <= F.lit(day))
-    positive = [name for name, weight in config.event_types.items() if weight > 0]
-    recent = F.col("event_type").isin(positive) & (F.col("day") >= end_of(day) - days)
+    recent = F.col("event_type").isin(positive(config.event_types)) & (F.col("day") >= end_of(day) - days)
     chosen = event_columns(events, config.event_types).where(recent)
     counted = chosen.join(patterns_on(lake, day), on="user_id", how="inner").groupBy("pattern", "item_id").count()
     found: dict[int, dict[str, int]] = {}

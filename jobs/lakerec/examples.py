@@ -11,7 +11,7 @@ from typing import Any
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from lakerec.candidates import known_events, latest_sequences
+from lakerec.candidates import known_events, latest_sequences, positive
 from lakerec.config import Config, Training
 from lakerec.policy import excluded
 
@@ -36,7 +36,7 @@ def targets(events: DataFrame, cut: date, horizon_days: int, known_until: date, 
 
 def target_types(types: Sequence[str], weights: Mapping[str, float]) -> list[str]:
     """The event types that make a target: those configured, else all with a positive weight."""
-    return list(types) or [name for name, weight in weights.items() if weight > 0]
+    return list(types) or positive(weights)
 
 
 def examples(

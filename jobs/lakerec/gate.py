@@ -11,8 +11,12 @@ from lakerec.config import Promotion
 from lakerec.errors import ContractError, NotEnoughDataError
 
 METRIC, ALL = "ndcg@10", "all"
-# Metrics that say why a champion has no other: it cannot be loaded, or it has learned from the test cut's targets.
 UNREADABLE, HAS_SEEN = "unreadable", "has_seen_the_targets"
+# Metrics that a champion has in place of all others, and what each says of it.
+FAULTS = {
+    UNREADABLE: "cannot be read",
+    HAS_SEEN: "was trained on days of the test cut's targets (a longer horizon_days?)",
+}
 AGAINST, WITHIN = "against ", " | "  # "against RIVAL" and "against RIVAL | SLICE" hold paired differences
 AREAS = ("auc", "uauc")
 SHOWN = 8  # figures that a reason names before it counts the others
@@ -110,19 +114,21 @@ def judge(known: Figures, challenger: str, champion: str | None, limits: Promoti
 
 
 def _require(known: Figures, challenger: str, champion: str | None) -> None:
-    silent = any((champion, ALL, fault) in known for fault in (UNREADABLE, HAS_SEEN))
-    names = [challenger] + ([champion] if champion and not silent else [])
+    names = [challenger] + ([champion] if champion and not _fault(known, champion) else [])
     if missing := [name for name in names if (name, ALL, METRIC) not in known]:
         raise NotEnoughDataError(f"{', '.join(missing)} was not evaluated on this snapshot: run evaluate_scorer again")
 
 
 def _unusable(known: Figures, champion: str) -> str:
     """Why a champion cannot be compared with: it cannot be loaded, it knows the targets, its figures are no numbers."""
-    if (champion, ALL, UNREADABLE) in known:
-        return f"the champion {champion} cannot be read"
-    if (champion, ALL, HAS_SEEN) in known:
-        return f"the champion {champion} was trained on days of the test cut's targets (a longer horizon_days?)"
+    if fault := _fault(known, champion):
+        return f"the champion {champion} {fault}"
     return "" if isfinite(known[champion, ALL, METRIC].value) else f"the champion {champion} has no finite {METRIC}"
+
+
+def _fault(known: Figures, champion: str) -> str:
+    """What evaluate_scorer says of a champion that it could not compare; empty where it did."""
+    return next((told for metric, told in FAULTS.items() if (champion, ALL, metric) in known), "")
 
 
 def _broken(known: Figures, challenger: str) -> str:

@@ -23,7 +23,7 @@ from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 from pyspark.sql.types import ArrayType, DoubleType, StringType, StructField, StructType
 
-from lakerec.candidates import GRID, OLD, known_events, latest_sequences
+from lakerec.candidates import GRID, OLD, known_events, latest_sequences, positive
 from lakerec.config import Config, Patterns
 from lakerec.prompts import SEPARATOR
 from lakerec.scoring import BatchFunction
@@ -228,10 +228,9 @@ def _name() -> Column:
 
 def choices(sequences: DataFrame, assigned: DataFrame, weights: Mapping[str, float]) -> DataFrame:
     """user_id, pattern_id, item_id: a row an event of a sequence that concerns an item and weighs more than 0."""
-    positive = [name for name, weight in weights.items() if weight > 0]
     event = F.explode(F.arrays_zip("item_ids", "event_types")).alias("event")
     shown = sequences.join(assigned, on="user_id", how="inner").select("user_id", "pattern_id", event)
-    usable = (F.col("event.item_ids") != "") & F.col("event.event_types").isin(positive)
+    usable = (F.col("event.item_ids") != "") & F.col("event.event_types").isin(positive(weights))
     return shown.where(usable).select("user_id", "pattern_id", F.col("event.item_ids").alias("item_id"))
 
 

@@ -239,7 +239,7 @@ def _payload(spark: SparkSession, source: Source, columns: tuple[str, ...], path
         fields = ", ".join(f"{quoted(c)} string" for c in (*columns, CORRUPT))
         reader = spark.read.schema(fields).options(header=True, columnNameOfCorruptRecord=CORRUPT)
         rows = reader.options(**source.options).csv(paths)
-        return rows.select(*tag, _map(columns).alias("payload"))
+        return rows.select(*tag, _map(rows, columns).alias("payload"))
     if source.format == "json":
         rows = spark.read.options(**source.options).text(paths).where(F.length(F.trim("value")) > 0)
         parsed = F.from_json("value", "map<string,string>")
@@ -248,25 +248,20 @@ def _payload(spark: SparkSession, source: Source, columns: tuple[str, ...], path
     reader = spark.read.format(source.format).options(**source.options)
     # Delta's reader takes one table at a time.
     parts = [reader.load(path) for path in paths] if source.format == "delta" else [reader.load(paths)]
-    return reduce(DataFrame.unionByName, (part.select(*tag, _typed(part, columns).alias("payload")) for part in parts))
+    return reduce(DataFrame.unionByName, (part.select(*tag, _texts(part, columns).alias("payload")) for part in parts))
 
 
-def _typed(rows: DataFrame, columns: tuple[str, ...]) -> Column:
+def _texts(rows: DataFrame, columns: tuple[str, ...]) -> Column:
     """All columns of a row as a map from name to text; an instant keeps its offset, which a cast would leave out."""
-    kinds = {field.name: field.dataType for field in rows.schema.fields}
-    return _texts(columns, {name for name in columns if isinstance(kinds.get(name), TimestampType)})
-
-
-def _texts(columns: tuple[str, ...], instants: set[str]) -> Column:
-    names = F.array(*[F.lit(c) for c in columns])
+    instants = {field.name for field in rows.schema.fields if isinstance(field.dataType, TimestampType)}
     cells = {c: F.col(quoted(c)) for c in columns}
     texts = [F.date_format(x, INSTANT) if c in instants else x.cast("string") for c, x in cells.items()]
-    return F.map_from_arrays(names, F.array(*texts))
+    return F.map_from_arrays(F.array(*[F.lit(c) for c in columns]), F.array(*texts))
 
 
-def _map(columns: tuple[str, ...]) -> Column:
-    """All columns of a row as a map from name to text; the corrupt record only where there is one."""
-    whole = _texts(columns, set())
+def _map(rows: DataFrame, columns: tuple[str, ...]) -> Column:
+    """As _texts; a corrupt record only where there is one."""
+    whole = _texts(rows, columns)
     broken = F.map_concat(whole, F.create_map(F.lit(CORRUPT), F.col(CORRUPT)))
     return F.when(F.col(CORRUPT).isNull(), whole).otherwise(broken)
 

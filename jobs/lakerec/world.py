@@ -128,7 +128,7 @@ class World:
         text[told["item"].to_numpy(dtype=int)] = self.vectors[told["vector"].to_numpy(dtype=int)]
         first = np.full(len(self.items), np.nan)
         first[rows["item"].to_numpy(dtype=int)] = rows["first_seen"].to_numpy(dtype=float)
-        return Shelf(text, self._graph(day_number(cut)), first if len(rows) else None)
+        return Shelf(text, self._graph(cut), first if len(rows) else None)
 
     def texts(self, cut: date) -> NDArray[np.object_]:
         """(items,) what the language model reads of each item on `cut`; the id where nothing is known."""
@@ -137,9 +137,9 @@ class World:
         told[rows["item"].to_numpy(dtype=int)] = rows["told"].to_numpy(dtype=object)
         return told
 
-    def _graph(self, day: int) -> sparse.csr_matrix | None:
+    def _graph(self, cut: date) -> sparse.csr_matrix | None:
         """Nodes that two items share on the day, and not most of those that are known then."""
-        known = self.known_items(day)
+        day, known = day_number(cut), self.known_items(cut)
         edges = self.edges[(self.edges["since"] <= day) & known[self.edges["item"].to_numpy(dtype=int)]]
         touched = edges["node"].map(edges["node"].value_counts())
         edges = edges[(touched >= 2) & (touched <= max(2, WIDEST_NODE * known.sum()))]
@@ -149,9 +149,9 @@ class World:
         shape = (len(self.items), len(self.nodes))
         return sparse.csr_matrix((np.ones(len(edges), dtype=np.float32), where), shape=shape)
 
-    def known_items(self, cut: date | int) -> NDArray[np.bool_]:
+    def known_items(self, cut: date) -> NDArray[np.bool_]:
         """(items,) what the catalogue or an event has named by the end of a day."""
-        day = cut if isinstance(cut, int) else day_number(cut)
+        day = day_number(cut)
         found = np.zeros(len(self.items), dtype=np.bool_)
         found[self.versions.loc[self.versions["valid_from"] <= day, "item"].to_numpy(dtype=int)] = True
         found[self.events.loc[self.events["ingest"] <= day, "item"].to_numpy(dtype=int)] = True

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from datetime import date
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -43,6 +44,10 @@ class Recipe:
     retriever: bool
     text_model: str = ""
     report: dict[str, Any] = field(default_factory=dict)
+
+    def has_seen(self, role: str, day: date) -> bool:
+        """Whether what it learned for a role lies behind a day, as far as it says."""
+        return self.days.get(role, "9999") > day.isoformat()
 
     @property
     def pattern_days(self) -> float:

@@ -156,7 +156,7 @@ class Night:
 
         One of another shape is no start: what cannot be taken over would have WARM_EPOCHS in place of a training.
         """
-        if champion is not None and champion.recipe.days.get(role, "9999") <= self._days()[role].isoformat():
+        if champion is not None and not champion.recipe.has_seen(role, self._days()[role]):
             theirs = champion.retrievers(role)
             if place < len(theirs) and shape(theirs[place].settings) == shape(self.config.scorer.retriever):
                 return theirs[place]
