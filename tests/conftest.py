@@ -68,9 +68,9 @@ SETTINGS: dict[str, Any] = {
 def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SparkSession]:
     """The project's own session, with few shuffle partitions."""
     file = tmp_path_factory.mktemp("session") / "config.yaml"
-    extra = {"spark": {"driver_memory": "2g", "properties": {"spark.sql.shuffle.partitions": "2"}}}
-    file.write_text(yaml.safe_dump(SETTINGS | extra))
-    # For many days: the suite runs for minutes, so the JVM's full compiler pays.
+    properties = {"spark.sql.shuffle.partitions": "2", "spark.sql.codegen.factoryMode": "NO_CODEGEN"}
+    file.write_text(yaml.safe_dump(SETTINGS | {"spark": {"driver_memory": "2g", "properties": properties}}))
+    # For many days: the suite runs for minutes, so the JVM's full compiler pays; its days are small for all that.
     session = build_session(load_config(file), "tests", days=100)
     yield session
     session.stop()

@@ -373,12 +373,15 @@ class Spark(Model):
     """How a session is built: master, memory and any Spark property.
 
     reuse: Airflow's tasks of the lake share one driver, which stays warm between them (`make bench-day` has both ways).
+    small_days: a day has some ten thousand events at most, and compiling its expressions takes longer than reading them:
+    a step of up to two months then interprets those that Spark does not fuse (docs/performance.md).
     """
 
     master: str = "local[2]"
     driver_memory: str = "3g"
     fast_start: bool = True
     reuse: bool = False
+    small_days: bool = False
     properties: dict[str, str] = Field(default_factory=dict)
 
     @field_validator("properties")
