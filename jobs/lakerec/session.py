@@ -77,8 +77,8 @@ LOCAL = {
     "spark.driver.bindAddress": "127.0.0.1",
     "spark.shuffle.compress": "true",
     "spark.sql.catalogImplementation": "in-memory",
-    # The defaults rename by Hadoop's FileContext, which without Hadoop's native library starts a process (readlink) four
-    # times a rename, eight times a commit. These look whether the version is there and rename, as the defaults do.
+    # The defaults rename by Hadoop's FileContext, which without Hadoop's native library starts a process (readlink)
+    # eight times a commit. These look whether the version is there and rename, as the defaults do.
     "spark.delta.logStore.file.impl": "io.delta.storage.LocalLogStore",
     "spark.sql.streaming.checkpointFileManagerClass": (
         "org.apache.spark.sql.execution.streaming.checkpointing.FileSystemBasedCheckpointFileManager"
@@ -238,12 +238,13 @@ def check_java() -> None:
 
 
 def write_properties(config: Config, file: Path) -> None:
-    """The same properties as a file for `spark-submit --properties-file`."""
+    """The same properties as files for `spark-submit --properties-file`: this one, and beside it that for many days."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    lines = [f"{key} {value}" for key, value in sorted(_packed(properties(config)).items())]
-    file.touch(mode=0o600)  # properties are the operator's, and may be secret
-    file.chmod(0o600)
-    file.write_text("\n".join(lines) + "\n")
+    for place, days in ((file, 1), (file.with_stem(f"{file.stem}-many-days"), MANY_DAYS)):
+        lines = [f"{key} {value}" for key, value in sorted(_packed(properties(config, days)).items())]
+        place.touch(mode=0o600)  # properties are the operator's, and may be secret
+        place.chmod(0o600)
+        place.write_text("\n".join(lines) + "\n")
 
 
 def connection(config: Config) -> str:
