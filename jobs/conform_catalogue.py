@@ -20,13 +20,13 @@ def run(job: Job) -> dict[str, Any]:
     with job.lake.lease():
         tables = {name: rows.persist() for name, rows in _tables(job)}
         try:
+            counts = {name: rows.count() for name, rows in tables.items()}
             # Before anything of a kind has landed there is no table to judge.
-            tables = {name: rows for name, rows in tables.items() if job.lake.exists(name) or not rows.isEmpty()}
-            written = {name: rows.count() for name, rows in tables.items()}
+            written = {name: count for name, count in counts.items() if count or job.lake.exists(name)}
             if written:
-                _judge(job, tables, written)
-                for name, rows in tables.items():
-                    job.lake.replace(name, rows.coalesce(2))
+                _judge(job, {name: tables[name] for name in written}, written)
+                for name in written:
+                    job.lake.replace(name, tables[name].coalesce(2))
                 job.lake.record([job.run.row("ok", {"written": sum(written.values()), **written})])
         finally:
             for rows in tables.values():

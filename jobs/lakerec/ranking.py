@@ -70,9 +70,10 @@ def recommendations(ranked: DataFrame, as_of: date, model_version: str, run_id: 
 
 def counts(rows: DataFrame, day: date) -> dict[str, int]:
     """Rows and people's lists of a day; NotEnoughDataError where there is nothing to recommend."""
-    if rows.isEmpty():
+    ((written, users),) = rows.agg(F.count("*"), F.count_distinct("user_id")).collect()
+    if not written:
         raise NotEnoughDataError(f"no item is known by {day}: load events (and items) up to that day first")
-    return {"written": rows.count(), "lists": rows.select("user_id").distinct().count() - 1}
+    return {"written": written, "lists": users - 1}
 
 
 # What each source (lakerec.generators, and the retriever) says to people.
