@@ -54,6 +54,7 @@ SETTINGS: dict[str, Any] = {
     "event_types": {"view": 1, "purchase": 5},
     "late_days": 2,
     "lease": {"wait_seconds": 0},
+    "spark": {"small_days": True},
     "candidates": {"per_user": 8, "popular_days": 7},
     "policy": {"k": 5},
     "scorer": {
@@ -68,9 +69,9 @@ SETTINGS: dict[str, Any] = {
 def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SparkSession]:
     """The project's own session, with few shuffle partitions."""
     file = tmp_path_factory.mktemp("session") / "config.yaml"
-    properties = {"spark.sql.shuffle.partitions": "2", "spark.sql.codegen.factoryMode": "NO_CODEGEN"}
-    file.write_text(yaml.safe_dump(SETTINGS | {"spark": {"driver_memory": "2g", "properties": properties}}))
-    # For many days: the suite runs for minutes, so the JVM's full compiler pays; its days are small for all that.
+    extra = {"spark": {"driver_memory": "2g", "properties": {"spark.sql.shuffle.partitions": "2"}}}
+    file.write_text(yaml.safe_dump(SETTINGS | extra))
+    # For many days: the suite runs for minutes, so the JVM's full compiler pays.
     session = build_session(load_config(file), "tests", days=100)
     yield session
     session.stop()

@@ -49,9 +49,9 @@ def main() -> None:
 def configuration(place: Path, reuse: bool) -> Path:
     """The demo's YAML for the shop in this folder."""
     known = yaml.safe_load((ROOT / "conf" / "demo.yaml").read_text())
-    text = yaml.safe_dump(known | {"lake": "lake", "spark": {"reuse": reuse}}).replace("../demo-data", "data")
+    known |= {"lake": "lake", "spark": known["spark"] | {"reuse": reuse}}
     file = place / ("reuse.yaml" if reuse else "submits.yaml")
-    file.write_text(text)
+    file.write_text(yaml.safe_dump(known).replace("../demo-data", "data"))
     return file
 
 

@@ -41,8 +41,8 @@ from record import ROOT, keep
 
 from lakerec import job as jobs
 from lakerec import serving
-from lakerec.cli import LAKE_STEPS, SERVING_STEPS
 from lakerec.config import Config, load_config
+from lakerec.job import LAKE_STEPS, SERVING_STEPS
 from lakerec.lake import Window
 from lakerec.session import build_session
 from lakerec.simulator import simulate

@@ -80,7 +80,7 @@ class LakerecJob(SparkSubmitOperator):
             raise AirflowRescheduleException(timezone.utcnow() + LOOK_AGAIN)
         if os.environ.get("AIRFLOW__OPENLINEAGE__TRANSPORT"):
             self.env_vars[PARENT] = lineage_parent(context["ti"])
-        if len(days(*self.window)) >= MANY_DAYS:
+        if len(days(*self.window)) >= MANY_DAYS and OF_MANY_DAYS.exists():  # `make up` writes both files
             self.properties_file = str(OF_MANY_DAYS)
         end_marked(self.env_vars[MARK])
         try:

@@ -19,6 +19,8 @@ from lakerec import faults
 from lakerec.config import Config, load_config
 from lakerec.errors import UsageError
 from lakerec.job import (
+    LAKE_STEPS,
+    SERVING_STEPS,
     arguments,
     begun,
     body,
@@ -40,16 +42,7 @@ if TYPE_CHECKING:
 
     from pyspark.sql import SparkSession
 
-LAKE_STEPS = (
-    "ingest_events",
-    "ingest_catalogue",
-    "conform_events",
-    "conform_catalogue",
-    "build_sequences",
-    "embed_items",
-)
 TRAINING_STEPS = ("build_patterns", "build_examples", "train_scorer", "evaluate_scorer", "promote_scorer")
-SERVING_STEPS = ("score_candidates", "publish_recommendations")
 STEPS = (*LAKE_STEPS, *TRAINING_STEPS, *SERVING_STEPS)
 
 
@@ -89,7 +82,7 @@ def _parser() -> argparse.ArgumentParser:
     _lake_options(rollback)
     rollback.add_argument("--to", "--version", required=True, dest="version", metavar="VERSION")
     rollback.add_argument("--day", help="first day it serves again, YYYY-MM-DD; else that of the lists now served")
-    conf = _command(commands, "spark-conf", write_spark_conf, "the properties file for spark-submit")
+    conf = _command(commands, "spark-conf", write_spark_conf, "the properties files for spark-submit")
     _lake_options(conf)
     what = conf.add_mutually_exclusive_group(required=True)
     what.add_argument("--out", type=Path, help="write the file")

@@ -373,8 +373,8 @@ class Spark(Model):
     """How a session is built: master, memory and any Spark property.
 
     reuse: Airflow's tasks of the lake share one driver, which stays warm between them (`make bench-day` has both ways).
-    small_days: a day has some ten thousand events at most, and its expressions take longer to compile than to run: a
-    step of less than two months interprets those that Spark does not fuse (docs/performance.md).
+    small_days: a day has some ten thousand events at most, and its expressions take longer to compile than to run: the
+    steps of up to seven days have Spark interpret them (docs/performance.md).
     """
 
     master: str = "local[2]"

@@ -32,6 +32,18 @@ from lakerec.names import as_part
 SPARK_IS_UP = "Spark is up ({:.1f} s)"
 Body = Callable[["Job"], dict[str, Any]]
 PR_SET_PDEATHSIG = 1  # of prctl(2)
+# The steps of a day, in their order.
+LAKE_STEPS = (
+    "ingest_events",
+    "ingest_catalogue",
+    "conform_events",
+    "conform_catalogue",
+    "build_sequences",
+    "embed_items",
+)
+SERVING_STEPS = ("score_candidates", "publish_recommendations")
+CODEGEN = "spark.sql.codegen.factoryMode"
+FEW_DAYS = 7  # windows that `spark.small_days` is for: it costs where rows are many
 
 
 @dataclass
@@ -67,6 +79,9 @@ def start(
     config: Config, spark: SparkSession, name: str, window: Window, run_id: str = "", every_day: bool = False
 ) -> Job:
     """A job ready to run."""
+    if config.spark.small_days:  # either way: sessions outlive a job
+        few = window.days <= FEW_DAYS and name in (*LAKE_STEPS, *SERVING_STEPS)
+        spark.conf.set(CODEGEN, "NO_CODEGEN" if few else "FALLBACK")
     known = as_part(run_id, "run id") if run_id else f"{name}-{window.start}-{window.end}-{uuid.uuid4().hex[:8]}"
     return Job(config, spark, Lake(spark, config, Run(known, name, window, config.hash())), every_day)
 

@@ -77,9 +77,8 @@ LOCAL = {
     "spark.driver.bindAddress": "127.0.0.1",
     "spark.shuffle.compress": "true",
     "spark.sql.catalogImplementation": "in-memory",
-    # The defaults rename by Hadoop's FileContext, which without Hadoop's native library starts a process (readlink)
-    # eight times a commit. These look whether the version is there and rename, as the defaults do.
-    "spark.delta.logStore.file.impl": "io.delta.storage.LocalLogStore",
+    # Delta writes a version's checksum by it. The default renames by Hadoop's FileContext, which without Hadoop's
+    # native library starts a process (readlink) for each look at a file.
     "spark.sql.streaming.checkpointFileManagerClass": (
         "org.apache.spark.sql.execution.streaming.checkpointing.FileSystemBasedCheckpointFileManager"
     ),
@@ -94,25 +93,21 @@ def properties(config: Config, days: int = 1) -> dict[str, str]:
     A session for many `days` lets the JVM compile in full: its work outlasts the compiler's.
     """
     spark = config.spark
-    built = {"spark.master": spark.master, "spark.driver.memory": spark.driver_memory, **_defaults(config, days)}
+    built = {"spark.master": spark.master, "spark.driver.memory": spark.driver_memory, **_defaults(config)}
     built |= _local(config, days) if _is_local(config) else _cluster(config, days)
     built["spark.lakerec.reuse"] = str(spark.reuse).lower()  # for the DAGs, which read the file and not the YAML
     return built | spark.properties
 
 
-def settings(config: Config, days: int = 1) -> dict[str, str]:
+def settings(config: Config) -> dict[str, str]:
     """What of the properties a session may still set where spark-submit has made its context: those of SQL."""
-    known = _defaults(config, days) | config.spark.properties
+    known = _defaults(config) | config.spark.properties
     return {key: value for key, value in known.items() if key.startswith(("spark.sql.", "spark.databricks."))}
 
 
-def _defaults(config: Config, days: int) -> dict[str, str]:
+def _defaults(config: Config) -> dict[str, str]:
     """The session's zone is the configuration's: a time without a zone is the shop's, and so is a day."""
-    interpreted = config.spark.small_days and days < MANY_DAYS
-    built = BASE | {
-        "spark.sql.session.timeZone": config.timezone,
-        "spark.sql.codegen.factoryMode": "NO_CODEGEN" if interpreted else "FALLBACK",
-    }
+    built = BASE | {"spark.sql.session.timeZone": config.timezone}
     if not _is_local(config):
         return built
     return built | LOCAL | {"spark.sql.shuffle.partitions": str(max(8, 2 * driver_cores(config)))}
@@ -176,7 +171,7 @@ def build_session(config: Config, name: str, days: int = 1) -> SparkSession:
     Where spark-submit has started the JVM the context is made of its properties, and of the SQL settings of now.
     """
     builder = SparkSession.builder.appName(name)
-    for key, value in (settings(config, days) if _submitted() else _own_properties(config, days)).items():
+    for key, value in (settings(config) if _submitted() else _own_properties(config, days)).items():
         builder = builder.config(key, value)
     return builder.getOrCreate()
 

@@ -15,6 +15,7 @@ from tests.conftest import DAY, LAKE_STEPS, Shop, day_after, event
 
 from lakerec import models, serving
 from lakerec.errors import NotEnoughDataError
+from lakerec.job import CODEGEN
 
 DAYS = 6
 TRAIN = ("build_patterns", "build_examples", "train_scorer", "evaluate_scorer", "promote_scorer")
@@ -33,6 +34,19 @@ def trained(spark, tmp_path_factory) -> Shop:
         shop.deliver(day, bought + seen)
     shop.run(*LAKE_STEPS, "embed_items", *TRAIN, "score_candidates", days=DAYS)
     return shop
+
+
+def test_small_days_are_interpreted_in_the_steps_of_a_day_alone(shop: Shop):
+    def mode(step: str, days: int) -> str | None:
+        shop.job(step, days=days)
+        return shop.spark.conf.get(CODEGEN)
+
+    windows = [("conform_events", 1), ("conform_events", 8), ("score_candidates", 7), ("audit_lake", 1)]
+    assert [mode(*one) for one in windows] == ["NO_CODEGEN", "FALLBACK", "NO_CODEGEN", "FALLBACK"]
+    shop.spark.conf.set(CODEGEN, "CODEGEN_ONLY")
+    shop.settings["spark"]["small_days"] = False
+    assert mode("conform_events", 1) == "CODEGEN_ONLY"  # the property is the operator's
+    shop.spark.conf.set(CODEGEN, "FALLBACK")
 
 
 def test_each_text_is_encoded_once(trained: Shop):

@@ -22,7 +22,6 @@ from lakerec.models import version_of
 
 ROOT = Path(__file__).parents[2]
 FILES = ("spark.conf", "spark-many-days.conf")
-MODE = "spark.sql.codegen.factoryMode"
 YAML = """\
 lake: lake
 timezone: Europe/London
@@ -363,19 +362,15 @@ def test_a_local_driver_has_the_cores_of_its_master(yaml_file, monkeypatch, mast
         assert int(known["spark.sql.shuffle.partitions"]) == max(8, 2 * (cores or here))
 
 
-def test_many_days_compile_in_full_and_small_days_interpret(yaml_file, monkeypatch, tmp_path):
+def test_many_days_are_submitted_to_a_jvm_that_compiles_in_full(yaml_file, monkeypatch, tmp_path):
     assert session.MANY_DAYS == MANY_DAYS
     monkeypatch.setattr("lakerec.session.jars_of", lambda config: [])
-    config = load_config(yaml_file(YAML + "spark: {small_days: true}\n"))
+    config = load_config(yaml_file(YAML))
     session.write_properties(config, tmp_path / "spark.conf")
     day, many = (dict(line.split(" ", 1) for line in (tmp_path / name).read_text().splitlines()) for name in FILES)
-    assert {name for name in day if day[name] != many[name]} == {"spark.driver.extraJavaOptions", MODE}
+    assert {name for name in day if day[name] != many[name]} == {"spark.driver.extraJavaOptions"}
     assert "TieredStopAtLevel=1" in day["spark.driver.extraJavaOptions"]
     assert "TieredStopAtLevel" not in many["spark.driver.extraJavaOptions"]
-    assert (day[MODE], many[MODE]) == ("NO_CODEGEN", "FALLBACK")
-    # A session that Spark keeps for both is told either time.
-    assert [session.settings(config, days)[MODE] for days in (1, MANY_DAYS)] == ["NO_CODEGEN", "FALLBACK"]
-    assert session.settings(load_config(yaml_file(YAML)))[MODE] == "FALLBACK"
     assert [(tmp_path / name).stat().st_mode & 0o777 for name in FILES] == [0o600, 0o600]
 
 

@@ -6,6 +6,14 @@ import pytest
 from pyspark.sql import DataFrame, SparkSession
 from tests.spark.rows import schema
 
+from lakerec.job import CODEGEN
+
+
+@pytest.fixture(autouse=True)
+def compiled(spark: SparkSession) -> None:
+    """Transformations are tested as large days run them; the jobs of the suite are of `small_days`."""
+    spark.conf.set(CODEGEN, "FALLBACK")
+
 
 @pytest.fixture(scope="session")
 def frame(spark: SparkSession) -> Callable[[str, list[dict]], DataFrame]:
