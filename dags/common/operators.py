@@ -23,7 +23,7 @@ from airflow.sdk.exceptions import (
 from common.connections import secrets
 from common.defaults import CLUSTER, CONFIG, END, HOME, START, STATE
 from common.flow import OF_THE_LAST_DAY, inlets, outlets
-from common.rules import CAUSE, MANY_DAYS, NOTHING_TO_DO, can_retry, days, exit_code, must_wait
+from common.rules import CAUSE, NOTHING_TO_DO, can_retry, days, exit_code, must_wait
 
 MARK = "LAKEREC_TASK"  # environment variable that all processes of a task inherit, whichever attempt started them
 TASK = f"{STATE}:{{{{ ti.dag_id }}}}:{{{{ ti.run_id }}}}:{{{{ ti.task_id }}}}:{{{{ ti.map_index }}}}"
@@ -31,7 +31,6 @@ PARENT = "LAKEREC_LINEAGE_PARENT"
 KILL_SECONDS = 3  # Airflow itself kills a task 5 s after it asked it to end
 LOOK_AGAIN = timedelta(seconds=20)
 PROPERTIES = STATE / "spark.conf"
-OF_MANY_DAYS = STATE / "spark-many-days.conf"  # the JVM compiles in full
 
 
 class LakerecJob(SparkSubmitOperator):
@@ -80,8 +79,6 @@ class LakerecJob(SparkSubmitOperator):
             raise AirflowRescheduleException(timezone.utcnow() + LOOK_AGAIN)
         if os.environ.get("AIRFLOW__OPENLINEAGE__TRANSPORT"):
             self.env_vars[PARENT] = lineage_parent(context["ti"])
-        if len(days(*self.window)) >= MANY_DAYS and OF_MANY_DAYS.exists():  # `make up` writes both files
-            self.properties_file = str(OF_MANY_DAYS)
         end_marked(self.env_vars[MARK])
         try:
             with secrets():

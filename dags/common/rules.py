@@ -30,7 +30,6 @@ ERRORS = {
     30: "BackupError",
 }
 CAUSE = re.compile(rf"^(?:{'|'.join(ERRORS.values())}): .*")  # the line with which a job ends
-MANY_DAYS = 60  # windows of so many days have Spark properties of their own: lakerec.session
 NOTHING_TO_DO = 18  # AlreadyServedError: the site has lists of a later day
 SUCCESS = "success"
 ENDED = {SUCCESS, "failed", "upstream_failed", "skipped", "removed"}  # states in which a task does nothing any more

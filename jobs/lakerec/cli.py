@@ -82,7 +82,7 @@ def _parser() -> argparse.ArgumentParser:
     _lake_options(rollback)
     rollback.add_argument("--to", "--version", required=True, dest="version", metavar="VERSION")
     rollback.add_argument("--day", help="first day it serves again, YYYY-MM-DD; else that of the lists now served")
-    conf = _command(commands, "spark-conf", write_spark_conf, "the properties files for spark-submit")
+    conf = _command(commands, "spark-conf", write_spark_conf, "the properties file for spark-submit")
     _lake_options(conf)
     what = conf.add_mutually_exclusive_group(required=True)
     what.add_argument("--out", type=Path, help="write the file")

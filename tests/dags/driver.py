@@ -97,11 +97,11 @@ def command_of(task: Any, dag: Any) -> list[str]:
     return [*environment, *task._get_hook()._build_spark_submit_command(task.application)]
 
 
-def job(end: str = "2024-07-03") -> Any:
+def job() -> Any:
     """A job outside any DAG, its templates rendered."""
     from common.operators import MARK, LakerecJob
 
-    task = LakerecJob(task_id="ingest_events", start="2024-07-01", end=end)
+    task = LakerecJob(task_id="ingest_events", start="2024-07-01", end="2024-07-03")
     task.application_args[1] = "shop.yaml"
     task.env_vars[MARK] = f"task-{os.getpid()}"
     return task
@@ -141,15 +141,6 @@ def execute(codes: list[int]) -> dict[str, Any]:
         except Exception as error:
             outcome[str(code)] = type(error).__name__
     return outcome
-
-
-def properties_of(ends: list[str]) -> list[str]:
-    """The names of the properties files with which windows from 2024-07-01 to these ends are submitted."""
-    os.environ["FAKE_CODE"] = "0"
-    tasks = [job(end) for end in ends]
-    for task in tasks:
-        task.execute({"outlet_events": defaultdict(Partitions)})
-    return [Path(task.properties_file).name for task in tasks]
 
 
 def execute_on_yarn(codes: list[int]) -> dict[str, str]:

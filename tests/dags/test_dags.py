@@ -144,14 +144,6 @@ def test_an_exit_code_of_the_job_decides_between_fail_and_retry(home) -> None:
     }
 
 
-def test_many_days_are_submitted_with_properties_of_their_own(home) -> None:
-    ends = ["2024-07-02", "2024-08-29", "2024-08-30"]  # 1, 59 and 60 days
-    known = {"LAKEREC_HOME": str(home), "LAKEREC_STATE": str(home)}
-    assert drive(home, "properties_of", ends, **known) == ["spark.conf"] * 3  # a state folder of an older release
-    (home / "spark-many-days.conf").touch()
-    assert drive(home, "properties_of", ends, **known) == ["spark.conf", "spark.conf", "spark-many-days.conf"]
-
-
 def test_a_day_looks_at_the_days_before_it_and_a_run_by_hand_at_none(home) -> None:
     assert drive(home, "earlier", "2024-07-04") == [["s3", False], ["s2", True], ["s1", False]]
     assert drive(home, "earlier", None) == []

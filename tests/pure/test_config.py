@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from argparse import Namespace
 from datetime import date, datetime, timedelta
 from pathlib import Path
@@ -12,8 +11,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "dags"))
-from common.rules import MANY_DAYS
 from lakerec import session
 from lakerec.config import load_config, referenced_columns
 from lakerec.errors import ConfigError, UsageError
@@ -21,7 +18,6 @@ from lakerec.job import window_of
 from lakerec.models import version_of
 
 ROOT = Path(__file__).parents[2]
-FILES = ("spark.conf", "spark-many-days.conf")
 YAML = """\
 lake: lake
 timezone: Europe/London
@@ -360,18 +356,6 @@ def test_a_local_driver_has_the_cores_of_its_master(yaml_file, monkeypatch, mast
     assert known.get("spark.default.parallelism") == (str(cores or here) if master.startswith("local") else None)
     if master.startswith("local"):
         assert int(known["spark.sql.shuffle.partitions"]) == max(8, 2 * (cores or here))
-
-
-def test_many_days_are_submitted_to_a_jvm_that_compiles_in_full(yaml_file, monkeypatch, tmp_path):
-    assert session.MANY_DAYS == MANY_DAYS
-    monkeypatch.setattr("lakerec.session.jars_of", lambda config: [])
-    config = load_config(yaml_file(YAML))
-    session.write_properties(config, tmp_path / "spark.conf")
-    day, many = (dict(line.split(" ", 1) for line in (tmp_path / name).read_text().splitlines()) for name in FILES)
-    assert {name for name in day if day[name] != many[name]} == {"spark.driver.extraJavaOptions"}
-    assert "TieredStopAtLevel=1" in day["spark.driver.extraJavaOptions"]
-    assert "TieredStopAtLevel" not in many["spark.driver.extraJavaOptions"]
-    assert [(tmp_path / name).stat().st_mode & 0o777 for name in FILES] == [0o600, 0o600]
 
 
 def test_an_option_of_the_jvm_may_name_a_folder_with_blanks():
