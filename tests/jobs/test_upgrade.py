@@ -42,6 +42,7 @@ def upgraded(spark, tmp_path_factory) -> Shop:
     (code / ".jars").symlink_to(ROOT / ".jars")
     old = yaml.safe_load(yaml.safe_dump(SETTINGS))
     old["scorer"]["training"] = {"horizon_days": 1, "cuts": 1}
+    del old["spark"]  # keys that the former release did not have
     (shop.folder / "old.yaml").write_text(yaml.safe_dump(old))
     command = [sys.executable, "-m", "lakerec.cli", "run", "--config", str(shop.folder / "old.yaml")]
     command += ["--start", str(DAY), "--end", str(day_after(DAYS)), "--train", "always", "--until", "build_examples"]
