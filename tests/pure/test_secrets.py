@@ -85,8 +85,8 @@ def test_a_name_that_leads_elsewhere_is_refused(name: str):
 
 
 def test_neither_a_version_nor_a_run_nor_a_teacher_leads_out_of_its_folder(tmp_path: Path):
-    config = Config.model_validate(SETTINGS | {"lake": str(tmp_path / "lake")})
-    looking: Any = None  # no session: nothing is read
+    config = Config.model_validate(SETTINGS | {"lake": str(tmp_path / "lake"), "spark": {}})
+    looking: Any = None  # no session: nothing is read, nothing set
     lake = job.start(config, looking, "rollback", Window(DAY, day_after(1))).lake
     assert models.folder(lake, "v1") == tmp_path / "lake" / "_models" / "v1"
     with pytest.raises(UsageError, match=r"'../../x' is no version of a model"):
