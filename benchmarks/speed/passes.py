@@ -182,12 +182,12 @@ class WorkerMemory:
 
 
 def _workers() -> list[int]:
-    """Resident bytes of each worker: a child of pyspark's daemon."""
+    """Resident bytes of each worker: a child of the daemon that forks them."""
     found = []
     for process in psutil.Process().children(recursive=True):
         try:
             parent = process.parent()
-            if parent is not None and "pyspark.daemon" in parent.cmdline():
+            if parent is not None and {"pyspark.daemon", "lakerec.daemon"} & {*parent.cmdline()}:
                 found.append(process.memory_info().rss)
         except psutil.Error:
             continue

@@ -78,6 +78,7 @@ LOCAL = {
     "spark.driver.bindAddress": "127.0.0.1",
     "spark.shuffle.compress": "true",
     "spark.sql.catalogImplementation": "in-memory",
+    "spark.python.daemon.module": "lakerec.daemon",  # on a cluster the package reaches workers, not their daemon
     # Delta writes a version's checksum by it. The default renames by Hadoop's FileContext, which without Hadoop's
     # native library starts a process (readlink) for each look at a file.
     "spark.sql.streaming.checkpointFileManagerClass": (

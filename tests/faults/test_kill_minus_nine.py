@@ -157,7 +157,7 @@ def alive(process: subprocess.Popen) -> list[psutil.Process]:
 
 def workers(process: subprocess.Popen) -> list[int]:
     """The Python workers of a job's Spark: the children of its daemon."""
-    found = [one for one in alive(process) if "pyspark.daemon" in one.cmdline()]
+    found = [one for one in alive(process) if "lakerec.daemon" in one.cmdline()]
     return [one.pid for one in found if one.parent() in found]
 
 

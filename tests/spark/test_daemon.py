@@ -1,0 +1,54 @@
+"""The daemon that Spark's Python workers are forked from."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pandas as pd
+from pyspark.sql import SparkSession
+
+
+def test_a_worker_is_forked_with_torch_and_multiplies(spark: SparkSession):
+    def look(frames: Iterator[pd.DataFrame]) -> Iterator[pd.DataFrame]:
+        loaded = "torch" in sys.modules and "lightgbm" in sys.modules
+        import torch
+
+        for _ in frames:
+            yield pd.DataFrame(
+                {
+                    "loaded": [loaded],
+                    "parent": [os.getppid()],
+                    "total": [torch.ones(64, 64).mm(torch.ones(64, 64)).sum().item()],
+                }
+            )
+
+    told = spark.range(2, numPartitions=2).mapInPandas(look, "loaded boolean, parent long, total double").collect()
+    assert [(row["loaded"], row["total"]) for row in told] == [(True, 64.0**3)] * 2
+    assert len({row["parent"] for row in told}) == 1
+
+
+# CUDA does not survive a fork: a worker looks for its GPU itself, behind `scoring.own_gpu`.
+LOADED = """
+import importlib, torch
+def refused(*_): raise AssertionError("a GPU was looked for")
+torch._C._cuda_getDeviceCount = torch._C._cuda_init = refused
+from lakerec.daemon import MODULES
+for module in MODULES: importlib.import_module(module)
+assert not torch.cuda.is_initialized()
+assert torch.multiprocessing.get_start_method(allow_none=True) is None
+"""
+
+
+def test_what_is_imported_before_the_fork_looks_for_no_gpu():
+    done = subprocess.run([sys.executable, "-c", LOADED], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, ""), done.stderr
+
+
+def test_a_library_that_prints_does_not_stand_where_spark_reads_the_port():
+    code = "import lakerec.daemon as d; d.MODULES = ('this', 'lakerec.missing'); d.manager = lambda: print('port')"
+    done = subprocess.run([sys.executable, "-c", f"{code}; d.main()"], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "port\n"), done.stderr
+    assert "Beautiful" in done.stderr
