@@ -16,8 +16,10 @@ from pathlib import Path
 
 from pyspark.sql import DataFrame, Row, SparkSession
 from pyspark.sql import functions as F
+from pyspark.sql.types import StructType
 
 from lakerec.errors import ModelError
+from lakerec.lake import local_frame
 from lakerec.scoring import SCORED, BatchFunction, bucket_file, buckets_in
 
 USERS = 1000  # of a bucket at most, about: what a killed run loses of each core's work
@@ -126,7 +128,7 @@ def run(
     files = [str(bucket_file(place, number, count)) for number, count in sorted(buckets_in(place).items())]
     partly = [row for row in told if 0 < row["failed"] < row["users"]]
     files += [str(bucket_file(place, row["bucket"], row["users"], row["failed"])) for row in partly]
-    rows = spark.read.schema(SCORED).parquet(*files) if files else spark.createDataFrame([], SCORED)
+    rows = spark.read.schema(SCORED).parquet(*files) if files else local_frame(spark, StructType.fromDDL(SCORED))
     return Scored(rows, total, resumed, failed, time.monotonic() - began)
 
 

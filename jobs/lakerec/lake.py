@@ -9,7 +9,7 @@ import os
 import re
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
@@ -25,7 +25,7 @@ from py4j.protocol import Py4JJavaError
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.pandas.types import to_arrow_schema
-from pyspark.sql.types import StructType
+from pyspark.sql.types import DataType, StructType
 
 from lakerec import __version__, migration
 from lakerec.config import Config, Maintenance
@@ -241,7 +241,7 @@ class Lake:
         pinned = self.run.inputs.get(name) if version is None else version
         pinned = self.version(name) if pinned is None else pinned
         if pinned is None:
-            return self.spark.createDataFrame([], table(name).schema())
+            return local_frame(self.spark, table(name).schema())
         if version is None:
             self.run.inputs[name] = pinned
         return _completed(self.spark.read.format("delta").option("versionAsOf", pinned).load(self.path(name)), name)
@@ -275,10 +275,9 @@ class Lake:
         return self.replace(name, self._frame(spec, rows), where=where)
 
     def _frame(self, spec: Table, rows: list[dict[str, Any]]) -> DataFrame:
-        """Dictionaries as a DataFrame by way of Arrow: a list of tuples would start a Python worker."""
+        """Dictionaries by column name as a DataFrame of one partition."""
         whole = [{column: row.get(column) for column in spec.column_names} for row in rows]
-        arrow = pa.Table.from_pylist(whole, schema=to_arrow_schema(spec.schema(), timezone="UTC"))
-        return self.spark.createDataFrame(arrow, spec.schema()).coalesce(1)
+        return local_frame(self.spark, spec.schema(), whole).coalesce(1)
 
     def pin(self, names: Iterable[str]) -> None:
         """Read these tables at their newest versions from now on: under the lease, one state of the lake."""
@@ -504,6 +503,16 @@ class Lake:
     def local_folder(self, relative: str) -> Path:
         """A folder of what is no table, on this machine's disk."""
         return self.config.local_folder(relative)
+
+
+def local_frame(spark: SparkSession, schema: DataType, rows: Sequence[dict[str, Any]] = ()) -> DataFrame:
+    """Dictionaries with a value for each column of `schema` as a DataFrame, by way of Arrow.
+
+    For a list, an empty one, too, Spark starts Python workers; and it knows of this one that it is empty.
+    """
+    assert isinstance(schema, StructType)
+    arrow = pa.Table.from_pylist([*rows], schema=to_arrow_schema(schema, timezone="UTC"))
+    return spark.createDataFrame(arrow, schema)
 
 
 def _run_metadata(text: str | None) -> dict[str, Any]:

@@ -18,12 +18,13 @@ from py4j.protocol import Py4JJavaError
 from pyspark.errors import PySparkException
 from pyspark.sql import Column, DataFrame, SparkSession, Window
 from pyspark.sql import functions as F
-from pyspark.sql.types import TimestampType
+from pyspark.sql.types import StructType, TimestampType
 
 from lakerec.config import Config, Source
 from lakerec.errors import SourceError
 from lakerec.files import files
 from lakerec.lake import Window as Days
+from lakerec.lake import local_frame
 from lakerec.tables import quoted
 
 # The day of a catalogue file without one in its path: known from the beginning.
@@ -225,9 +226,8 @@ def read(spark: SparkSession, config: Config, source: Source, landing: Landing, 
         groups[file.columns].append(file.path)
     parts = [_payload(spark, source, columns, paths) for columns, paths in sorted(groups.items())]
     if not parts:
-        return spark.createDataFrame(
-            [], "ingest_date date, source_file string, row_number bigint, payload map<string,string>"
-        )
+        landed = "ingest_date date, source_file string, row_number bigint, payload map<string,string>"
+        return local_frame(spark, StructType.fromDDL(landed))
     text = source.format in ("csv", "json")
     return _placed(reduce(DataFrame.unionByName, parts), config.resolve(source.path or ""), checked and text)
 
