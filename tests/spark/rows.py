@@ -1,8 +1,15 @@
 """Rows of silver.events, silver.items and ml.sequences for the tests, written short."""
 
 import re
+from collections.abc import Sequence
 from datetime import date, datetime, timedelta
 from pathlib import Path
+from typing import Any
+
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql.types import StructType
+
+from lakerec.lake import local_frame
 
 TABLES = Path(__file__).parents[2] / "sql" / "tables"
 
@@ -12,6 +19,13 @@ def schema(table: str) -> str:
     lines = (TABLES / f"{table}.sql").read_text().splitlines()
     columns = (re.sub(r" COMMENT '.*'", "", line).strip() for line in lines if line.startswith("  "))
     return " ".join(columns)
+
+
+def small_frame(spark: SparkSession, rows: Sequence[Any], ddl: str) -> DataFrame:
+    """Tuples, or dictionaries whose missing columns are null, as a DataFrame; without a Python worker."""
+    known = StructType.fromDDL(ddl)
+    whole = [row if isinstance(row, dict) else dict(zip(known.names, row, strict=True)) for row in rows]
+    return local_frame(spark, known, whole)
 
 
 def event(

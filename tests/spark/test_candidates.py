@@ -5,7 +5,7 @@ from datetime import UTC, date, datetime, timedelta
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tests.spark.rows import event, item, sequences
+from tests.spark.rows import event, item, sequences, small_frame
 
 from lakerec.candidates import (
     catalogue,
@@ -74,7 +74,7 @@ def test_latest_sequence_is_the_last_one_known(frame):
 
 def test_shelf_holds_the_whole_catalogue_and_the_fallback_its_head(frame, spark):
     rows = [event("u", "b", DAY), event("u", "c", DAY), event("v", "c", DAY), event("v", "unlisted", DAY)]
-    stock = spark.createDataFrame([("d", ""), ("b", ""), ("a", ""), ("c", "")], "item_id string, text string")
+    stock = small_frame(spark, [("d", ""), ("b", ""), ("a", ""), ("c", "")], "item_id string, text string")
     loved = popular(frame("silver.events", rows), DAY, 30, WEIGHTS)
     placed = {row["position"]: row["item_id"] for row in shelf(loved, stock).collect()}
     assert placed == {1: "c", 2: "b", 3: "a", 4: "d"}

@@ -5,7 +5,7 @@ from datetime import UTC, date, datetime, timedelta
 
 import numpy as np
 import pytest
-from tests.spark.rows import event
+from tests.spark.rows import event, small_frame
 
 from lakerec import collect as module
 from lakerec.collect import collect, item_columns, readings, shelf_of_day, strangers
@@ -180,7 +180,7 @@ def test_texts_and_graph_of_a_day_are_those_of_the_world(both):
 def test_a_readings_histories_are_those_of_the_world(both, frame, spark):
     world, day, kind = both
     lake = Tables(frame, tables_of(kind != "events only", kind == "catalogue and graph"))
-    due = spark.createDataFrame([(user,) for user in ("w", "u", "v", "late", "stranger")], "user_id string")
+    due = small_frame(spark, [(user,) for user in ("w", "u", "v", "late", "stranger")], "user_id string")
     sequences = frame("ml.sequences", [{"user_id": "u", "as_of_date": on(-n), "text": f"text {n}"} for n in (-1, 0, 3)])
     rows = readings(lake, config(), DAY, due, lake.read("silver.events"), sequences).toPandas()
     rows = rows.sort_values("user_id", ignore_index=True)
@@ -293,6 +293,6 @@ def test_the_columns_of_an_item(frame):
 
 
 def test_strangers_have_a_profile_and_no_event(frame, spark):
-    known = spark.createDataFrame([("u",), ("v",)], "user_id string")
+    known = small_frame(spark, [("u",), ("v",)], "user_id string")
     found = strangers(Tables(frame, tables_of()), DAY, known).collect()
     assert [tuple(row) for row in found] == [("stranger", on(-6))]

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from pyspark.sql import functions as F
+from tests.spark.rows import small_frame
 
 from lakerec import quality
 from lakerec.config import Config
@@ -89,8 +90,8 @@ def judge(spark):
             (p.get("_day", DAY), p.get("_file", "f"), p.get("_row", n), {k: v for k, v in p.items() if k not in PLACE})
             for n, p in enumerate(payloads)
         ]
-        landed = spark.createDataFrame(rows, BRONZE)
-        tombstones = spark.createDataFrame([(user,) for user in forgotten], "user_key string")
+        landed = small_frame(spark, rows, BRONZE)
+        tombstones = small_frame(spark, [(user,) for user in forgotten], "user_key string")
         return with_judgement(mapped(landed, CONFIG), RULES, CONFIG, tombstones)
 
     return run
@@ -321,7 +322,7 @@ def visits(events: list[tuple[str, date, int]], minutes: int) -> dict[tuple[str,
 def test_a_visit_ends_after_the_gap_and_at_the_end_of_the_day(spark, events):
     rows = [(user, day, f"{second:05d}", second) for user, day, second in events]
     rows = [(*row, fate) for row in rows for fate in ("written", "duplicate")]
-    frame = spark.createDataFrame(rows, "user_id string, event_date date, event_id string, second int, fate string")
+    frame = small_frame(spark, rows, "user_id string, event_date date, event_id string, second int, fate string")
     midnight = F.unix_timestamp(F.col("event_date").cast("timestamp"))
     timed = frame.withColumn("event_time", F.timestamp_seconds(midnight + F.col("second")))
     found = with_sessions(timed.repartition(3), 30).collect()
@@ -341,7 +342,7 @@ def test_visits_on_either_side_of_midnight_differ():
 @pytest.mark.parametrize("key", ["k", "ключ", "x" * 64, "x" * 65])
 def test_a_pseudonym_is_the_hmac_sha256_of_the_id(spark, key):
     ids = ["1", "user 17", "ümlaut", "人", "y" * 200, "", None]
-    frame = spark.createDataFrame([(one,) for one in ids], "id string")
+    frame = small_frame(spark, [(one,) for one in ids], "id string")
     told = [hmac.new(key.encode(), one.encode(), "sha256").hexdigest() if one else one for one in ids]
     assert [row[0] for row in frame.select(pseudonym(F.col("id"), key)).collect()] == told
 
@@ -353,7 +354,7 @@ def test_rows_of_a_file_without_a_day_land_on_their_events_day(spark):
         for file, all_times in times.items()
         for number, time in enumerate(all_times, 1)
     ]
-    landed = spark.createDataFrame(rows, BRONZE)
+    landed = small_frame(spark, rows, BRONZE)
     found = dated_by_event(landed, CONFIG.sources.events).orderBy("source_file", "row_number").collect()
     assert [row["ingest_date"] for row in found] == [after(1), DAY, DAY, BEGINNING, after(3)]
     assert [tuple(row)[1:] for row in found] == [row[1:] for row in rows]

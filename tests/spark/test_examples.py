@@ -4,7 +4,7 @@ from datetime import date, timedelta
 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tests.spark.rows import event, schema, sequences
+from tests.spark.rows import event, schema, sequences, small_frame
 
 from lakerec.config import Config, Training
 from lakerec.examples import cuts, examples, manifest, sample, snapshot_id, target_types
@@ -49,7 +49,7 @@ def test_cuts_are_a_horizon_apart_and_no_training_target_lies_behind_the_valid_c
 def test_columns_are_those_of_the_table(frame, spark):
     empty = [frame(name, []) for name in ("silver.events", "ml.sequences")]
     made = examples(*empty, CUT, "train", END, config())
-    wanted = spark.createDataFrame([], schema("ml.examples")).drop("snapshot_id")
+    wanted = small_frame(spark, [], schema("ml.examples")).drop("snapshot_id")
     assert [(f.name, f.dataType.simpleString()) for f in made.schema] == [
         (f.name, f.dataType.simpleString()) for f in wanted.schema
     ]
@@ -130,8 +130,8 @@ EXAMPLES = "example_id string, targets array<string>"
 
 def test_sample_draws_the_same_examples_again(spark):
     rows = [(f"e{n}", []) for n in range(40)]
-    drawn = [row["example_id"] for row in sample(spark.createDataFrame(rows, EXAMPLES), 8, 17).collect()]
-    mixed = spark.createDataFrame(rows[::-1], EXAMPLES).repartition(5)
+    drawn = [row["example_id"] for row in sample(small_frame(spark, rows, EXAMPLES), 8, 17).collect()]
+    mixed = small_frame(spark, rows[::-1], EXAMPLES).repartition(5)
     assert len(set(drawn)) == 8
     assert [row["example_id"] for row in sample(mixed, 8, 17).collect()] == drawn
     assert [row["example_id"] for row in sample(mixed, 8, 18).collect()] != drawn

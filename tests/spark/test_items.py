@@ -8,6 +8,7 @@ from itertools import product
 from typing import Any
 
 import pytest
+from tests.spark.rows import small_frame
 
 from lakerec.config import ITEM_ENTITY, Source
 from lakerec.items import graph, history, item_history, observations, user_history
@@ -34,12 +35,12 @@ def observed(spark, words: dict[str, tuple[str, ...]]):
         for day, said in zip(DAYS, word, strict=True)
         if said != "-"
     ]
-    return spark.createDataFrame(rows, OBSERVED)
+    return small_frame(spark, rows, OBSERVED)
 
 
 def snapshots(spark):
     """The days of full catalogues."""
-    return spark.createDataFrame([(day,) for day in DAYS], "day date")
+    return small_frame(spark, [(day,) for day in DAYS], "day date")
 
 
 def versions(word: tuple[str, ...], carried: bool) -> list[tuple[date, date | None, str]]:
@@ -109,14 +110,14 @@ def test_content_is_title_text_and_attributes_whatever_their_order(spark):
         (None, "y", {"a": "1"}),
     ]
     rows = [("x", day, *content) for day, content in zip(DAYS, said, strict=True)]
-    found = history(spark.createDataFrame(rows, OBSERVED), "item_id").orderBy("valid_from").collect()
+    found = history(small_frame(spark, rows, OBSERVED), "item_id").orderBy("valid_from").collect()
     assert [row["valid_from"] for row in found] == [DAYS[0], *DAYS[2:]]
     assert len({row["content_hash"] for row in found}) == 4
 
 
 def test_an_item_without_a_title_is_told_by_its_text(spark):
     rows = [("a", DAY, "title", "text", {}), ("b", DAY, None, "téxt", {})]
-    found = item_history(spark.createDataFrame(rows, OBSERVED), None).orderBy("item_id")
+    found = item_history(small_frame(spark, rows, OBSERVED), None).orderBy("item_id")
     assert found.columns == table("silver.items").column_names
     assert [(row["title"], row["text_hash"]) for row in found.collect()] == [
         ("title", hashlib.sha256(b"text").hexdigest()),
@@ -140,7 +141,7 @@ ITEMS = Source.model_validate(
 
 def landed(spark, rows: list[tuple[date, str, int, dict[str, str | None]]]):
     """Rows of a bronze table."""
-    return spark.createDataFrame(rows, BRONZE)
+    return small_frame(spark, rows, BRONZE)
 
 
 def test_the_last_row_of_a_day_speaks_for_it(spark):

@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 import pytest
 from pyspark.sql import DataFrame
+from tests.spark.rows import small_frame
 
 from lakerec.quality import SMALL, DataDocs, batch, load_suite
 
@@ -28,7 +29,7 @@ def test_few_rows_are_judged_as_many_are(spark, tmp_path: Path, table: str):
     docs, suite = DataDocs(tmp_path), load_suite(table).batch
     failing = set()
     for told, rows in BATCHES.items():
-        frame = spark.createDataFrame(rows, SCHEMA)
+        frame = small_frame(spark, rows, SCHEMA)
         few = batch(frame, len(rows))
         assert isinstance(few, pd.DataFrame) and isinstance(batch(frame, SMALL + 1), DataFrame)
         on_spark, in_driver = (docs.validate(table, where, suite) for where in (frame, few))

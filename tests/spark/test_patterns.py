@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from pyspark.sql import DataFrame
-from tests.spark.rows import event, item, sequences
+from tests.spark.rows import event, item, sequences, small_frame
 
 from lakerec import patterns
 from lakerec.config import Config
@@ -123,7 +123,7 @@ def test_popular_is_the_share_of_the_patterns_own_recent_events(found):
 
 def test_popular_is_recent_and_where_nothing_is_recent_that_of_all_time(spark, frame):
     events = [event("u", "a", DAY - timedelta(days=9)), event("u", "b", DAY, 1, "view"), event("v", "c", DAY)]
-    users = spark.createDataFrame([("u", 0)], "user_id string, pattern_id int")
+    users = small_frame(spark, [("u", 0)], "user_id string, pattern_id int")
     weights = {"buy": 5.0, "view": 1.0}
     for later, expected in ((0, [("b", 1), ("a", 0)]), (30, [("a", 5 / 6), ("b", 1 / 6)])):
         made = patterns.popular(frame("silver.events", events), users, DAY + timedelta(days=later), 7, weights)
@@ -183,7 +183,7 @@ def test_the_recent_end_of_a_text_is_encoded_without_its_days(frame):
 
 def test_lift_is_the_share_in_the_pattern_over_everybodys_with_five_average_users(spark):
     said = [("a", 0, "x"), ("a", 0, "x"), ("a", 0, "y"), ("a", 0, "y"), ("b", 1, "y")]
-    rows = patterns.lifts(spark.createDataFrame(said, "user_id string, pattern_id int, thing string")).collect()
+    rows = patterns.lifts(small_frame(spark, said, "user_id string, pattern_id int, thing string")).collect()
     found = {(row["pattern_id"], row["thing"]): (row["share"], row["lift"]) for row in rows}
     # Everybody's share of x is (1/2 + 0) / 2, that of y 3/4.
     assert found[0, "x"] == pytest.approx(((0.5 + 5 * 0.25) / 6, (0.5 + 5 * 0.25) / 6 / 0.25))

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from pyspark.sql import functions as F
 from tests.spark import rows as made
-from tests.spark.rows import event, item
+from tests.spark.rows import event, item, small_frame
 
 from lakerec.config import Config
 from lakerec.prompts import history_text
@@ -152,7 +152,7 @@ HISTORIES = {
 
 def test_the_text_is_that_of_the_golden_file(spark):
     shown = "array<struct<time: string, event_type: string, title: string>>"
-    frame = spark.createDataFrame(list(HISTORIES.items()), f"name string, shown {shown}")
+    frame = small_frame(spark, list(HISTORIES.items()), f"name string, shown {shown}")
     timed = F.transform("shown", lambda e: e.withField("event_time", e["time"].cast("timestamp")))
     text = history_text(timed, {"buy": "bought", "view": "viewed"})
     found = {row["name"]: row["text"] for row in frame.select("name", text.alias("text")).collect()}
