@@ -35,6 +35,9 @@ the tuning cut, of people out of fold, is above zero. Higher rates (2e-4, 5e-4) 
 These tests were run twice: the first time the final order's boosters were of the ranker's size, and nothing paid on
 validation; small ones were then chosen on it.
 
+The tables "without text" take the language model away as a whole: no text vectors in the retriever, in the sources and
+in the ranker's features; one seed, both trained in the same run.
+
 ![What each form adds, by the tokens of a slate](../benchmarks/quality/results/language_model_cost.png)
 """
 

@@ -22,7 +22,7 @@ from benchmarks.quality.courses import Course, course, pooled
 from benchmarks.quality.data import CACHE, Dataset, load
 from benchmarks.quality.models import Fitted, Outcome, Trainer, say
 from benchmarks.quality.picture import draw
-from benchmarks.quality.plans import AGAIN, PLANS, PUBLISHED, WITHOUT, Plan, Table
+from benchmarks.quality.plans import AGAIN, PLANS, PUBLISHED, WITHOUT, Pair, Plan, Table
 from benchmarks.record import ROOT
 
 from lakerec.features import feature_names
@@ -31,6 +31,8 @@ from lakerec.scorer.recommender import FirstStage, Recommender, Scores, blend_we
 
 RESULTS = ROOT / "benchmarks" / "quality" / "results"
 EACH = 2000  # people that the table without each source is made on
+OF_TEXT = ("text", "text_last")
+NO_TEXT = "ranker without text"
 
 
 @dataclass
@@ -162,6 +164,21 @@ class Bench:
         gains = list(recommender.ranker.gains().items())[:8]
         say(f"{name}, seed {seed}: " + ", ".join(f"{feature} {gain:.2f}" for feature, gain in gains))
 
+    def without_text(self) -> report.Report:
+        """The ranker, and one to which no item has a text: what a language model tells by its vectors, in all."""
+        self.prepare()
+        self.report.name += ", without text"
+        arm = replace(self.plan.arm, name="retriever without text", text="none")
+        shelf = replace(self.dataset.shelf, text=np.zeros_like(self.dataset.shelf.text))
+        self.table = replace(self.table, refit=False)
+        bare = replace(self, plan=replace(self.plan, arm=arm), dataset=replace(self.dataset, shelf=shelf))
+        bare.part, bare.report, bare.fitted, bare.plain = self.part, self.report, {}, None
+        bare.settings = {name: chosen for name, chosen in self.settings.items() if name not in OF_TEXT}
+        seed = self.plan.seeds[0]
+        for made, name in ((self, "ranker"), (bare, NO_TEXT)):
+            made._ranker(name, seed, made.trainer(made.plan.arm))
+        return self.report
+
     def without_each(self) -> report.Report:
         """The ranker refitted without the features of each source in turn."""
         self.part = pooled(self.course.judged.parts).some(EACH, self.plan.seeds[0])
@@ -195,15 +212,22 @@ def run(data: str, plan: Plan, options: argparse.Namespace) -> None:
     for table in tables[:1] if options.without_each else tables:
         made = bench(data, plan, table, dataset, validation, options.spark)
         say(f"{data}: {made.course.name}")
-        found = made.without_each() if options.without_each else made.run()
-        pairs = (
-            [(name, "ranker") for name in found.outcomes if name != "ranker"] if options.without_each else plan.pairs
-        )
+        found, pairs, suffix = outcomes(made, options)
         mine = found.rows(pairs)
         others = PUBLISHED.get(data, {}) if table.comparable and not validation else {}
         print(report.table(mine, others), flush=True)
         if not options.validation:
-            keep(data + "_without_each" * options.without_each, mine, ranks_of(found))
+            keep(data + suffix, mine, ranks_of(found))
+
+
+def outcomes(made: Bench, options: argparse.Namespace) -> tuple[report.Report, Sequence[Pair], str]:
+    """What the command line asks for, the pairs that are compared, and what the result's name ends in."""
+    if options.without_each:
+        found = made.without_each()
+        return found, [(name, "ranker") for name in found.outcomes if name != "ranker"], "_without_each"
+    if options.without_text:
+        return made.without_text(), [("ranker", NO_TEXT)], "_without_text"
+    return made.run(), made.plan.pairs, ""
 
 
 def ranks_of(found: report.Report) -> pd.DataFrame:
@@ -239,6 +263,7 @@ def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("data", nargs="*", help="ml_latest_small, ml_1m, ml_100k, online_retail; without: all")
     parser.add_argument("--validation", action="store_true", help="report on the validation part, write nothing")
     parser.add_argument("--without-each", action="store_true", help="on validation: the ranker without each source")
+    parser.add_argument("--without-text", action="store_true", help="the ranker beside one without any text; one seed")
     parser.add_argument("--no-spark", dest="spark", action="store_false", help="leave out Spark's ALS")
     parser.add_argument(
         "--table", type=int, help="only this table of the plan, from 0; what is kept of the others stays"

@@ -301,6 +301,18 @@ class TestRun:
         assert gained == {f"ranker without {name} - ranker" for name in ("popular", "markov", "retriever")}
         assert all("validation" in row["protocol"] for row in rows)
 
+    def test_the_ranker_without_any_text(self, folder):
+        plan = make_plan(generators=("popular", "text", "text_last"))
+        run.run("made", plan, run.arguments(["ml_1m", "--no-spark", "--without-text"]))
+        rows = json.loads((folder / "results" / "made_without_text.json").read_text())
+        assert {row["model"] for row in rows} == {"ranker", run.NO_TEXT, f"ranker - {run.NO_TEXT}"}
+        assert all(row["protocol"].endswith(", without text") for row in rows)
+        told = [
+            {(row["metric"], row["slice"]): row["value"] for row in rows if row["model"] == name}
+            for name in ("ranker", run.NO_TEXT)
+        ]
+        assert told[0] != told[1]
+
 
 class TestReport:
     def test_a_figure_has_the_interval_and_what_could_be_seen(self):
