@@ -2,6 +2,7 @@
 SHELL := /bin/bash
 CONFIG ?= conf/demo.yaml
 TORCH ?=
+WORKERS ?= 2
 
 .PHONY: help demo test test-long test-faults test-aws install install-aws up down trigger lint audit format bench-ingest bench-start bench-day bench-backfill bench-year bench-scoring bench-quality bench-language-model docs requirements clean
 
@@ -11,8 +12,8 @@ help:            ## what can be made
 demo: install    ## set up, run the main job through Airflow on simulated days, print a list
 	@scripts/demo.sh
 
-test: install    ## the test suite (under 20 minutes on 2 cores)
-	@.venv/bin/python -m pytest -m "not long and not faults"
+test: install    ## the test suite in two processes (under 20 minutes on 2 cores); WORKERS=4, 4 GiB each
+	@.venv/bin/python -m pytest -n $(WORKERS) --dist loadfile -m "not long and not faults"
 
 test-long: install  ## what takes longer: a month of the real files, a cluster on this machine
 	@.venv/bin/python -m pytest -m long

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import os
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import date, timedelta
@@ -63,6 +64,11 @@ SETTINGS: dict[str, Any] = {
         "training": {"freeze": "head", "max_slates": 40, "epochs": 1, "horizon_days": 1, "cuts": 1},
     },
 }
+
+
+def pytest_configure() -> None:
+    """Name a file for the main module: one of xdist's has none, and PySpark takes it for a doctest and ends it."""
+    vars(sys.modules["__main__"]).setdefault("__file__", __file__)
 
 
 @pytest.fixture(scope="session")
