@@ -4,7 +4,7 @@ CONFIG ?= conf/demo.yaml
 TORCH ?=
 WORKERS ?= 2
 
-.PHONY: help demo test test-long test-faults test-aws install install-aws up down trigger lint audit format bench-ingest bench-start bench-day bench-backfill bench-year bench-scoring bench-quality bench-language-model docs requirements clean
+.PHONY: help demo test test-long test-faults test-aws test-lineage install install-aws install-lineage up down trigger lint audit format bench-ingest bench-start bench-day bench-backfill bench-year bench-scoring bench-quality bench-language-model docs requirements clean
 
 help:            ## what can be made
 	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -24,11 +24,17 @@ test-faults: install  ## what kills processes, fills disks and breaks models, an
 test-aws: install-aws  ## a lake on a local S3 server
 	@scripts/install.sh moto && .venv/bin/python -m pytest tests/jobs/test_s3.py
 
+test-lineage: install-lineage  ## columns as Spark's OpenLineage listener tells them
+	@.venv/bin/python -m pytest tests/jobs/test_lineage.py
+
 install:         ## both environments, Java, Delta's JARs, the class-data archive (quick when done)
 	@TORCH=$(TORCH) scripts/install.sh
 
 install-aws: install  ## Hadoop's S3 client and the AWS SDK, for paths that begin with s3a:// (690 MB)
 	@.venv/bin/python scripts/jars.py aws
+
+install-lineage: install  ## OpenLineage's listener for Spark, for `lineage.spark` of the YAML (33 MB)
+	@.venv/bin/python scripts/jars.py lineage
 
 up: install      ## start Airflow with the DAGs on their schedules; CONFIG=conf/yours.yaml
 	@CONFIG=$(CONFIG) scripts/up.sh

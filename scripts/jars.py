@@ -1,4 +1,4 @@
-"""Resolve JARs once into .jars/, by Spark's own Ivy with a cache of the project's own: jars.py [delta | aws].
+"""Resolve JARs once into .jars/, by Spark's own Ivy with a cache of the project's own: jars.py [delta | aws | lineage].
 
 A half-filled local Maven repository (a POM without its JAR) makes Spark's resolution fail, so it is left aside.
 """
@@ -44,7 +44,9 @@ def hadoop() -> str:
 # What Spark does not bring itself: a second copy of Hadoop, Jackson or Parquet only slows the class path down.
 DELTA = Jars("io.delta:delta-spark_4.2_2.13:4.4.0", ("io.delta_", "io.unitycatalog_"), JARS, 90)
 SDK = ("org.apache.hadoop_hadoop-aws-", "software.amazon.", "org.wildfly.openssl_")
-KINDS = {"delta": DELTA, "aws": Jars(f"org.apache.hadoop:hadoop-aws:{hadoop()}", SDK, JARS / "s3", 690)}
+LISTENER = Jars("io.openlineage:openlineage-spark_2.13:1.37.0", ("io.openlineage_",), JARS / "lineage", 33)
+AWS = Jars(f"org.apache.hadoop:hadoop-aws:{hadoop()}", SDK, JARS / "s3", 690)
+KINDS = {"delta": DELTA, "aws": AWS, "lineage": LISTENER}
 
 
 def resolve(jars: Jars) -> int:

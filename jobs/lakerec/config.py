@@ -420,16 +420,22 @@ class Alerts(Model):
 
 
 class Lineage(Model):
-    """Where OpenLineage events go: lines of a file, or an endpoint whose key is in this environment variable."""
+    """Where OpenLineage events go: lines of a file, or an endpoint whose key is in this environment variable.
+
+    spark: Spark's own listener tells, too, which column of a table was made of which.
+    """
 
     file: str | None = None
     url: str | None = None
     key_env: str = "OPENLINEAGE_API_KEY"
+    spark: bool = False
 
     @model_validator(mode="after")
     def _one_place(self) -> Lineage:
         if self.file and self.url:
             raise ValueError("one of 'file' and 'url' is expected")
+        if self.spark and not (self.file or self.url):
+            raise ValueError("with 'spark' a 'file' or a 'url' is expected")
         return self
 
 

@@ -1,7 +1,7 @@
 """OpenLineage events of each run (openlineage.io): its window, the tables it read and wrote, and their versions.
 
 They go where `lineage` of the YAML says. Airflow's own provider tells of DAGs and tasks at the same place; a job's run
-is tied to its task by the parent that Airflow hands over.
+is tied to its task by the parent that Airflow hands over. Spark's listener, where the YAML wants it, tells of columns.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 PRODUCER = f"urn:lakerec:{__version__}"
 NAMESPACE = "lakerec"
+LISTENER = "io.openlineage.spark.agent.OpenLineageSparkListener"
 PARENT = "LAKEREC_LINEAGE_PARENT"  # namespace/task/run of the Airflow task, as its provider's macro renders it
 
 
@@ -35,6 +36,33 @@ def transport(config: Config) -> dict[str, Any]:
         key = os.environ.get(where.key_env)
         return {"type": "http", "url": where.url} | ({"auth": {"type": "api_key", "apiKey": key}} if key else {})
     return {}
+
+
+def listener(config: Config) -> dict[str, str]:
+    """Spark properties of OpenLineage's listener at the same place; none where the YAML does not want it. No secret."""
+    where = config.lineage
+    if not where.spark:
+        return {}
+    place = {"type": "http", "url": where.url} if where.url else {"location": config.resolve(where.file or "")}
+    told = {"namespace": NAMESPACE, **{f"transport.{key}": value for key, value in ({"type": "file"} | place).items()}}
+    return {"spark.extraListeners": LISTENER, **{f"spark.openlineage.{key}": str(told[key]) for key in told}}
+
+
+def listener_of_run(config: Config) -> dict[str, str]:
+    """What of the listener only the process knows, never a file: the endpoint's key, and the task it runs for."""
+    if not config.lineage.spark:
+        return {}
+    auth = transport(config).get("auth", {})
+    told = {f"transport.auth.{name}": value for name, value in auth.items()}
+    if parent := _parent():
+        told |= dict(zip(("parentJobNamespace", "parentJobName", "parentRunId"), parent, strict=True))
+    return {f"spark.openlineage.{key}": value for key, value in told.items()}
+
+
+def _parent() -> tuple[str, ...]:
+    """Namespace, name and run of the Airflow task; empty where there is none."""
+    parts = os.environ.get(PARENT, "").split("/")
+    return tuple(parts) if len(parts) == 3 else ()
 
 
 @contextmanager
@@ -82,8 +110,8 @@ def _run_facets(job: Job) -> dict[str, Any]:
     days = (job.window.start, job.window.end)
     start, end = (datetime(d.year, d.month, d.day, tzinfo=job.config.zone).isoformat() for d in days)
     facets: dict[str, Any] = {"nominalTime": nominal_time_run.NominalTimeRunFacet(start, end)}
-    if (parent := os.environ.get(PARENT, "")).count("/") == 2:
-        namespace, name, run = parent.split("/")
+    if parent := _parent():
+        namespace, name, run = parent
         by = parent_run.ParentRunFacet(parent_run.Run(run), parent_run.Job(namespace, name))
         facets["parent"] = by
     return facets

@@ -14,6 +14,7 @@ from pathlib import Path
 from pyspark import SparkContext
 from pyspark.sql import DataFrame, Row, SparkSession
 
+from lakerec import lineage
 from lakerec.config import Config
 from lakerec.errors import ConfigError
 from lakerec.package import write_package
@@ -68,6 +69,8 @@ BASE = {
     "spark.sql.sources.parallelPartitionDiscovery.threshold": "1000",
     "spark.sql.execution.arrow.pyspark.enabled": "true",
     "spark.sql.execution.arrow.maxRecordsPerBatch": "512",
+    # Spark hides what looks like a secret where it shows its properties; "apiKey" is one, too.
+    "spark.redaction.regex": "(?i)secret|password|token|access[.]?key|api[._]?key",
     "spark.python.worker.faulthandler.enabled": "true",
     "spark.python.worker.reuse": "true",
     "spark.sql.legacy.timeParserPolicy": "CORRECTED",
@@ -97,6 +100,7 @@ def properties(config: Config, days: int = 1) -> dict[str, str]:
     spark = config.spark
     built = {"spark.master": spark.master, "spark.driver.memory": spark.driver_memory, **_defaults(config)}
     built |= _local(config, days) if _is_local(config) else _cluster(config, days)
+    built |= lineage.listener(config)
     built["spark.lakerec.reuse"] = str(spark.reuse).lower()  # for the DAGs, which read the file and not the YAML
     return built | spark.properties
 
@@ -156,8 +160,9 @@ def delta_jars() -> list[Path]:
 
 
 def jars_of(config: Config) -> list[Path]:
-    """Delta's JARs, and those of s3a:// where the YAML has such a path; ConfigError where they were never resolved."""
-    return delta_jars() + (_jars(JARS / "s3", "install-aws") if config.on_s3 else [])
+    """Delta's JARs, those of s3a:// and of OpenLineage where the YAML wants them; ConfigError where one is missing."""
+    s3 = _jars(JARS / "s3", "install-aws") if config.on_s3 else []
+    return delta_jars() + s3 + (_jars(JARS / "lineage", "install-lineage") if config.lineage.spark else [])
 
 
 def _jars(folder: Path, target: str) -> list[Path]:
@@ -173,7 +178,8 @@ def build_session(config: Config, name: str, days: int = 1) -> SparkSession:
     Where spark-submit has started the JVM the context is made of its properties, and of the SQL settings of now.
     """
     builder = SparkSession.builder.appName(name)
-    for key, value in (settings(config) if _submitted() else _own_properties(config, days)).items():
+    known = settings(config) if _submitted() else _own_properties(config, days)
+    for key, value in (known | lineage.listener_of_run(config)).items():
         builder = builder.config(key, value)
     return builder.getOrCreate()
 

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 import threading
+from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.conftest import DAY, Shop, event
+from tests.conftest import DAY, ROOT, Shop, day_after, event
 
 from lakerec import job as jobs
-from lakerec.errors import UsageError
-from lakerec.lineage import PARENT, named, transport
+from lakerec.errors import ConfigError, UsageError
+from lakerec.lineage import PARENT, listener, listener_of_run, named, transport
+from lakerec.session import JARS, write_properties
 
 
 def lived(shop: Shop, name: str) -> None:
@@ -59,7 +65,9 @@ def test_a_run_that_fails_tells_so_and_an_endpoint_that_is_gone_fails_nothing(sh
     assert "lineage could not be told to" in capsys.readouterr().out
 
 
-def test_an_endpoint_gets_the_events_with_the_key_of_the_environment(shop: Shop, monkeypatch):
+@pytest.fixture()
+def endpoint() -> Iterator[tuple[str, list[tuple[str | None, dict[str, Any]]]]]:
+    """The URL of an endpoint, and what it got: the key that came along and the event."""
     got: list[tuple[str | None, dict[str, Any]]] = []
 
     class Endpoint(BaseHTTPRequestHandler):
@@ -74,14 +82,64 @@ def test_an_endpoint_gets_the_events_with_the_key_of_the_environment(shop: Shop,
 
     server = HTTPServer(("127.0.0.1", 0), Endpoint)
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    monkeypatch.setenv("OPENLINEAGE_API_KEY", "the-key")
-    shop.settings["lineage"] = {"url": f"http://127.0.0.1:{server.server_port}"}
-    jobs.done(shop.job("ingest_events"), lambda job: {})
+    yield f"http://127.0.0.1:{server.server_port}", got
     server.shutdown()
+
+
+def test_an_endpoint_gets_the_events_with_the_key_of_the_environment(shop: Shop, endpoint, monkeypatch):
+    url, got = endpoint
+    monkeypatch.setenv("OPENLINEAGE_API_KEY", "the-key")
+    shop.settings["lineage"] = {"url": url}
+    jobs.done(shop.job("ingest_events"), lambda job: {})
     assert [(key, sent["eventType"]) for key, sent in got] == [
         ("Bearer the-key", "START"),
         ("Bearer the-key", "COMPLETE"),
     ]
+
+
+@pytest.mark.skipif(not any((JARS / "lineage").glob("*.jar")), reason="needs the listener: make install-lineage")
+def test_sparks_listener_tells_which_column_was_made_of_which(shop: Shop, endpoint):
+    """By spark-submit, as Airflow starts a step; the key and the task are in its environment alone."""
+    url, got = endpoint
+    shop.settings["lineage"] = {"url": url, "spark": True}
+    shop.deliver(DAY, [event(1)])
+    write_properties(shop.config, shop.folder / "spark.conf")
+    assert "the-key" not in (shop.folder / "spark.conf").read_text()
+    parent = "airflow/reco_daily.conform_events/0190d0a6-1fd5-7e2b-9d6b-000000000001"
+    known = os.environ | {"OPENLINEAGE_API_KEY": "the-key", PARENT: parent}
+    for step in ("ingest_events", "conform_events"):
+        script = [str(ROOT / "jobs" / f"{step}.py"), "--config", str(shop.folder / "config.yaml")]
+        window = ["--start", str(DAY), "--end", str(day_after(1))]
+        submit = [
+            str(Path(sys.executable).parent / "spark-submit"),
+            "--properties-file",
+            str(shop.folder / "spark.conf"),
+        ]
+        done = subprocess.run([*submit, *script, *window], env=known, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0 and "Query execution is null" not in done.stderr, done.stderr[-3000:]
+    assert {key for key, _ in got} == {"Bearer the-key"}
+    mine = [sent for _, sent in got if sent["job"]["name"].startswith("conform_events.")]
+    assert {sent["run"]["facets"]["parent"]["root"]["job"]["name"] for sent in mine} == {"reco_daily.conform_events"}
+    silver = [d for sent in mine for d in sent["outputs"] if d["name"] == str(shop.folder / "lake/silver/events")]
+    columns = next(d["facets"]["columnLineage"]["fields"] for d in silver if "columnLineage" in d.get("facets", {}))
+    sources = {(one["name"], one["field"]) for one in columns["user_id"]["inputFields"]}
+    assert (str(shop.folder / "lake/bronze/events"), "payload") in sources
+
+
+def test_what_is_told_by_spark_is_the_yamls_and_no_secret(shop: Shop, monkeypatch):
+    monkeypatch.setenv("OPENLINEAGE_API_KEY", "the-key")
+    assert not listener(shop.config) and not listener_of_run(shop.config)
+    shop.settings["lineage"] = {"url": "https://marquez.example", "spark": True}
+    assert listener(shop.config)["spark.openlineage.transport.url"] == "https://marquez.example"
+    assert "the-key" not in str(listener(shop.config))
+    assert listener_of_run(shop.config)["spark.openlineage.transport.auth.apiKey"] == "the-key"
+    shop.settings["lineage"] = {"file": "lineage.jsonl", "spark": True}
+    place = str(shop.folder / "lineage.jsonl")
+    assert listener(shop.config)["spark.openlineage.transport.location"] == place
+    assert not listener_of_run(shop.config)
+    shop.settings["lineage"] = {"spark": True}
+    with pytest.raises(ConfigError, match="a 'file' or a 'url' is expected"):
+        _ = shop.config
 
 
 def test_nobody_is_told_where_nobody_is_named(shop: Shop):
