@@ -20,7 +20,7 @@ def main() -> None:
     """Import, then serve Spark, which reads the port from standard output: nothing else may be written there."""
     with redirect_stdout(sys.stderr):
         for module in MODULES:
-            with suppress(ImportError):  # the worker's task says what is missing
+            with suppress(Exception):  # in the worker it fails again, and its task says why
                 importlib.import_module(module)
     gc.freeze()  # a worker collects behind each task: it need not look at these
     manager()

@@ -47,8 +47,10 @@ def test_what_is_imported_before_the_fork_looks_for_no_gpu():
     assert (done.returncode, done.stdout) == (0, ""), done.stderr
 
 
-def test_a_library_that_prints_does_not_stand_where_spark_reads_the_port():
-    code = "import lakerec.daemon as d; d.MODULES = ('this', 'lakerec.missing'); d.manager = lambda: print('port')"
-    done = subprocess.run([sys.executable, "-c", f"{code}; d.main()"], capture_output=True, text=True)
+def test_a_library_that_prints_or_fails_does_not_keep_spark_from_its_port(tmp_path):
+    (tmp_path / "broken.py").write_text("raise OSError('libcuda.so.1: cannot open shared object file')")
+    modules = ("this", "lakerec.missing", "broken")
+    code = f"import lakerec.daemon as d; d.MODULES = {modules}; d.manager = lambda: print('port'); d.main()"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
     assert (done.returncode, done.stdout) == (0, "port\n"), done.stderr
     assert "Beautiful" in done.stderr
