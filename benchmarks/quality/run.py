@@ -31,7 +31,7 @@ from lakerec.scorer.recommender import FirstStage, Recommender, Scores, blend_we
 
 RESULTS = ROOT / "benchmarks" / "quality" / "results"
 EACH = 2000  # people that the table without each source is made on
-OF_TEXT = ("text", "text_last")
+OF_TEXT = ("text", "text_last", "profile")  # people's profiles are encoded, too
 NO_TEXT = "ranker without text"
 
 
@@ -168,7 +168,7 @@ class Bench:
         """The ranker, and one to which no item has a text: what a language model tells by its vectors, in all."""
         self.prepare()
         self.report.name += ", without text"
-        arm = replace(self.plan.arm, name="retriever without text", text="none")
+        arm = replace(self.plan.arm, name="retriever without text", text="none", profile=False)
         shelf = replace(self.dataset.shelf, text=np.zeros_like(self.dataset.shelf.text))
         self.table = replace(self.table, refit=False)
         bare = replace(self, plan=replace(self.plan, arm=arm), dataset=replace(self.dataset, shelf=shelf))
@@ -262,8 +262,9 @@ def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", nargs="*", help="ml_latest_small, ml_1m, ml_100k, online_retail; without: all")
     parser.add_argument("--validation", action="store_true", help="report on the validation part, write nothing")
-    parser.add_argument("--without-each", action="store_true", help="on validation: the ranker without each source")
-    parser.add_argument("--without-text", action="store_true", help="the ranker beside one without any text; one seed")
+    less_of = parser.add_mutually_exclusive_group()
+    less_of.add_argument("--without-each", action="store_true", help="on validation: the ranker without each source")
+    less_of.add_argument("--without-text", action="store_true", help="the ranker beside one without any text; one seed")
     parser.add_argument("--no-spark", dest="spark", action="store_false", help="leave out Spark's ALS")
     parser.add_argument(
         "--table", type=int, help="only this table of the plan, from 0; what is kept of the others stays"

@@ -7,6 +7,7 @@ import hashlib
 import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo, available_timezones
 
 import sqlglot
@@ -436,6 +437,8 @@ class Lineage(Model):
             raise ValueError("one of 'file' and 'url' is expected")
         if self.spark and not (self.file or self.url):
             raise ValueError("with 'spark' a 'file' or a 'url' is expected")
+        if self.url and "@" in urlsplit(self.url).netloc:
+            raise ValueError("a 'url' without user and password is expected: the variable of 'key_env' has the key")
         return self
 
 

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urljoin
 
 from lakerec import __version__
 from lakerec.config import Config
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 PRODUCER = f"urn:lakerec:{__version__}"
 NAMESPACE = "lakerec"
+TIMEOUT = "2000"  # milliseconds that the listener waits for an endpoint, at each event
 LISTENER = "io.openlineage.spark.agent.OpenLineageSparkListener"
 PARENT = "LAKEREC_LINEAGE_PARENT"  # namespace/task/run of the Airflow task, as its provider's macro renders it
 
@@ -43,13 +45,18 @@ def listener(config: Config) -> dict[str, str]:
     where = config.lineage
     if not where.spark:
         return {}
-    place = {"type": "http", "url": where.url} if where.url else {"location": config.resolve(where.file or "")}
-    told = {"namespace": NAMESPACE, **{f"transport.{key}": value for key, value in ({"type": "file"} | place).items()}}
-    return {"spark.extraListeners": LISTENER, **{f"spark.openlineage.{key}": str(told[key]) for key in told}}
+    place = {"type": "file", "location": config.resolve(where.file or "")}
+    if where.url:  # by its whole path: the two clients would complete it in different ways
+        place = {"type": "http", "url": urljoin(where.url, "api/v1/lineage"), "timeoutInMillis": TIMEOUT}
+    told = {"namespace": NAMESPACE, **{f"transport.{key}": str(value) for key, value in place.items()}}
+    # At its end a driver tells what it has not told yet, for no longer than this.
+    return {"spark.extraListeners": LISTENER, "spark.scheduler.listenerbus.exitTimeout": "30s"} | {
+        f"spark.openlineage.{key}": value for key, value in told.items()
+    }
 
 
 def listener_of_run(config: Config) -> dict[str, str]:
-    """What of the listener only the process knows, never a file: the endpoint's key, and the task it runs for."""
+    """What of the listener only the process knows: the endpoint's key, and the Airflow task that it runs for."""
     if not config.lineage.spark:
         return {}
     auth = transport(config).get("auth", {})

@@ -10,8 +10,9 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-from pyspark import SparkContext
+from pyspark import SparkConf, SparkContext
 from pyspark.sql import DataFrame, Row, SparkSession
 
 from lakerec import lineage
@@ -48,6 +49,8 @@ FAST_START = ["-XX:+UseSerialGC", "-XX:-UsePerfData", "-Xlog:disable", "-Xlog:al
 # saves 4 s. A submit of one step is too short for more, whatever its days: it takes .75 times as long with the first.
 MANY_DAYS = 60
 LOCAL_CORES = re.compile(r"local(?:\[(\d+|\*)(?:,.*)?\])?$")  # local, local[4], local[*], local[4,2]: its threads
+
+LISTS = ("spark.extraListeners", "spark.jars")
 
 BASE = {
     "spark.sql.extensions": "io.delta.sql.DeltaSparkSessionExtension",
@@ -93,7 +96,7 @@ LOCAL = {
 
 
 def properties(config: Config, days: int = 1) -> dict[str, str]:
-    """Every Spark property of a deployment; `spark.properties` of the YAML has the last word.
+    """Every Spark property of a deployment; `spark.properties` of the YAML has the last word, and adds to LISTS.
 
     A session for many `days` lets the JVM compile in full: its work outlasts the compiler's.
     """
@@ -102,7 +105,8 @@ def properties(config: Config, days: int = 1) -> dict[str, str]:
     built |= _local(config, days) if _is_local(config) else _cluster(config, days)
     built |= lineage.listener(config)
     built["spark.lakerec.reuse"] = str(spark.reuse).lower()  # for the DAGs, which read the file and not the YAML
-    return built | spark.properties
+    both = {key: f"{built[key]},{spark.properties[key]}" for key in LISTS if key in built and key in spark.properties}
+    return built | spark.properties | both
 
 
 def settings(config: Config) -> dict[str, str]:
@@ -124,11 +128,15 @@ def _is_local(config: Config) -> bool:
 
 
 def _local(config: Config, days: int) -> dict[str, str]:
-    # On the class path, not in spark.jars: the class-data archive covers only the former.
-    jars = os.pathsep.join(map(str, jars_of(config)))
+    # On the class path, not in spark.jars: the class-data archive covers only the former. It is of Delta's JARs: behind
+    # a further one on the path the JVM leaves it aside.
+    found, apart = jars_of(config), JARS / "lineage"
+    jars = os.pathsep.join(str(jar) for jar in found if jar.parent != apart)
     built = {"spark.driver.extraClassPath": jars, "spark.driver.extraJavaOptions": _driver_options(config, days)}
     if LOCAL_CORES.match(config.spark.master):
         built["spark.default.parallelism"] = str(driver_cores(config))
+    if listener := [str(jar) for jar in found if jar.parent == apart]:
+        built["spark.jars"] = ",".join(listener)
     # local-cluster has executors of its own; local has none, and reads neither.
     return built | {"spark.executor.extraClassPath": jars, "spark.executor.extraJavaOptions": LOG4J}
 
@@ -177,11 +185,21 @@ def build_session(config: Config, name: str, days: int = 1) -> SparkSession:
 
     Where spark-submit has started the JVM the context is made of its properties, and of the SQL settings of now.
     """
-    builder = SparkSession.builder.appName(name)
     known = settings(config) if _submitted() else _own_properties(config, days)
-    for key, value in (known | lineage.listener_of_run(config)).items():
+    if of_run := lineage.listener_of_run(config):
+        _into_jvm(of_run, known)
+    builder = SparkSession.builder.appName(name)
+    for key, value in known.items():
         builder = builder.config(key, value)
     return builder.getOrCreate()
+
+
+def _into_jvm(of_run: dict[str, str], known: dict[str, str]) -> None:
+    """Set what may be secret in the JVM itself: PySpark puts a builder's properties on its command line."""
+    SparkContext._ensure_initialized(conf=SparkConf(loadDefaults=False).setAll([*known.items()]))
+    jvm: Any = SparkContext._jvm
+    for key, value in of_run.items():
+        jvm.java.lang.System.setProperty(key, value)
 
 
 def _own_properties(config: Config, days: int) -> dict[str, str]:

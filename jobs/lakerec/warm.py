@@ -221,6 +221,8 @@ def _session(config: Path) -> SparkSession:
     from lakerec.session import build_session
 
     import_ahead("great_expectations")
+    for name in OF_ATTEMPT:  # those of the task that started the driver, which is not its last one
+        os.environ.pop(name, None)
     read = load_config(config)
     spark = build_session(read, "lakerec warm", COMPILES)
     check_expressions(read, spark)

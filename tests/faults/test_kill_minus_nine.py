@@ -170,9 +170,8 @@ def test_a_process_of_sparks_killed_while_scoring(who, before: Before, start: St
     shop = before("score_candidates")
     shop.settings["spark"] = {"master": "local[1]"}  # a bucket behind the other
     process = run(start, shop, "score_candidates")
-    assert wait_until(lambda: list(shop.folder.glob("lake/_scoring/*/bucket-*.parquet")), process)
-    victims = who(process)
-    assert victims
+    victims = wait_until(lambda: workers(process) and who(process), process)
+    assert victims and wait_until(lambda: list(shop.folder.glob("lake/_scoring/*/bucket-*.parquet")), process)
     for pid in victims:
         os.kill(pid, signal.SIGKILL)
     assert process.wait(60) == ProcessLostError.exit_code

@@ -18,7 +18,7 @@ from tests.conftest import DAY, ROOT, Shop, day_after, event
 from lakerec import job as jobs
 from lakerec.errors import ConfigError, UsageError
 from lakerec.lineage import PARENT, listener, listener_of_run, named, transport
-from lakerec.session import JARS, write_properties
+from lakerec.session import JARS, properties, write_properties
 
 
 def lived(shop: Shop, name: str) -> None:
@@ -67,14 +67,16 @@ def test_a_run_that_fails_tells_so_and_an_endpoint_that_is_gone_fails_nothing(sh
 
 @pytest.fixture()
 def endpoint() -> Iterator[tuple[str, list[tuple[str | None, dict[str, Any]]]]]:
-    """The URL of an endpoint, and what it got: the key that came along and the event."""
+    """The URL of an endpoint, and what it got at the path of OpenLineage: the key that came along and the event."""
     got: list[tuple[str | None, dict[str, Any]]] = []
 
     class Endpoint(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["Content-Length"]))
-            got.append((self.headers["Authorization"], json.loads(body)))
-            self.send_response(201)
+            known = self.path == "/api/v1/lineage"
+            if known:
+                got.append((self.headers["Authorization"], json.loads(body)))
+            self.send_response(201 if known else 404)
             self.end_headers()
 
         def log_message(self, *_: Any) -> None:
@@ -82,7 +84,7 @@ def endpoint() -> Iterator[tuple[str, list[tuple[str | None, dict[str, Any]]]]]:
 
     server = HTTPServer(("127.0.0.1", 0), Endpoint)
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}", got
+    yield f"http://127.0.0.1:{server.server_port}/", got
     server.shutdown()
 
 
@@ -126,11 +128,36 @@ def test_sparks_listener_tells_which_column_was_made_of_which(shop: Shop, endpoi
     assert (str(shop.folder / "lake/bronze/events"), "payload") in sources
 
 
+# Where Python starts the JVM: the properties of a session are on its command line. The listener itself is not needed.
+STARTS = """
+import re, sys, psutil
+from pathlib import Path
+from lakerec import lineage, session
+from lakerec.config import load_config
+session.jars_of, lineage.listener = lambda config: session.delta_jars(), lambda config: {}
+spark = session.build_session(load_config(Path(sys.argv[1])), "a run")
+lines = [word for one in psutil.Process().children(recursive=True) for word in one.cmdline()]
+assert any("spark.driver.memory" in word for word in lines) and not any("the-key" in word for word in lines), lines
+assert spark.sparkContext.getConf().get("spark.openlineage.transport.auth.apiKey") == "the-key"
+conf = spark.sparkContext.getConf()
+assert re.search(conf.get("spark.redaction.regex"), "spark.openlineage.transport.auth.apiKey")
+"""
+
+
+def test_the_key_is_on_no_command_line_where_python_starts_the_jvm(shop: Shop):
+    shop.settings["lineage"] = {"url": "https://marquez.example", "spark": True}
+    known = os.environ | {"OPENLINEAGE_API_KEY": "the-key"}
+    known.pop("PYSPARK_GATEWAY_PORT", None)
+    command = [sys.executable, "-c", STARTS, str(shop.config.file)]
+    done = subprocess.run(command, env=known, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
 def test_what_is_told_by_spark_is_the_yamls_and_no_secret(shop: Shop, monkeypatch):
     monkeypatch.setenv("OPENLINEAGE_API_KEY", "the-key")
     assert not listener(shop.config) and not listener_of_run(shop.config)
     shop.settings["lineage"] = {"url": "https://marquez.example", "spark": True}
-    assert listener(shop.config)["spark.openlineage.transport.url"] == "https://marquez.example"
+    assert listener(shop.config)["spark.openlineage.transport.url"] == "https://marquez.example/api/v1/lineage"
     assert "the-key" not in str(listener(shop.config))
     assert listener_of_run(shop.config)["spark.openlineage.transport.auth.apiKey"] == "the-key"
     shop.settings["lineage"] = {"file": "lineage.jsonl", "spark": True}
@@ -140,6 +167,20 @@ def test_what_is_told_by_spark_is_the_yamls_and_no_secret(shop: Shop, monkeypatc
     shop.settings["lineage"] = {"spark": True}
     with pytest.raises(ConfigError, match="a 'file' or a 'url' is expected"):
         _ = shop.config
+    shop.settings["lineage"] = {"url": "https://user:hidden@marquez.example"}
+    with pytest.raises(ConfigError, match="without user and password") as refused:
+        _ = shop.config
+    assert "hidden" not in str(refused.value)
+
+
+def test_a_listener_of_the_yaml_stands_beside_the_one_of_lineage(shop: Shop, monkeypatch):
+    monkeypatch.setattr("lakerec.session.jars_of", lambda config: [JARS / "delta.jar", JARS / "lineage" / "ol.jar"])
+    shop.settings["lineage"] = {"file": "lineage.jsonl", "spark": True}
+    shop.settings["spark"] = {"properties": {"spark.extraListeners": "my.Listener", "spark.jars": "/my.jar"}}
+    known = properties(shop.config)
+    assert known["spark.extraListeners"] == "io.openlineage.spark.agent.OpenLineageSparkListener,my.Listener"
+    assert known["spark.jars"] == f"{JARS / 'lineage' / 'ol.jar'},/my.jar"
+    assert known["spark.driver.extraClassPath"] == str(JARS / "delta.jar")
 
 
 def test_nobody_is_told_where_nobody_is_named(shop: Shop):
