@@ -136,7 +136,7 @@ from lakerec import lineage, session
 from lakerec.config import load_config
 session.jars_of, lineage.listener = lambda config: session.delta_jars(), lambda config: {}
 spark = session.build_session(load_config(Path(sys.argv[1])), "a run")
-lines = [word for one in psutil.Process().children(recursive=True) for word in one.cmdline()]
+lines = [word for one in psutil.Process().children(recursive=True) if one.name() == "java" for word in one.cmdline()]
 assert any("spark.driver.memory" in word for word in lines) and not any("the-key" in word for word in lines), lines
 assert spark.sparkContext.getConf().get("spark.openlineage.transport.auth.apiKey") == "the-key"
 conf = spark.sparkContext.getConf()
