@@ -13,6 +13,7 @@ ROOT = Path(__file__).resolve().parents[1]
 RESULTS, TARGET = ROOT / "benchmarks" / "quality" / "results", ROOT / "docs" / "quality.md"
 TUNED = "gain on the tuning cut"  # of the language model, over the same final order without it
 KNOWN = "history known"  # a slice of protocols where some people are new
+NEW = ", recall@100"
 METRICS = ("hr@10", "ndcg@10", "mrr@10", "recall@20")
 HEAD = """# Quality
 
@@ -70,7 +71,17 @@ def section(rows: list[dict[str, Any]]) -> str:
     pairs = [_pair(row) for (model, metric), row in chosen.items() if " - " in model and metric == "ndcg@10"]
     pairs += [_pair(row) for (_, metric), row in chosen.items() if metric == TUNED]
     head = ["", "| paired gain in ndcg@10 | mean | 95 % interval | detectable |", "|---|---|---|---|"] if pairs else []
+    pairs += _by_slice(rows) if first["protocol"].endswith(", without text") else []
     return "\n".join([f"## {first['data']}: {first['protocol']}", "", told, "", *lines, *head, *pairs, ""])
+
+
+def _by_slice(rows: list[dict[str, Any]]) -> list[str]:
+    """Gains by people's histories and by targets; of new ones, which no list has in front, in recall@100."""
+    mine = [row for row in rows if " - " in row["model"] and row["slice"].startswith(("history ", "target "))]
+    told = [row for row in mine if row["metric"] == ("recall@100" if row["slice"] == "target new" else "ndcg@10")]
+    return [
+        _pair({**row, "model": f"{row['model']}: {row['slice']}{NEW * (row['slice'] == 'target new')}"}) for row in told
+    ]
 
 
 def _line(model: str, chosen: dict[tuple[str, str], dict[str, Any]], known: dict[str, dict[str, Any]]) -> str:

@@ -195,7 +195,7 @@ def submitted(shop: Shop, state: Path) -> dict[str, list[str]]:
         "AIRFLOW_CONN_SPARK_DEFAULT": connection(shop.config),
     }
     tasks = drive(state / "airflow", "load", **known)["dags"]["reco_daily"]["tasks"]
-    return {name: task["command"] for name, task in tasks.items()}
+    return {name: task["command"] for name, task in tasks.items() if "command" in task}
 
 
 def comparable(shop: Shop, name: str) -> list[str]:
