@@ -157,8 +157,12 @@ def alive(process: subprocess.Popen) -> list[psutil.Process]:
 
 def workers(process: subprocess.Popen) -> list[int]:
     """The Python workers of a job's Spark: the children of its daemon."""
-    found = [one for one in alive(process) if "lakerec.daemon" in one.cmdline()]
-    return [one.pid for one in found if one.parent() in found]
+    parents: dict[int, int] = {}
+    for one in alive(process):
+        with suppress(psutil.Error):  # it may end while it is looked at
+            if "lakerec.daemon" in one.cmdline():
+                parents[one.pid] = one.ppid()
+    return [pid for pid, parent in parents.items() if parent in parents]
 
 
 def jvm(process: subprocess.Popen) -> list[int]:
