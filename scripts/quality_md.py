@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[1]
 RESULTS, TARGET = ROOT / "benchmarks" / "quality" / "results", ROOT / "docs" / "quality.md"
 TUNED = "gain on the tuning cut"  # of the language model, over the same final order without it
 KNOWN = "history known"  # a slice of protocols where some people are new
-NEW = ", recall@100"
+FAR = "recall@100"  # of new targets: no list has them in front
 METRICS = ("hr@10", "ndcg@10", "mrr@10", "recall@20")
 HEAD = """# Quality
 
@@ -76,12 +76,14 @@ def section(rows: list[dict[str, Any]]) -> str:
 
 
 def _by_slice(rows: list[dict[str, Any]]) -> list[str]:
-    """Gains by people's histories and by targets; of new ones, which no list has in front, in recall@100."""
-    mine = [row for row in rows if " - " in row["model"] and row["slice"].startswith(("history ", "target "))]
-    told = [row for row in mine if row["metric"] == ("recall@100" if row["slice"] == "target new" else "ndcg@10")]
-    return [
-        _pair({**row, "model": f"{row['model']}: {row['slice']}{NEW * (row['slice'] == 'target new')}"}) for row in told
-    ]
+    """Gains by people's histories and by targets; of new targets in FAR."""
+    found = []
+    for row in rows:
+        new = row["slice"] == "target new"
+        wanted = row["metric"] == (FAR if new else "ndcg@10") and row["slice"].startswith(("history ", "target "))
+        if wanted and " - " in row["model"]:
+            found.append(_pair({**row, "model": f"{row['model']}: {row['slice']}" + f", {FAR}" * new}))
+    return found
 
 
 def _line(model: str, chosen: dict[tuple[str, str], dict[str, Any]], known: dict[str, dict[str, Any]]) -> str:

@@ -276,8 +276,7 @@ class Lake:
 
     def _frame(self, spec: Table, rows: list[dict[str, Any]]) -> DataFrame:
         """Dictionaries by column name as a DataFrame of one partition."""
-        whole = [{column: row.get(column) for column in spec.column_names} for row in rows]
-        return local_frame(self.spark, spec.schema(), whole).coalesce(1)
+        return local_frame(self.spark, spec.schema(), rows).coalesce(1)
 
     def pin(self, names: Iterable[str]) -> None:
         """Read these tables at their newest versions from now on: under the lease, one state of the lake."""
@@ -506,7 +505,7 @@ class Lake:
 
 
 def local_frame(spark: SparkSession, schema: DataType, rows: Sequence[dict[str, Any]] = ()) -> DataFrame:
-    """Dictionaries with a value for each column of `schema` as a DataFrame, by way of Arrow.
+    """Dictionaries by column name (a missing column is null) as a DataFrame, by way of Arrow.
 
     For a list, an empty one, too, Spark starts Python workers; and it knows of this one that it is empty.
     """

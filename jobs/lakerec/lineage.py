@@ -48,7 +48,7 @@ def listener(config: Config) -> dict[str, str]:
     place = {"type": "file", "location": config.resolve(where.file or "")}
     if where.url:  # by its whole path: the two clients would complete it in different ways
         place = {"type": "http", "url": urljoin(where.url, "api/v1/lineage"), "timeoutInMillis": TIMEOUT}
-    told = {"namespace": NAMESPACE, **{f"transport.{key}": str(value) for key, value in place.items()}}
+    told = {"namespace": NAMESPACE, **{f"transport.{key}": value for key, value in place.items()}}
     # At its end a driver tells what it has not told yet, for no longer than this.
     return {"spark.extraListeners": LISTENER, "spark.scheduler.listenerbus.exitTimeout": "30s"} | {
         f"spark.openlineage.{key}": value for key, value in told.items()

@@ -130,20 +130,22 @@ def _is_local(config: Config) -> bool:
 def _local(config: Config, days: int) -> dict[str, str]:
     # On the class path, not in spark.jars: the class-data archive covers only the former. It is of Delta's JARs: behind
     # a further one on the path the JVM leaves it aside.
-    found, apart = jars_of(config), JARS / "lineage"
-    jars = os.pathsep.join(str(jar) for jar in found if jar.parent != apart)
+    jars = os.pathsep.join(map(str, jars_of(config)))
     built = {"spark.driver.extraClassPath": jars, "spark.driver.extraJavaOptions": _driver_options(config, days)}
     if LOCAL_CORES.match(config.spark.master):
         built["spark.default.parallelism"] = str(driver_cores(config))
-    if listener := [str(jar) for jar in found if jar.parent == apart]:
-        built["spark.jars"] = ",".join(listener)
+    if listener := listener_jars(config):
+        built["spark.jars"] = ",".join(map(str, listener))
     # local-cluster has executors of its own; local has none, and reads neither.
     return built | {"spark.executor.extraClassPath": jars, "spark.executor.extraJavaOptions": LOG4J}
 
 
 def _cluster(config: Config, days: int) -> dict[str, str]:
     """What executors need beside a Python environment; their JVMs keep Spark's own flags, logging and memory."""
-    jars, flags = jars_of(config), {"spark.driver.extraJavaOptions": _driver_options(config, days)}
+    jars, flags = (
+        jars_of(config) + listener_jars(config),
+        {"spark.driver.extraJavaOptions": _driver_options(config, days)},
+    )
     if config.spark.master.startswith("k8s://"):  # the image holds the project, at the path of whoever submits
         return {"spark.jars": ",".join(f"local://{jar}" for jar in jars), **flags}
     shipped = {"spark.jars": ",".join(map(str, jars)), "spark.submit.pyFiles": str(PACKAGE), **ONE_ATTEMPT}
@@ -168,9 +170,13 @@ def delta_jars() -> list[Path]:
 
 
 def jars_of(config: Config) -> list[Path]:
-    """Delta's JARs, those of s3a:// and of OpenLineage where the YAML wants them; ConfigError where one is missing."""
-    s3 = _jars(JARS / "s3", "install-aws") if config.on_s3 else []
-    return delta_jars() + s3 + (_jars(JARS / "lineage", "install-lineage") if config.lineage.spark else [])
+    """Delta's JARs, and those of s3a:// where the YAML has such a path; ConfigError where they were never resolved."""
+    return delta_jars() + (_jars(JARS / "s3", "install-aws") if config.on_s3 else [])
+
+
+def listener_jars(config: Config) -> list[Path]:
+    """OpenLineage's listener where the YAML wants it; ConfigError where it was never resolved."""
+    return _jars(JARS / "lineage", "install-lineage") if config.lineage.spark else []
 
 
 def _jars(folder: Path, target: str) -> list[Path]:

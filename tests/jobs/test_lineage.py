@@ -134,7 +134,7 @@ import re, sys, psutil
 from pathlib import Path
 from lakerec import lineage, session
 from lakerec.config import load_config
-session.jars_of, lineage.listener = lambda config: session.delta_jars(), lambda config: {}
+session.listener_jars, lineage.listener = lambda config: [], lambda config: {}
 spark = session.build_session(load_config(Path(sys.argv[1])), "a run")
 lines = [word for one in psutil.Process().children(recursive=True) if one.name() == "java" for word in one.cmdline()]
 assert any("spark.driver.memory" in word for word in lines) and not any("the-key" in word for word in lines), lines
@@ -174,7 +174,8 @@ def test_what_is_told_by_spark_is_the_yamls_and_no_secret(shop: Shop, monkeypatc
 
 
 def test_a_listener_of_the_yaml_stands_beside_the_one_of_lineage(shop: Shop, monkeypatch):
-    monkeypatch.setattr("lakerec.session.jars_of", lambda config: [JARS / "delta.jar", JARS / "lineage" / "ol.jar"])
+    monkeypatch.setattr("lakerec.session.jars_of", lambda config: [JARS / "delta.jar"])
+    monkeypatch.setattr("lakerec.session.listener_jars", lambda config: [JARS / "lineage" / "ol.jar"])
     shop.settings["lineage"] = {"file": "lineage.jsonl", "spark": True}
     shop.settings["spark"] = {"properties": {"spark.extraListeners": "my.Listener", "spark.jars": "/my.jar"}}
     known = properties(shop.config)
