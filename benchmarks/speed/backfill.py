@@ -2,14 +2,16 @@
 
 UCI Online Retail from 2010-12-01, each time into a lake of its own: `lakerec run --train never` as one process;
 reco_backfill with one submit per task, with `spark.reuse: true`, and so again in quarters of a year. The first counts
-from its start to its end, the others from the trigger to the end of the DAG's run, Airflow's own time included. The
-tables have to be equal.
+from its start to its end, before the others and again behind them (the mean counts: a machine with neighbours is not
+as fast at the end as at the beginning), the others from the trigger to the end of the DAG's run, Airflow's own time
+included. The tables have to be equal.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -44,19 +46,27 @@ def main() -> None:
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
-        lakes = {name: deployment(place, name, reuse) for name, (reuse, _) in {"run": (False, 0), **WAYS}.items()}
-        found: dict[str, Any] = {"run": plain(lakes["run"], given.end)}
+        commands = {"run": (False, 0), "run_again": (False, 0)}
+        lakes = {name: deployment(place, name, reuse) for name, (reuse, _) in {**commands, **WAYS}.items()}
+        runs = [plain(lakes["run"], given.end)]
         with airflow(place, LAKEREC_SERVING_URI=serving_database(place)) as environment:
-            for name, (_, chunk_days) in WAYS.items():
-                found[name] = backfilled(environment, lakes[name], given.end, chunk_days)
+            found = {
+                name: backfilled(environment, lakes[name], given.end, chunk_days)
+                for name, (_, chunk_days) in WAYS.items()
+            }
+        runs.append(plain(lakes["run_again"], given.end))
+        run = {"seconds": round(statistics.mean(runs), 1), "each": runs}
         rows = {name: fingerprints(config) for name, config in lakes.items()}
-    for name in WAYS:
+    for name in ("run_again", *WAYS):
         if rows[name] != rows["run"]:
             raise SystemExit(f"{name} made other tables than `lakerec run`: {rows[name]} and {rows['run']}")
-        found[name]["ratio"] = round(found[name]["seconds"] / found["run"]["seconds"], 2)
-    days = (given.end - FIRST).days
+    for way in found.values():
+        way["ratio"] = round(way["seconds"] / run["seconds"], 2)
+    counts = {table: count for table, (count, _) in rows["run"].items()}
     keep(
-        "speed", "backfill", {"goal": GOAL, "days": days, **found, "rows": {k: n for k, (n, _) in rows["run"].items()}}
+        "speed",
+        "backfill",
+        {"goal": GOAL, "days": (given.end - FIRST).days, "run": run, **found, "rows": counts},
     )
 
 
@@ -69,12 +79,12 @@ def deployment(place: Path, name: str, reuse: bool) -> Path:
     return file
 
 
-def plain(config: Path, end: date) -> dict[str, Any]:
-    """The whole window by one command."""
+def plain(config: Path, end: date) -> float:
+    """Seconds of the whole window by one command."""
     lakerec = [sys.executable, "-m", "lakerec.cli", "run", "--config", str(config), "--train", "never"]
     began = time.monotonic()
     subprocess.run([*lakerec, "--start", str(FIRST), "--end", str(end)], check=True, cwd=ROOT)
-    return {"seconds": round(time.monotonic() - began, 1)}
+    return round(time.monotonic() - began, 1)
 
 
 def backfilled(environment: dict[str, str], config: Path, end: date, chunk_days: int) -> dict[str, Any]:
