@@ -100,10 +100,10 @@ class Bench:
         self.dataset = load(data)
         self.bench = run.bench(data, plan, plan.tables[TABLES[data]], self.dataset, False, False)
         self.course, self.settings = self.bench.course, plan.ranker.model_copy(update={"seed": seed})
-        # Where windows teach, the tuning cut is one of them: here neither ranker nor language model learns from it.
+        # Where windows teach, the tuning cut is one of them: the language model is judged there and learns elsewhere.
         self.lessons = [cut for cut in self.course.lessons if cut.name != self.course.tuning.name]
         self.cuts = [*self.lessons, self.course.tuning, self.course.judged]
-        about = f"{plan} {DEPTH} {MOST} {EVENTS} {len(self.lessons)}"
+        about = f"{plan} {DEPTH} {MOST} {EVENTS} {len(self.lessons)} all cuts before the test teach the ranker"
         digest = hashlib.sha256(about.encode()).hexdigest()[:12]
         self.file = self.bench.place / f"shortlists-{seed}-{digest}.npz"
 
@@ -128,12 +128,12 @@ class Bench:
     def _nominate(self) -> None:
         bench, trainer = self.bench, self.bench.trainer(PLANS[self.data].arm)
         bench.prepare()
-        taught = [(bench.sources(cut, self.seed, trainer), cut.parts) for cut in self.lessons]
+        taught = [(bench.sources(cut, self.seed, trainer), cut.parts) for cut in self.cuts[:-1]]
         ranker, _ = learned(taught, feature_names(taught[0][0].names), self.settings)
         made: dict[str, NDArray[Any]] = {}
         for cut in self.cuts:
             stage = bench.sources(cut, self.seed, trainer)
-            lists = shortlisted(stage, ranker, self._part(cut), DEPTH, unseen=self._teaches(cut))
+            lists = shortlisted(stage, ranker, self._part(cut), DEPTH, unseen=cut is not self.course.judged)
             ids = trainer.at(cut, self.seed)[0].members[0].item_vectors()
             ids = ids / np.maximum(np.linalg.norm(ids, axis=1, keepdims=True), 1e-9)
             made |= {f"items {cut.name}": lists.items, f"scores {cut.name}": lists.scores, f"ids {cut.name}": ids}

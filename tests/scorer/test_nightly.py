@@ -233,11 +233,12 @@ def test_a_cut_knows_what_had_arrived_and_its_targets_lie_behind_it(planned):
         assert wanted == {PEOPLE[p]: sorted(ITEMS[i] for i in cut.part.target_items[a:b]) for p, a, b in named}
 
 
-def test_a_slate_of_training_is_scored_by_who_has_not_seen_the_person(planned, night):
+@pytest.mark.parametrize("split", ["train", "valid"])
+def test_a_slate_is_scored_by_who_has_not_seen_the_person(planned, night, split):
     opened = Bundle.open(night[0])
-    ranker, cut = opened.ranker(), planned.train[0]
+    ranker, cut = opened.ranker(), {"train": planned.train[0], "valid": planned.valid}[split]
     stage = planned.stage(cut.day, cut.known, opened.retrievers("learned"))
-    slates = planned.slates(stage, ranker, cut, 100, unseen=True).slates
+    slates = planned.slates(stage, ranker, cut, 100).slates
     assert [slate.slate_id for slate in slates] == [f"{PEOPLE[p]}@{cut.day}" for p in cut.part.people]
     histories = cut.part.histories
     made = stage.candidates(histories, stage.scores(histories), stage.allowed(histories) & cut.on_shelf)
@@ -253,8 +254,18 @@ def test_a_slate_of_training_is_scored_by_who_has_not_seen_the_person(planned, n
         assert np.allclose(slate.features, ranker_features(scores[row][: len(items)]))
         wanted = cut.part.target_items[cut.part.target_starts[row] : cut.part.target_starts[row + 1]]
         assert slate.labels.tolist() == [float(item in wanted) for item in items] and slate.targets == len(wanted)
-    seen = planned.slates(stage, ranker, cut, 100, unseen=False).slates
-    assert not all(np.array_equal(a.features, b.features) for a, b in zip(slates, seen, strict=True))
+    seen = nightly.shortlisted(stage, ranker, cut.part, 6, cut.on_shelf, unseen=False).scores
+    assert not np.allclose(seen, scores, equal_nan=True)
+
+
+def test_the_ranker_learns_from_the_validation_cut_too(planned, night):
+    _, lines = night
+    opened = Bundle.open(night[0])
+    taught = planned.lessons(opened.retrievers("learned"))
+    assert len(taught.stages) == len(planned.train) + 1 == len(planned.cuts) - 1
+    queries = int(next(line for line in lines if line.startswith("final ranker: ")).split()[2])
+    assert queries > taught.learned.queries == opened.recipe.report["queries"]
+    assert taught.ranker.text() == opened.ranker().text()
 
 
 def test_the_language_model_learns_from_slates_of_every_train_cut_also_without_a_positive(tiny, tmp_path, monkeypatch):
@@ -265,11 +276,11 @@ def test_the_language_model_learns_from_slates_of_every_train_cut_also_without_a
     config = config.model_copy(update={"candidates": config.candidates.model_copy(update={"per_user": 1})})
     nights.run(tmp_path / "v1", config)
     planned = night_of(config)
-    stages, ranker, _ = planned.lessons([])
+    taught = planned.lessons([])
     wanted = [
         slate
-        for stage, cut in zip(stages, planned.train, strict=True)
-        for slate in planned.slates(stage, ranker, cut, 30, unseen=True).slates  # of max_slates 60, from two cuts
+        for stage, cut in zip(taught.stages, planned.train, strict=False)
+        for slate in planned.slates(stage, taught.ranker, cut, 30).slates  # of max_slates 60, from two cuts
     ]
     told, held = given[:2]
     assert [slate.slate_id for slate in told] == [slate.slate_id for slate in wanted]
@@ -284,8 +295,8 @@ def test_slates_are_drawn_the_same_again_and_hold_their_own_targets(planned, nig
     opened = Bundle.open(night[0])
     ranker, cut = opened.ranker(), planned.valid
     stage = planned.stage(cut.day, cut.known, opened.retrievers("learned"))
-    whole = {slate.slate_id: slate for slate in planned.slates(stage, ranker, cut, 100, unseen=False).slates}
-    some, again = (planned.slates(stage, ranker, cut, 5, unseen=False).slates for _ in range(2))
+    whole = {slate.slate_id: slate for slate in planned.slates(stage, ranker, cut, 100).slates}
+    some, again = (planned.slates(stage, ranker, cut, 5).slates for _ in range(2))
     assert len(some) == 5 < len(whole) and [s.slate_id for s in some] == [s.slate_id for s in again]
     for slate in some:
         assert (slate.texts, slate.targets) == (whole[slate.slate_id].texts, whole[slate.slate_id].targets)
@@ -340,7 +351,9 @@ def test_an_ensemble_is_the_mean_of_its_members_and_comes_back(tiny, tmp_path):
     members = opened.retrievers("serving")
     assert len(members) == 2 and not np.array_equal(*(each.item_vectors() for each in members))
     known, shelf = make_world().known(LAST), make_world().shelf(LAST)
-    found = bundle.RetrieverSource(members, bundle.side(shelf)).score(known)
+    source = bundle.RetrieverSource(members, bundle.side(shelf))
+    found = source.score(known)
+    assert source.catalogues is source.catalogues  # not made anew for each block of people
     alone = [bundle.RetrieverSource([each], bundle.side(shelf)).score(known) for each in members]
     assert np.allclose(found, (alone[0] + alone[1]) / 2, atol=1e-5) and not np.allclose(*alone, atol=1e-3)
     for folder in (tmp_path / "v1" / "recommender").glob("retriever-serving-*"):
@@ -488,7 +501,7 @@ def test_a_language_model_is_kept_and_reads_slates(filtered):
     assert predictor.model is not None and checked(filtered).language_model
     planned = night_of(make_config(filtered, filtered=["buy"]))
     stage = planned.stage(planned.valid.day, planned.valid.known, [])
-    slates = planned.slates(stage, Bundle.open(filtered).ranker(), planned.valid, 3, unseen=False).slates
+    slates = planned.slates(stage, Bundle.open(filtered).ranker(), planned.valid, 3).slates
     assert all(
         ((p > 0) & (p < 1)).all() and len(p) == len(s.texts)
         for p, s in zip(predictor.score(slates), slates, strict=True)

@@ -74,8 +74,8 @@ class Said:
 @pytest.fixture(scope="module")
 def fitted():
     stage = stage_of()
-    ranker, learned = learn([(stage, [SPLIT.valid])], QUICK, 1, lambda _: None)
-    return Recommender(stage, ranker), learned
+    learned = lessons(stage, SPLIT.valid, QUICK)
+    return Recommender(stage, learn([learned], stage.names, QUICK, 1, lambda _: None)), learned
 
 
 @pytest.fixture(params=["one block", "three people a block"])
@@ -251,14 +251,22 @@ def test_an_item_off_the_shelf_is_in_no_lesson():
 
 def test_the_ranker_learns_from_every_cut(fitted):
     recommender, learned = fitted
-    both, more = learn([(recommender.stage, [SPLIT.valid]), (stage_of(), [PART])], QUICK, 1, lambda _: None)
-    assert more.queries == learned.queries + lessons(stage_of(), PART, QUICK).queries
+    more, lines = lessons(stage_of(), PART, QUICK), []
+    both = learn([learned, more], recommender.stage.names, QUICK, 1, lines.append)
+    assert lines[0].startswith(f"final ranker: {learned.queries + more.queries} queries, ")
     assert both.names == recommender.ranker.names
-    everything = np.ones(ITEMS, bool)
-    masks = [everything, everything & (np.arange(ITEMS) < 8)]
-    pairs = [(recommender.stage, [SPLIT.valid]), (stage_of(), [PART])]
-    _, fewer = learn(pairs, QUICK, 1, lambda _: None, masks)
-    assert learned.queries < fewer.queries < more.queries
+    fewer = lessons(stage_of(), PART, QUICK, np.arange(ITEMS) < 8)
+    assert 0 < fewer.queries < more.queries
+
+
+def test_people_are_scored_by_the_boosters_that_did_not_learn_from_them(fitted):
+    recommender, _ = fitted
+    part, stage = SPLIT.valid, recommender.stage
+    seen = recommender.rank(part.histories)
+    unseen = recommender.rank(part.histories, unseen=part.people)
+    made = stage.candidates(part.histories, stage.scores(part.histories), stage.allowed(part.histories))
+    assert np.array_equal(unseen.score, recommender.ranker.unseen(made.features, part.people[made.person]))
+    assert np.array_equal(unseen.found.item, seen.found.item) and not np.allclose(unseen.score, seen.score)
 
 
 def test_the_ranker_is_better_than_what_is_popular(fitted):
@@ -274,7 +282,7 @@ def test_the_ranker_is_better_than_what_is_popular(fitted):
 def test_too_few_people_to_learn_from_are_named(targets):
     known = WORLD.select(range(len(targets)))
     with pytest.raises(NotEnoughDataError, match="two people"):
-        learn([(stage_of(), [part_of(known, *targets)])], QUICK, 1, lambda _: None)
+        learn([lessons(stage_of(), part_of(known, *targets), QUICK)], stage_of().names, QUICK, 1, lambda _: None)
 
 
 def test_a_catalogue_of_one_item_has_nothing_to_learn():
@@ -282,7 +290,7 @@ def test_a_catalogue_of_one_item_has_nothing_to_learn():
     known = Histories.of_events(users, np.zeros(6, int), np.arange(6.0), 6, 1)
     stage = first_stage(known, Shelf(np.zeros((1, 2), np.float32)), MEMBERS, None, QUICK, True)
     with pytest.raises(NotEnoughDataError, match="two people"):
-        learn([(stage, [part_of(known, *[[0]] * 6)])], QUICK, 1, lambda _: None)
+        learn([lessons(stage, part_of(known, *[[0]] * 6), QUICK)], stage.names, QUICK, 1, lambda _: None)
 
 
 def test_settings_are_those_that_rank_the_targets_best():

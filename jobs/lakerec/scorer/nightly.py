@@ -1,8 +1,10 @@
 """The training of a night: generators at every cut, the retriever, the final ranker, the language model's correction.
 
-What each part may know: the ranker learns from train cuts, its sources knowing what was known there; the retriever
-among them has seen nothing behind the first cut. What is evaluated knows what was known at the test cut, what serves
-knows everything. Nothing is ever judged by a target that one of its parts has seen.
+What each part may know: the ranker learns from every cut before the test's, its sources knowing what was known there;
+the retriever among them has seen nothing behind the first cut. The language model learns on the train cuts and is
+judged on the validation's; on both the ranker's scores of a person are of the boosters that did not learn from that
+person. What is evaluated knows what was known at the test cut, what serves knows everything. Nothing is ever judged by
+a target that one of its parts has seen.
 """
 
 from __future__ import annotations
@@ -38,6 +40,7 @@ from lakerec.scorer.recommender import (
     first_stage,
     full_ranks,
     learn,
+    lessons,
     tuned,
     without_each,
 )
@@ -190,18 +193,17 @@ class Night:
         behind = known.times >= known.at[0] - self.config.scorer.training.horizon_days
         return np.bincount(known.users[behind], minlength=len(known)).astype(np.int64)
 
-    def lessons(self, retrievers: Sequence[Retriever]) -> tuple[list[FirstStage], Ranker, Lessons]:
-        """The ranker, learned from every train cut."""
-        stages = [self.stage(cut.day, cut.known, retrievers) for cut in self.train]
-        pairs = [(stage, [cut.part]) for stage, cut in zip(stages, self.train, strict=True)]
-        shelves = [cut.on_shelf for cut in self.train]
-        ranker, learned = learn(pairs, self.config.scorer.ranker, self.threads, self.say, shelves)
-        return stages, ranker, learned
+    def lessons(self, retrievers: Sequence[Retriever]) -> Taught:
+        """The ranker, learned from the train cuts and the validation's."""
+        cuts, settings = [*self.train, self.valid], self.config.scorer.ranker
+        stages = [self.stage(cut.day, cut.known, retrievers) for cut in cuts]
+        made = [lessons(stage, cut.part, settings, cut.on_shelf) for stage, cut in zip(stages, cuts, strict=True)]
+        return Taught(stages, learn(made, stages[0].names, settings, self.threads, self.say), Lessons.joined(made[:-1]))
 
-    def slates(self, stage: FirstStage, ranker: Ranker, cut: Cut, limit: int, unseen: bool) -> Slated:
-        """The ranker's best of each person as slates, drawn by seed; `unseen`: scored by other folds."""
+    def slates(self, stage: FirstStage, ranker: Ranker, cut: Cut, limit: int) -> Slated:
+        """The best of each person, drawn by seed, as slates; by the boosters that did not learn from that person."""
         some = cut.part.some(limit, self.config.scorer.training.seed)
-        shortlist = shortlisted(stage, ranker, some, self.config.slate_size, unseen, cut.on_shelf)
+        shortlist = shortlisted(stage, ranker, some, self.config.slate_size, cut.on_shelf)
         return Slated(
             labelled_slates(self.world, cut, shortlist, some, Form.of(self.config.scorer.model_dump())), shortlist, some
         )
@@ -225,6 +227,15 @@ class Night:
 
 
 @dataclass(frozen=True)
+class Taught:
+    """What the ranker's sources knew at each cut, the ranker, and what the train cuts alone have taught it."""
+
+    stages: list[FirstStage]
+    ranker: Ranker
+    learned: Lessons
+
+
+@dataclass(frozen=True)
 class Slated:
     """The slates of a part's people, and where they come from."""
 
@@ -238,8 +249,8 @@ def shortlisted(
     ranker: Ranker,
     part: Part,
     k: int,
-    unseen: bool,
     on_shelf: NDArray[np.bool_] | None = None,
+    unseen: bool = True,
 ) -> Shortlist:
     """The ranker's `k` best of each person of a part; `unseen`: by the boosters that did not learn from that person."""
     found: list[Shortlist] = []
@@ -296,15 +307,15 @@ def train(
     night = Night(world, cuts_of(world, examples), last, config, threads, say)
     checkpoints = out.with_name(f".{out.name}.parts")
     retrievers = night.retrievers(checkpoints, champion)
-    stages, ranker, learned = night.lessons(retrievers.get("learned", []))
-    valid = night.stage(night.valid.day, night.valid.known, retrievers.get("learned", []))
-    report = _report(night, valid, ranker, learned)
-    settings = config.scorer.training
+    taught = night.lessons(retrievers.get("learned", []))
+    *stages, valid = taught.stages
+    report = _report(night, taught)
+    settings, ranker = config.scorer.training, taught.ranker
     each = max(1, settings.max_slates // len(stages))
     parts = zip(stages, night.train, strict=True)
     # Also those without a positive: the probabilities would be too high else.
-    slates = [slate for stage, cut in parts for slate in night.slates(stage, ranker, cut, each, unseen=True).slates]
-    held = night.slates(valid, ranker, night.valid, settings.valid_slates, unseen=False)
+    slates = [slate for stage, cut in parts for slate in night.slates(stage, ranker, cut, each).slates]
+    held = night.slates(valid, ranker, night.valid, settings.valid_slates)
     evaluated = night.stage(night.test.day, night.test.known, retrievers.get("evaluated", []))
     serving = night.stage(night.last, world.known(night.last), retrievers.get("serving", []))
     recipe = _recipe(night, bool(retrievers), report)
@@ -335,16 +346,16 @@ def _recipe(night: Night, retriever: bool, report: dict[str, Any]) -> bundle.Rec
     return bundle.Recipe(night.settings, depth, night.repeats, hidden, kinds, days, retriever, told, report)
 
 
-def _report(night: Night, stage: FirstStage, ranker: Ranker, learned: Lessons) -> dict[str, Any]:
+def _report(night: Night, taught: Taught) -> dict[str, Any]:
     """What the model's page shows: gains by feature, the blend; NDCG@10 on validation: all, sources, without each."""
-    part, shelf = night.valid.part, night.valid.on_shelf
-    whole = _ndcg(Recommender(stage, ranker).rank(part.histories, shelf).ranks(part), part)
+    part, shelf, stage, learned = night.valid.part, night.valid.on_shelf, taught.stages[-1], taught.learned
+    whole = _ndcg(Recommender(stage, taught.ranker).rank(part.histories, shelf, unseen=part.people).ranks(part), part)
     sources = {
         name: _ndcg(full_ranks(member, part, night.repeats, shelf, night.hidden), part)
         for name, member in stage.members.items()
     }
     night.say(f"validation ndcg@10: final ranker {whole:.4f}, best source {max(sources.values()):.4f}")
-    told = {"gains": ranker.gains(), "valid_ndcg@10": whole, "sources": sources, "queries": learned.queries}
+    told = {"gains": taught.ranker.gains(), "valid_ndcg@10": whole, "sources": sources, "queries": learned.queries}
     told |= {"blend": blend_weights(stage, part, night.config.scorer.training.seed, shelf)}
     return told | {"without": _without_each(night, stage, learned)}
 

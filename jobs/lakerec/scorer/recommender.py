@@ -146,8 +146,12 @@ class Recommender:
         histories: Histories,
         on_shelf: NDArray[np.bool_] | None = None,
         without: tuple[NDArray[np.int64], NDArray[np.int64]] | None = None,
+        unseen: NDArray[np.int64] | None = None,
     ) -> Ranked:
-        """Candidates of everyone with their scores: items (items,) on the shelf, without pairs (person, item)."""
+        """Candidates of everyone with their scores: items (items,) on the shelf, without pairs (person, item).
+
+        unseen: persons (people,) across folds, each scored by the boosters that did not learn from that person.
+        """
         parts = []
         for people, mine, scores in self.stage.blocks(histories):
             mask = self.stage.allowed(mine)
@@ -157,7 +161,11 @@ class Recommender:
                 inside = (without[0] >= people[0]) & (without[0] <= people[-1])
                 mask[without[0][inside] - people[0], without[1][inside]] = False
             found = self.stage.candidates(mine, scores, mask)
-            parts.append((replace(found, person=people[found.person]), self.ranker.score(found.features)))
+            found = replace(found, person=people[found.person])
+            if unseen is None:
+                parts.append((found, self.ranker.score(found.features)))
+            else:
+                parts.append((found, self.ranker.unseen(found.features, unseen[found.person])))
         return _joined(parts)
 
 
@@ -210,23 +218,16 @@ def targeted(part: Part, person: NDArray, item: NDArray, n_items: int) -> NDArra
 
 
 def learn(
-    stages: Sequence[tuple[FirstStage, Sequence[Part]]],
+    made: Sequence[Lessons],
+    names: Sequence[str],
     settings: Settings,
     threads: int,
     say: Callable[[str], None] = print,
-    shelves: Sequence[NDArray[np.bool_] | None] | None = None,
-) -> tuple[Ranker, Lessons]:
-    """The ranker from several cuts: each stage knows what was before its parts' targets."""
-    masks = shelves or [None] * len(stages)
-    made = [
-        lessons(stage, part, settings, mask)
-        for (stage, parts), mask in zip(stages, masks, strict=True)
-        for part in parts
-    ]
-    joined = Lessons.joined(made)
-    say(f"final ranker: {joined.queries} queries, {len(joined.labels)} candidates, {joined.features.shape[1]} features")
-    names = feature_names(stages[0][0].names)
-    return Ranker.fit(joined, names, settings, threads), joined
+) -> Ranker:
+    """The ranker from the lessons of several cuts; names: of their sources."""
+    joined, features = Lessons.joined(made), feature_names(names)
+    say(f"final ranker: {joined.queries} queries, {len(joined.labels)} candidates, {len(features)} features")
+    return Ranker.fit(joined, features, settings, threads)
 
 
 def tuned(
