@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import date
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -21,7 +22,7 @@ from lakerec.histories import Floats, Histories
 from lakerec.scorer.final import Final
 from lakerec.scorer.ranker import Ranker
 from lakerec.scorer.recommender import FirstStage, Recommender, Scores
-from lakerec.scorer.retriever import ItemSide, Retriever
+from lakerec.scorer.retriever import Catalogue, ItemSide, Retriever
 
 RECIPE, ITEMS, NODES = "recipe.json", "items.json", "nodes.json"
 FOLDER, BOOSTERS = "recommender", "booster"
@@ -68,9 +69,15 @@ class RetrieverSource:
     models: Sequence[Retriever]
     side: ItemSide
 
+    @cached_property
+    def catalogues(self) -> list[Catalogue]:
+        """Each model's, made once: a block of people is 64 at most."""
+        return [model.catalogue(self.side) for model in self.models]
+
     def score(self, histories: Histories) -> Floats:
         """(users, items) the mean of their log-probabilities."""
-        return averaged(model.score(histories, self.side, histories.profiles) for model in self.models)
+        pairs = zip(self.models, self.catalogues, strict=True)
+        return averaged(model.score(histories, made, histories.profiles) for model, made in pairs)
 
 
 def averaged(scores: Iterable[Floats]) -> Floats:

@@ -9,7 +9,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -84,6 +84,13 @@ class Side:
         source = (self.starts[places] - starts[:-1]).repeat_interleave(lengths)
         source = source + torch.arange(len(source), device=source.device)
         return Side(self.text[places], self.nodes[source], self.shares[source], starts)
+
+
+class Catalogue(NamedTuple):
+    """What a retriever makes of items: vectors (items, size) and biases (items,)."""
+
+    vectors: Tensor
+    biases: Tensor
 
 
 @dataclass(frozen=True)
@@ -388,24 +395,26 @@ class Retriever(nn.Module):
             self.remember(items)
 
     @torch.no_grad()
-    def _catalogue(self, items: ItemSide | None) -> tuple[Tensor, Tensor]:
-        """Vectors and biases of a catalogue, of the one trained on without."""
+    def catalogue(self, items: ItemSide | Catalogue | None) -> Catalogue:
+        """As `score` multiplies it; without items that of the training. Made once where people are many."""
         self.eval()
-        return (self.vectors, self.biases) if items is None else self.tower(self.side(items))
+        if isinstance(items, Catalogue):
+            return items
+        return Catalogue(self.vectors, self.biases) if items is None else Catalogue(*self.tower(self.side(items)))
 
     def item_vectors(self, items: ItemSide | None = None) -> NDArray[np.float32]:
         """(items, size)."""
-        return self._catalogue(items)[0].cpu().numpy()
+        return self.catalogue(items)[0].cpu().numpy()
 
     def item_biases(self, items: ItemSide | None = None) -> NDArray[np.float32]:
         """(items,): what is added to the product of user and item vector."""
-        return self._catalogue(items)[1].cpu().numpy()
+        return self.catalogue(items)[1].cpu().numpy()
 
     def user_vectors(
         self, histories: Histories, items: ItemSide | None = None, profile: NDArray[np.floating] | None = None
     ) -> NDArray[np.float32]:
         """f (users, size) as of histories.at, from the last `window` events of a positive weight."""
-        return self._users(histories, self._catalogue(items)[0], profile).cpu().numpy()
+        return self._users(histories, self.catalogue(items)[0], profile).cpu().numpy()
 
     @torch.no_grad()
     def _users(self, histories: Histories, vectors: Tensor, profile: NDArray[np.floating] | None) -> Tensor:
@@ -426,13 +435,16 @@ class Retriever(nn.Module):
 
     @torch.no_grad()
     def score(
-        self, histories: Histories, items: ItemSide | None = None, profile: NDArray[np.floating] | None = None
+        self,
+        histories: Histories,
+        items: ItemSide | Catalogue | None = None,
+        profile: NDArray[np.floating] | None = None,
     ) -> NDArray[np.float32]:
         """log p (users, items) float32; `items` may hold more than were trained on, new ones behind the old.
 
         profile (users, d_text): the text vector of the profile or query, zeros where there is none.
         """
-        vectors, biases = self._catalogue(items)
+        vectors, biases = self.catalogue(items)
         users = self._users(histories, vectors, profile)
         found = np.empty((len(users), len(vectors)), dtype=np.float32)
         step = max(1, SCORED // max(1, len(vectors)))
