@@ -75,3 +75,28 @@ def test_the_machines_own_arithmetic_is_checked_and_float32_never(tiny, tmp_path
     manifest = load_manifest(tmp_path / "b")
     assert manifest.settings["arithmetic"] == "float32" and manifest.settings["agreement"] == {}
     assert load(tmp_path / "b")[0].dtype == torch.float32
+
+
+def test_a_kind_that_is_another_elsewhere_is_judged_by_the_worst(tiny, monkeypatch):
+    """As int8 on a GPU, where a model is trained, and on the processors that score with it."""
+    slates = make_slates(50, 2, 9.0, ["red"])
+    good = [slate.labels.astype(float) for slate in slates]
+    bad = [-scores for scores in good]
+
+    class Said:
+        def __init__(self, scores):
+            self.scores = scores
+
+        def logits(self, _):
+            return self.scores
+
+    class Model:
+        mean = torch.zeros(1)
+
+        def computing(self, kind):
+            return good
+
+    monkeypatch.setattr(arithmetic, "computing", lambda model, kind: [good, bad])
+    lines = []
+    kind, told = arithmetic.chosen(Said, Model(), slates, "int8", lines.append)
+    assert kind == "float32" and told["kind"] in ("int8", "narrow") and "refused" in lines[0]

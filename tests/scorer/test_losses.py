@@ -275,6 +275,16 @@ def test_what_does_not_pay_leaves_the_prior_as_it_was_fitted(tiny, tmp_path, los
     assert weights[0] == weights[1]
 
 
+def test_nothing_is_read_where_nothing_is_trained_and_the_start_is_told_all_the_same(tiny, tmp_path, monkeypatch):
+    reports = {}
+    for wish in ("always", "never"):
+        scorer = settings_of(tiny, wish, freeze="head", epochs=1, token_budget=256)
+        if wish == "never":
+            monkeypatch.setattr(Reading, "read", None)
+        reports[wish] = training.train(told(1, 80), told(2, 40), scorer, ["noise"], tmp_path / wish, lambda _: None)
+    assert reports["never"].valid_loss == [pytest.approx(reports["always"].prior_loss)] and not reports["never"].tokens
+
+
 def test_the_same_slates_give_the_same_files(tiny, tmp_path):
     for name in ("a", "b"):
         changes = {"loss": "distill", "accumulate": 2, "stop": "ndcg", "epochs": 1}
@@ -296,7 +306,7 @@ def test_a_diverged_epoch_is_not_the_best(tiny):
     run.begin()
     with torch.no_grad():
         run.model.head[-1].bias.fill_(torch.nan)
-    run._validate()
+    run._validate(run.read_held_out())
     assert np.isnan(run.report.valid_loss[1]) and np.isnan(run.report.valid_ndcg[1]) and not run._better(1)
 
 

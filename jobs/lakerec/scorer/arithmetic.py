@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -52,19 +53,34 @@ def chosen(
 ) -> tuple[str, dict[str, Any]]:
     """The wished kind (`auto`: narrow where that is fast) if it ranks the slates as float32 does, else the next one.
 
-    slates are labelled; what comes with the kind are the figures of the last comparison.
+    slates are labelled; what comes with the kind are the figures of the last comparison: the worst, where a kind is
+    another one on other machines.
     """
     fast = [NARROW] if precision(model.mean.device.type) != torch.float32 else []
     kinds = {"auto": fast, INT8: [INT8, *fast], FLOAT32: []}[wish]
     judged, told = slates[:JUDGED], {}
     exact = predictor(model.computing(FLOAT32)).logits(judged) if kinds else []
     for kind in kinds:
-        found = compared(kind, exact, predictor(model.computing(kind)).logits(judged), judged)
+        found = min(
+            (compared(kind, exact, predictor(each).logits(judged), judged) for each in computing(model, kind)),
+            key=lambda agreement: (agreement.good, -agreement.ndcg_loss),
+        )
         told = asdict(found)
         say(f"{found}" + ("" if found.good else f": refused (at least {LEAST_OVERLAP}, at most {MOST_LOSS})"))
         if found.good:
             return kind, told
     return FLOAT32, told
+
+
+def computing(model: SlateScorer, kind: str) -> list[SlateScorer]:
+    """The model in a kind of arithmetic as the machines that may read its artefact compute it.
+
+    int8 is narrow on a GPU, where a model is trained, and in 8 bits on the processors that may score with it.
+    """
+    here = [model.computing(kind)]
+    if kind != INT8 or model.mean.device.type == "cpu":
+        return here
+    return [*here, copy.deepcopy(model).to("cpu").computing(kind)]
 
 
 def compared(

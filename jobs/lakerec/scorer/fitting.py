@@ -20,7 +20,7 @@ from lakerec.scorer import parallel
 from lakerec.scorer.checkpoints import copied, moments, put, read, restore_moments, write
 from lakerec.scorer.losses import Objective
 from lakerec.scorer.model import SlateScorer
-from lakerec.scorer.prior import start
+from lakerec.scorer.prior import start, unread
 from lakerec.scorer.reading import CachedReading, Examples, Reading
 
 HEAD_RATE = 5.0  # the head starts from nothing: it learns so many times faster than the encoder
@@ -101,9 +101,9 @@ class Run:
         return torch.optim.AdamW([group for group in groups if group["params"]], weight_decay=0.01)
 
     def begin(self) -> None:
-        """Tell and check the start, and validate it."""
+        """Tell and check the start, and validate it: a correction that starts at zero need not be read."""
         self.progress(start(self.model, self.reading.examples, self.slates))
-        self._validate()
+        self._validate(unread(self.model, self.held_out.examples))
 
     def fit(self, checkpoint: Path, fingerprint: str, fitted: bool = False) -> None:
         """Train until the last epoch or until `patience` epochs brought nothing; leaves the best weights.
@@ -129,7 +129,7 @@ class Run:
         report, began = self.report, time.perf_counter()
         tokens = self._tokens_read()
         report.train_loss.append(self._train(len(report.train_loss)))
-        self._validate()
+        self._validate(self.read_held_out())
         report.seconds += time.perf_counter() - began
         report.tokens += self._tokens_read() - tokens
         done = len(report.train_loss)
@@ -211,9 +211,9 @@ class Run:
         parallel.add_up([found])
         return found
 
-    def _validate(self) -> None:
-        """Append the validation slates' mean loss and NDCG@10 to the report, nan where a logit is not finite."""
-        logits, objective, examples = self.read_held_out(), self.valid_objective, self.held_out.examples
+    def _validate(self, logits: Tensor) -> None:
+        """Append mean loss and NDCG@10 by the validation's logits (n,) to the report, nan where one is not finite."""
+        objective, examples = self.valid_objective, self.held_out.examples
         loss = ndcg = float("nan")
         if bool(torch.isfinite(logits).all()):
             loss = float(objective.total(logits, np.arange(len(logits)))) / max(float(objective.counts.sum()), 1.0)

@@ -46,15 +46,21 @@ def prior_weights(model: SlateScorer) -> list[float]:
 
 
 @torch.no_grad()
+def unread(model: SlateScorer, examples: Examples) -> Tensor:
+    """Logits (r,) where the language model has read nothing: as long as its correction is zero, the model's own."""
+    features = examples.features.to(model.mean.device)
+    return model.combine(torch.zeros(len(features), model.width, device=features.device), features)
+
+
+@torch.no_grad()
 def start(model: SlateScorer, examples: Examples, slates: int) -> str:
     """What a training on so many slates starts from; ModelError where that is worse than the base rate."""
     x, y = model.standardise(examples.features.to(model.mean.device)).double(), examples.labels.double()
     weights = torch.tensor(prior_weights(model), dtype=torch.float64, device=x.device)
-    unread = torch.zeros(len(y), model.width, device=x.device)
     rate = y.mean()
     base = float(torch.special.entr(rate) + torch.special.entr(1 - rate))
     prior = float(cross_entropy((x @ weights[:-1] + weights[-1]).cpu(), y))
-    begun = float(cross_entropy(model.combine(unread, examples.features.to(x.device)).double().cpu(), y))
+    begun = float(cross_entropy(unread(model, examples).double().cpu(), y))
     told = (
         f"{slates} slates to learn from, of {len(y)} candidates in all; log-loss: base rate {base:.4f}, "
         f"features alone {prior:.4f}, start (g = 0) {begun:.4f}"

@@ -88,7 +88,8 @@ class _Trained:
     ) -> None:
         self.valid, self.scorer, self.names, self.out, self.progress = valid, scorer, feature_names, out, progress
         silent = scorer.language_model == "never"
-        self.settings = scorer.training.model_copy(update={"loss": "bce"} if silent else {})
+        # Where nothing is trained nothing is read either: `head` would read every slate ahead.
+        self.settings = scorer.training.model_copy(update={"loss": "bce", "freeze": "full"} if silent else {})
         torch.manual_seed(self.settings.seed)
         encoder, self.tokenizer = load_encoder(folder(scorer.model))
         check_length(encoder, scorer.history_tokens + scorer.candidate_tokens + 3, scorer.model)
@@ -153,14 +154,15 @@ class _Trained:
     def _kept(self, pays: Pays | None) -> bool:
         """Whether the language model becomes part of the artefact."""
         wish = self.scorer.language_model
-        wanted = wish == "always" or self.report.best_epoch > 0
-        if not wanted:
+        if wish != "always" and not self.report.best_epoch:
+            return False
+        exact = self.model.computing(FLOAT32)
+        if pays is not None and not pays(corrections(exact, self.packer, self.valid)) and wish != "always":
             return False
         self.arithmetic, self.agreement = arithmetic.chosen(
             self._predictor, self.model, self.valid, self.scorer.arithmetic, self.progress
         )
-        read = self.model.computing(self.arithmetic)
-        return pays is None or pays(corrections(read, self.packer, self.valid)) or wish == "always"
+        return True
 
     def _predictor(self, model: SlateScorer) -> Predictor:
         """The fitted weights in some arithmetic."""
