@@ -28,39 +28,40 @@ def run(job: Job) -> dict[str, Any]:
     inputs = tuple(job.lake.read(name) for name in ("silver.events", "ml.sequences", "silver.items"))
     log = models.promotions(job.lake)
     days = list(sources.days(job.window)) if job.every_day else [job.last_day]
-    totals = {"written": 0, "lists": 0}
+    totals, done = {"written": 0, "lists": 0}, list[batch.Scored]()
     model = {"model": ",".join(sorted({version_on(log, day) for day in days}))}
     for day in days:
         with _lists(job, day, log, *inputs) as (rows, scored):
             totals = {name: totals[name] + n for name, n in ranking.counts(rows, day).items()}
+            done += scored
             job.run.unfinished = day != days[-1]
             with job.lake.lease():
                 job.lake.complete(TABLE)
                 job.lake.replace(TABLE, rows.coalesce(1), Window(day, day + timedelta(days=1)))
                 if not job.run.unfinished:  # in the last commit's lease: nobody takes this run for one that died
-                    job.lake.record([job.run.row("ok", totals | model | scored)])
+                    job.lake.record([job.run.row("ok", totals | model | batch.counts(done))])
     return totals | model
 
 
 @contextmanager
 def _lists(
     job: Job, day: date, log: list[Row], events: DataFrame, sequences: DataFrame, items: DataFrame
-) -> Iterator[tuple[DataFrame, dict[str, object]]]:
-    """The day's rows, held while they are used, and what the scoring says of itself."""
+) -> Iterator[tuple[DataFrame, list[batch.Scored]]]:
+    """The day's rows, held while they are used, and the scoring by the model where there is one."""
     days, k, run_id = job.config.candidates.popular_days, job.config.policy.k, job.run.run_id
     popular = candidates.popular(events, day, days, job.config.event_types)
     rows = ranking.for_everyone(candidates.fallback(popular, candidates.catalogue(events, items, day), k))
     rows = ranking.recommendations(rows, day, "popularity", run_id, days)
-    model, told = models.serving_on(log, day), dict[str, object]()
+    model, done = models.serving_on(log, day), list[batch.Scored]()
     with ExitStack() as held:
         if model is not None:
             due = _due(job, day, log, sequences)
             users = readings(job.lake, job.config, day, due, events, sequences)
             scored = held.enter_context(_scored(job, model, day, users, due.count()))
             mine = ranking.recommendations(ranking.top_k(scored.rows, k), day, model.version, run_id, days)
-            rows, told = rows.unionByName(mine), scored.counts
+            rows, done = rows.unionByName(mine), [scored]
         held.callback(rows.persist().unpersist)
-        yield rows, told
+        yield rows, done
 
 
 def _due(job: Job, day: date, log: list[Row], sequences: DataFrame) -> DataFrame:

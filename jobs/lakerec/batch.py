@@ -42,11 +42,14 @@ class Scored:
     failed: int
     seconds: float
 
-    @property
-    def counts(self) -> dict[str, object]:
-        """What ops.runs tells of it."""
-        speed = f"{(self.users - self.resumed) / max(self.seconds, 1e-9):.1f}"
-        return {"users": self.users, "resumed": self.resumed, "failed": self.failed, "users_per_second": speed}
+
+def counts(parts: Sequence[Scored]) -> dict[str, object]:
+    """What ops.runs tells of the scoring of one or more days; nothing of none."""
+    if not parts:
+        return {}
+    found = {name: sum(getattr(part, name) for part in parts) for name in ("users", "resumed", "failed")}
+    seconds = max(sum(part.seconds for part in parts), 1e-9)
+    return found | {"users_per_second": f"{(found['users'] - found['resumed']) / seconds:.1f}"}
 
 
 def count_of(users: int, cores: int) -> int:
