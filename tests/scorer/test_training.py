@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -331,3 +332,16 @@ def test_the_manifest_says_how_the_model_was_made(trained):
     assert manifest.settings["training"]["freeze"] == "full"
     assert manifest.mean[0] == pytest.approx(np.mean(np.concatenate([s.features for s in make_slates(60, 1, WORST)])))
     assert torch.float32 == next(load(trained[-1])[0].parameters()).dtype
+
+
+def test_no_feature_turns_the_order_round_that_a_list_came_in(tiny, tmp_path):
+    """Of features that are the greater the better, one against which the labels speak counts for nothing."""
+    slates = [
+        replace(slate, features=np.stack([slate.labels * 2 - rank, -slate.labels - rank], axis=1).astype(np.float32))
+        for slate in make_slates(60, 1, 9.0, ["red"])
+        for rank in [np.arange(len(slate.texts))]
+    ]
+    scorer = settings_of(tiny, "never")
+    training.train(slates, slates, scorer, ["helps", "misleads"], tmp_path / "v", lambda _: None)
+    weights = checked(tmp_path / "v").prior
+    assert weights[0] > 0.5 and weights[1] == 0

@@ -7,6 +7,8 @@ from collections.abc import Callable
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.optimize import minimize
+from scipy.special import expit, logit
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits as cross_entropy
 
@@ -28,16 +30,26 @@ def moments(features: Tensor) -> tuple[NDArray[np.float32], NDArray[np.float32]]
 
 
 def fit_prior(model: SlateScorer, examples: Examples) -> None:
-    """Ridge logistic regression of the labels on the standardised features, by L-BFGS in float64."""
-    x = model.standardise(examples.features.to(model.mean.device)).double().cpu()
-    y = examples.labels.double()
-    rate = y.mean()
-    weight = torch.zeros(x.shape[1], dtype=torch.float64, requires_grad=True)
-    bias = torch.log(rate / (1 - rate)).requires_grad_()
-    _minimise([weight, bias], lambda: cross_entropy(x @ weight + bias, y) + RIDGE / 2 * weight.square().sum())
+    """Ridge logistic regression of the labels on the standardised features, by L-BFGS-B in float64.
+
+    Each feature is the greater the better, and no weight falls below 0: without a language model a list keeps the order
+    that it came in.
+    """
+    x = model.standardise(examples.features.to(model.mean.device)).double().cpu().numpy()
+    y = examples.labels.double().numpy()
+
+    def loss(weights: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
+        z, ridge = x @ weights[:-1] + weights[-1], RIDGE * np.append(weights[:-1], 0.0)
+        slope = (expit(z) - y) / len(y)
+        value = np.mean(np.logaddexp(0.0, z) - y * z) + ridge @ weights / 2
+        return float(value), np.append(x.T @ slope, slope.sum()) + ridge
+
+    start = np.append(np.zeros(x.shape[1]), logit(y.mean()))
+    bounds = [*[(0.0, None)] * x.shape[1], (None, None)]
+    found = torch.from_numpy(minimize(loss, start, jac=True, method="L-BFGS-B", bounds=bounds).x)
     with torch.no_grad():
-        model.prior.weight.copy_(weight.detach()[None])
-        model.prior.bias.copy_(bias.detach())
+        model.prior.weight.copy_(found[None, :-1])
+        model.prior.bias.copy_(found[-1:])
 
 
 def prior_weights(model: SlateScorer) -> list[float]:
