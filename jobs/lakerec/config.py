@@ -241,7 +241,7 @@ class Training(Model):
 
     freeze: Literal["head", "lora", "full"] = "lora"
     max_slates: int = Field(default=1500, ge=1)
-    valid_slates: int = Field(default=300, ge=1)
+    valid_slates: int = Field(default=1000, ge=1)
     max_examples: int = Field(default=20000, ge=1)
     epochs: int = Field(default=3, ge=1)
     patience: int = Field(default=1, ge=1)

@@ -1,6 +1,6 @@
 """Fine-tuning on slates: from the prior alone to the weights that validate best.
 
-A slate's negatives are the ranker's real candidates with every impression kept: none of its losses needs a correction
+A slate's negatives are all that the ranker nominated and the user did not choose: none of its losses needs a correction
 for sampled negatives. Several processes may train one model, started by torchrun, or here where the configuration
 wants so many (`scorer.training.processes`); one judges and writes.
 """
