@@ -42,12 +42,12 @@ def _rows(job: Job, snapshot: str, version: str, test: Any) -> list[dict[str, An
     from lakerec.scorer.bundle import Bundle
 
     challenger = _judged(job, snapshot, version, test)
-    (cut, sheet), (mine, *rest), recommender, weights = challenger
-    alone = evaluation.sources(cut, recommender, weights)
-    rivals = [*rest, *alone]
-    rows = sheet.rows(mine) + [row for rival in rivals for row in sheet.rows(rival, slices=False)] + sheet.union(mine)
-    rows += sheet.faults(version, alone)
-    rows += [row for rival in rivals for row in sheet.paired(mine, rival, slices=False)]
+    (cut, sheet), (mine, *rest), recommender, recipe = challenger
+    alone = evaluation.sources(cut, recommender, recipe.blend)
+    rivals = [(rival, True) for rival in rest] + [(source, False) for source in alone]
+    rows = sheet.rows(mine) + [row for rival, slices in rivals for row in sheet.rows(rival, slices)] + sheet.union(mine)
+    rows += sheet.faults(version, alone) + sheet.language_model(version, recipe.report.get("language_model"))
+    rows += [row for rival, slices in rivals for row in sheet.paired(mine, rival, slices)]
     champion = models.serving(job.lake, job.last_day)
     if champion is None or champion.version == version:
         return rows
@@ -63,7 +63,7 @@ def _rows(job: Job, snapshot: str, version: str, test: Any) -> list[dict[str, An
 
 
 def _judged(job: Job, snapshot: str, version: str, test: Any) -> Any:
-    """A version on the test cut, in its own order of the catalogue, with the weights of its sources' blend."""
+    """A version on the test cut, in its own order of the catalogue, with its recipe."""
     from lakerec.scorer import evaluation
     from lakerec.scorer.base_model import model_id
     from lakerec.scorer.bundle import Bundle
@@ -79,9 +79,9 @@ def _judged(job: Job, snapshot: str, version: str, test: Any) -> Any:
     (cut,) = cuts_of(world, test)
     recommender = evaluation.recommender_at(world, cut, opened)
     size, k, seed = job.config.slate_size, job.config.policy.k, job.config.scorer.training.seed
-    judged = evaluation.model(world, cut, version, recommender, predictor, opened.final(), size, k)
+    judged = evaluation.model(world, cut, version, recommender, predictor, opened, size, k)
     sheet = evaluation.Sheet(world, cut, recommender.stage.shelf, seed, _attributes(job, cut.day))
-    return (cut, sheet), judged, recommender, opened.recipe.blend
+    return (cut, sheet), judged, recommender, opened.recipe
 
 
 def _attributes(job: Job, day: Any) -> dict[str, dict[str, str]]:

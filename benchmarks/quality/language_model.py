@@ -39,7 +39,7 @@ from lakerec.metrics import Comparison
 from lakerec.protocols import Part
 from lakerec.scorer import training
 from lakerec.scorer.base_model import folder
-from lakerec.scorer.final import FEATURES, READ, Shortlist, Verdict, learn
+from lakerec.scorer.final import Shortlist, Verdict, learn
 from lakerec.scorer.language_model import load_encoder
 from lakerec.scorer.nightly import FEATURES as READ_WITH
 from lakerec.scorer.nightly import ranker_features, shortlisted
@@ -212,7 +212,7 @@ class Bench:
             features = judged.shortlist.table(test, judged.part.histories, stock)
             scores = {ordered_by(form): found.final.score(features)}
             if DEAF not in report.outcomes:
-                scores[DEAF] = features[:, 0] + found.deaf.score(features[:, : len(FEATURES) - len(READ)])
+                scores[DEAF] = found.unread.score(features)
             for name, score in scores.items():
                 report.add(name, self.seed, outcome(judged, judged.shortlist.ordered(score)))
         if not self.validation:

@@ -329,7 +329,7 @@ def test_a_trained_challenger_that_is_broken_is_refused_by_both_jobs(night, file
     shop, version = night
     shutil.rmtree(twin(shop, version))
     shutil.copytree(twin(shop, OLD), twin(shop, version))
-    assert (twin(shop, version) / "recommender" / "final.json").exists()
+    assert {(twin(shop, version) / "recommender" / f"{name}.json").exists() for name in ("final", "unread")} == {True}
     damage(twin(shop, version), files, broken)
     counts = shop.run("evaluate_scorer", "promote_scorer", days=DAYS)
     assert not counts["promoted"] and serving(shop, day_after(DAYS - 1)) == OLD
@@ -339,6 +339,11 @@ def test_a_trained_challenger_that_is_broken_is_refused_by_both_jobs(night, file
     assert found["gate"].startswith("rejected: failed finite: ") and told in found["gate"]
     tags, alias = registered(shop, version)
     assert tags["gate"] == found["gate"] and not alias
+    rows, without = shop.rows("gold.model_metrics"), f"{version} without language model"
+    assert {"all", "new items"} <= {row["slice"] for row in rows if row["version"] == without}
+    paired = {row["slice"] for row in rows if row["version"] == version and row["slice"].startswith("against ")}
+    assert {f"against {without}", f"against {without} | new items"} <= paired
+    assert any(row["metric"] == "language_model_gain" and row["slice"] == "validation" for row in rows)
 
 
 def test_a_champion_that_knows_the_targets_of_the_test_is_not_compared(night):

@@ -73,13 +73,20 @@ def test_the_final_order_is_that_of_the_probabilities():
 def test_what_is_saved_scores_alike_and_a_broken_one_is_named(tmp_path):
     verdict, table, *_ = learned(4.0)
     assert Final.load(tmp_path) is None
-    verdict.final.save(tmp_path)
-    found = Final.load(tmp_path)
-    assert np.array_equal(found.score(table), verdict.final.score(table))
-    assert found.calibration == verdict.final.calibration
+    for name, order in verdict.orders.items():
+        order.save(tmp_path, name)
+        found = Final.load(tmp_path, name)
+        assert np.array_equal(found.score(table), order.score(table)) and found.calibration == order.calibration
     (tmp_path / "final-0.txt").write_text("no booster")
     with pytest.raises(ModelError, match=r"final\.json: no final order"):
         Final.load(tmp_path)
+
+
+def test_one_of_the_orders_knows_nothing_of_what_was_read():
+    verdict, table, shortlist, _ = learned(4.0)
+    other = shortlist.table(told_of(shortlist, [np.zeros(0, int)] * PEOPLE, 0.0), *shop(people=PEOPLE)[:2])
+    assert not np.array_equal(verdict.final.score(table), verdict.final.score(other))
+    assert np.array_equal(verdict.unread.score(table), verdict.unread.score(other))
 
 
 def test_the_table_tells_of_the_list_the_person_and_the_item():

@@ -19,7 +19,7 @@ from lakerec.features import Stock
 from lakerec.generators.base import Generator, Shelf
 from lakerec.generators.popularity import PATTERN_DAYS, New, PatternPopular, Popular, Rising
 from lakerec.histories import Floats, Histories
-from lakerec.scorer.final import Final
+from lakerec.scorer.final import ORDER, Final
 from lakerec.scorer.ranker import Ranker
 from lakerec.scorer.recommender import FirstStage, Recommender, Scores
 from lakerec.scorer.retriever import Catalogue, ItemSide, Retriever
@@ -103,7 +103,7 @@ def save(
     stages: Mapping[str, FirstStage],
     retrievers: Mapping[str, Sequence[Retriever]],
     ranker: Ranker,
-    final: Final | None = None,
+    orders: Mapping[str, Final] | None = None,
 ) -> None:
     """Write everything below `out`/recommender."""
     folder = out / FOLDER
@@ -119,8 +119,8 @@ def save(
         for place, model in enumerate(models):
             model.save(folder / f"retriever-{role}-{place}")
     ranker.save(folder, BOOSTERS)
-    if final is not None:
-        final.save(folder)
+    for name, order in (orders or {}).items():
+        order.save(folder, name)
 
 
 @dataclass(frozen=True)
@@ -174,9 +174,9 @@ class Bundle:
         except (OSError, ValueError, IndexError) as error:
             raise ModelError(f"{self.folder}/{BOOSTERS}-*.txt: no final ranker ({error}); train again") from error
 
-    def final(self) -> Final | None:
-        """The final order; None where no language model reads."""
-        return Final.load(self.folder)
+    def final(self, name: str = ORDER) -> Final | None:
+        """The final order, or the one that knows nothing of what was read; None where no language model reads."""
+        return Final.load(self.folder, name)
 
     def recommender(self, role: str, shelf: Shelf, stock: Stock, patterns: Floats | None = None) -> Recommender:
         """The recommender of a role over today's shelf and stock; patterns (patterns, items) shares of each."""

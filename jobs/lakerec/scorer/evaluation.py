@@ -15,7 +15,7 @@ from lakerec.generators.base import Shelf
 from lakerec.generators.popularity import ALWAYS, DailyCounts, PatternPopular
 from lakerec.protocols import Part
 from lakerec.scorer.bundle import Bundle
-from lakerec.scorer.final import Final, Shortlist
+from lakerec.scorer.final import UNREAD, Final, Shortlist
 from lakerec.scorer.nightly import Cut, labelled_slates
 from lakerec.scorer.prediction import Predictor
 from lakerec.scorer.recommender import Ranked, Recommender, source_ranks
@@ -54,20 +54,22 @@ def model(
     name: str,
     recommender: Recommender,
     predictor: Predictor,
-    final: Final | None,
+    opened: Bundle,
     per_user: int,
     k: int,
 ) -> list[Judged]:
-    """The served order (the language model's where it is on), and the ranker's own where that is another."""
+    """The served order, and where a language model is in it the order that was learned beside it without."""
     part = cut.part
     ranked = recommender.rank(part.histories, cut.on_shelf)
     shortlist = Shortlist.of(ranked, len(part), per_user)
     made = labelled_slates(world, cut, shortlist, part, Form.of(predictor.manifest.settings))
-    found = _chances(final, predictor, made, shortlist, part, recommender.stage.stock)
+    stock = recommender.stage.stock
+    found = _chances(opened.final(), predictor, made, shortlist, part, stock)
     served = _judged(name, part, ranked, made, found, shortlist.items, k)
     if predictor.model is None:
         return [served]
-    alone = predictor.prior(made)
+    unread, nothing = opened.final(UNREAD), [np.zeros(len(slate.texts), dtype=np.float32) for slate in made]
+    alone = unread.chances(nothing, shortlist, part.histories, stock) if unread else predictor.prior(made)
     return [served, _judged(f"{name} without language model", part, ranked, made, alone, shortlist.items, k)]
 
 
@@ -177,6 +179,14 @@ class Sheet:
         """A model's sources whose scores are broken, each as a figure that is no number: the gate refuses it."""
         broken = [judged for judged in alone if np.isinf(judged.ranks).any()]
         return [self.flat(name, f"{judged.name} scores", float("nan")) for judged in broken]
+
+    def language_model(self, name: str, gain: Mapping[str, float] | None) -> list[Row]:
+        """What a language model brought on validation, also where it was left out; nothing where it was not judged."""
+        if not gain or not np.isfinite([gain["gain"], gain["low"], gain["high"]]).all():
+            return []
+        figures = {"value": gain["gain"], "low": gain["low"], "high": gain["high"], "users": int(gain["users"])}
+        about = {"version": name, "slice": "validation", "metric": "language_model_gain", "seed": self.seed}
+        return [{**about, **figures}]
 
     def _lists(self, judged: Judged) -> list[Row]:
         if judged.lists is None:

@@ -25,7 +25,7 @@ from lakerec.scorer.slates import Slate
 
 READ = ("language_model", "language_model_z", "language_model_place")
 FEATURES = ("ranker", "ranker_z", "ranker_place", "events", "item_age", "chosen", *READ)
-CALIBRATION, BOOSTERS = "final.json", "final"
+ORDER, UNREAD = "final", "unread"  # names of files: with what the language model read, and without
 # It corrects a good order by what some thousand slates tell: boosters of the ranker's size learn these by heart (on the
 # validation month of Online Retail 15 leaves gained .005 over the ranker, 4 leaves .007, and the language model's part
 # of it showed with 4 alone).
@@ -112,14 +112,17 @@ def _standing(scores: Floats) -> tuple[NDArray, NDArray, NDArray]:
 
 @dataclass(frozen=True)
 class Final:
-    """Boosters on top of the ranker's scores, and the probability of a place in the final order."""
+    """Boosters on top of the ranker's scores, and the probability of a place in the final order.
+
+    Those that know nothing of what was read take the first columns of a table.
+    """
 
     ranker: Ranker
     calibration: Calibration
 
     def score(self, table: Floats) -> Floats:
         """(n,) from `Shortlist.table`."""
-        return table[:, 0] + self.ranker.score(table)
+        return table[:, 0] + self.ranker.score(table[:, : len(self.ranker.names)])
 
     def chances(
         self, told: Sequence[Floats], shortlist: Shortlist, histories: Histories, stock: Stock
@@ -132,33 +135,37 @@ class Final:
         pairs = zip(np.split(found, ends), np.split(places, ends), strict=True)
         return [_falling(chance, place) for chance, place in pairs]
 
-    def save(self, folder: Path) -> None:
+    def save(self, folder: Path, name: str = ORDER) -> None:
         """Write into a folder that is there."""
-        self.ranker.save(folder, BOOSTERS)
-        (folder / CALIBRATION).write_text(json.dumps(self.calibration.weights), encoding="utf-8")
+        self.ranker.save(folder, name)
+        (folder / f"{name}.json").write_text(json.dumps(self.calibration.weights), encoding="utf-8")
 
     @classmethod
-    def load(cls, folder: Path) -> Final | None:
+    def load(cls, folder: Path, name: str = ORDER) -> Final | None:
         """What `save` wrote; None where nothing was."""
-        if not (folder / CALIBRATION).exists():
+        if not (file := folder / f"{name}.json").exists():
             return None
         try:
-            ranker = Ranker.load(folder, BOOSTERS)
-            return cls(ranker, Calibration(json.loads((folder / CALIBRATION).read_text(encoding="utf-8"))))
+            return cls(Ranker.load(folder, name), Calibration(json.loads(file.read_text(encoding="utf-8"))))
         except (OSError, ValueError, IndexError) as error:
-            raise ModelError(f"{folder / CALIBRATION}: no final order ({error}); train again") from error
+            raise ModelError(f"{file}: no final order ({error}); train again") from error
 
 
 @dataclass(frozen=True)
 class Verdict:
     """A final order, and what the language model brings it: the paired gain in NDCG@10 on people it did not learn.
 
-    `deaf` are the boosters that do not know what was read.
+    `unread` is the order that does not know what was read.
     """
 
     final: Final
-    deaf: Ranker
+    unread: Final
     gain: metrics.Comparison
+
+    @property
+    def orders(self) -> dict[str, Final]:
+        """Both, as they are named in an artefact."""
+        return {ORDER: self.final, UNREAD: self.unread}
 
     @property
     def pays(self) -> bool:
@@ -186,11 +193,13 @@ def learn(
     inside = holds[person]
     query = np.unique(person[inside], return_inverse=True)[1]
     whole = Lessons(table[inside], labels[inside].astype(np.int8), query, people[person][inside], table[inside, 0])
-    ranker, scores = _fit(whole, table, people[person], FEATURES, settings, threads)
-    deaf, unread = _fit(whole, table, people[person], FEATURES[: -len(READ)], settings, threads)
-    gain = metrics.paired(shortlist.ndcg(scores, targets), shortlist.ndcg(unread, targets), settings.seed)
-    calibration = Calibration.fit(scores, _places(shortlist, scores), labels.astype(np.float32))
-    return Verdict(Final(ranker, calibration), deaf, gain)
+    orders, found = list[Final](), list[NDArray[np.float64]]()
+    for names in (FEATURES, FEATURES[: -len(READ)]):
+        ranker, scores = _fit(whole, table, people[person], names, settings, threads)
+        calibration = Calibration.fit(scores, _places(shortlist, scores), labels.astype(np.float32))
+        orders.append(Final(ranker, calibration))
+        found.append(shortlist.ndcg(scores, targets))
+    return Verdict(orders[0], orders[1], metrics.paired(found[0], found[1], settings.seed))
 
 
 def chances(

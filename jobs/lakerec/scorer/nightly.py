@@ -329,8 +329,8 @@ def train(
 
     def beside(folder: Path, language_model: bool) -> None:
         kept = {"evaluated": evaluated, "serving": serving}
-        order = verdict.final if verdict is not None and language_model else None
-        bundle.save(folder, recipe, list(world.items), world.nodes, kept, retrievers, ranker, order)
+        orders = verdict.orders if verdict is not None and language_model else {}
+        bundle.save(folder, recipe, list(world.items), world.nodes, kept, retrievers, ranker, orders)
 
     made = training.train(slates, held.slates, config.scorer, FEATURES, out, say, beside, pays)
     for left in out.parent.glob(f".{out.name}.*"):  # checkpoints, and drafts of runs that were killed as they wrote
