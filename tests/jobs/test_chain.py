@@ -13,6 +13,7 @@ import pytest
 from deltalake import DeltaTable
 from tests.conftest import DAY, LAKE_STEPS, Shop, day_after, event
 
+import embed_items
 from lakerec import models, serving
 from lakerec.errors import NotEnoughDataError
 from lakerec.job import CODEGEN
@@ -53,6 +54,23 @@ def test_each_text_is_encoded_once(trained: Shop):
     vectors = trained.rows("ml.item_embeddings")
     assert len(vectors) == 10 and all(abs(sum(x * x for x in row["vector"]) - 1) < 1e-3 for row in vectors)
     assert trained.run("embed_items", days=DAYS)["encoded"] == 0
+
+
+def test_texts_that_another_run_has_encoded_meanwhile_are_not_appended_again(shop: Shop, monkeypatch):
+    """Encoding takes long and is done outside the lease."""
+    shop.write("items.csv.gz", "item_id,title", [f"i{n},thing number {n}" for n in range(4)])
+    shop.deliver(DAY, [event(1)])
+    shop.run(*LAKE_STEPS)
+    encoded = embed_items._encoded
+
+    def overtaken(*given):
+        monkeypatch.setattr(embed_items, "_encoded", encoded)
+        assert shop.run("embed_items")["encoded"] == 4
+        return encoded(*given)
+
+    monkeypatch.setattr(embed_items, "_encoded", overtaken)
+    shop.run("embed_items")
+    assert len(shop.rows("ml.item_embeddings")) == 4
 
 
 def test_the_snapshot_says_what_it_was_made_of_and_a_rebuild_is_the_same(trained: Shop):

@@ -230,16 +230,30 @@ def test_patience_ends_a_training(tiny, tmp_path):
 
 
 SCRIPT = """
-import sys; sys.path.insert(0, {tests!r})
+import os, sys; sys.path.insert(0, {tests!r})
 from pathlib import Path
 import test_training as t
+from lakerec.scorer import fitting
+{amid}
 report, lines = t.fit(Path({tiny!r}), Path({out!r}), slates=40, epochs=4)
 """
 
 
-def test_a_killed_training_goes_on_to_the_same_weights(tiny, tmp_path):
+AMID = """
+fitting.SAVED_EVERY, update, updates = 0.0, fitting.Run._update, []
+def dying(run, *given):
+    updates.append(given)
+    if len(updates) == 2:
+        os.kill(os.getpid(), 9)
+    return update(run, *given)
+fitting.Run._update = dying
+"""
+
+
+@pytest.mark.parametrize("amid", ["", AMID], ids=["between epochs", "amid an epoch"])
+def test_a_killed_training_goes_on_to_the_same_weights(tiny, tmp_path, amid):
     whole, broken = tmp_path / "whole" / "v", tmp_path / "broken" / "v"
-    script = SCRIPT.format(tests=str(Path(__file__).parent), tiny=str(tiny), out=str(broken))
+    script = SCRIPT.format(tests=str(Path(__file__).parent), tiny=str(tiny), out=str(broken), amid=amid)
     child = subprocess.Popen([sys.executable, "-c", script])
     checkpoint = broken.with_name(".v.checkpoint")
     until = time.monotonic() + 120
@@ -249,7 +263,7 @@ def test_a_killed_training_goes_on_to_the_same_weights(tiny, tmp_path):
     child.wait()
     assert checkpoint.exists() and not broken.exists()
     report, lines = fit(tiny, broken, slates=40, epochs=4)
-    assert lines[0].startswith("resumed after epoch")
+    assert lines[0].startswith("resumed after epoch") and (" and 1 steps from " in lines[0]) == bool(amid)
     expected, _ = fit(tiny, whole, slates=40, epochs=4)
     assert report.valid_loss == expected.valid_loss
     assert [sha256(whole / f) for f in WEIGHTS] == [sha256(broken / f) for f in WEIGHTS]

@@ -1,4 +1,4 @@
-"""What a training leaves after each epoch, in one file that is renamed into place, and how another goes on from it."""
+"""What a training leaves of itself, in one file that is renamed into place, and how another goes on from it."""
 
 from __future__ import annotations
 

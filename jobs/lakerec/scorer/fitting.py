@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,6 +29,7 @@ HEAD_RATE = 5.0  # the head starts from nothing: it learns so many times faster 
 WARM_UP = 0.1  # share of all steps
 CLIP = 1.0  # norm of the gradient
 REPORTS = 4  # progress lines an epoch
+SAVED_EVERY = 300.0  # seconds of an epoch that a kill may cost
 FIRST_SCALE = 1024.0  # of fp16's gradients: a tiny training has no steps to lose on the way down from 65536
 
 
@@ -67,6 +70,15 @@ class TrainingReport:
         return self.tokens / self.seconds if self.seconds else 0.0
 
 
+@dataclass(frozen=True)
+class Amid:
+    """How far an epoch is: its steps that were taken, and their loss and its divisor."""
+
+    steps: int = 0
+    loss: float = 0.0
+    count: float = 0.0
+
+
 class Run:
     """The epochs of one training and all that they change."""
 
@@ -91,6 +103,7 @@ class Run:
         self.optimiser = self._optimiser()
         place, narrow = model.mean.device.type, model.dtype == torch.float16
         self.scaler = torch.amp.GradScaler(place, init_scale=FIRST_SCALE, enabled=narrow)
+        self.amid, self.save = Amid(), lambda: None
         report.seconds, report.tokens = time.perf_counter() - began, self._tokens_read()
 
     def _optimiser(self) -> torch.optim.AdamW:
@@ -115,10 +128,11 @@ class Run:
                 raise ModelError(f"{checkpoint}: not what the training's own processes have left; train again")
             self.begin()
             self.best = copied(self.weights)
+        if parallel.rank() == 0:
+            self.save = partial(self._save, checkpoint, fingerprint)
         while self._worth_going_on():
             self._epoch()
-            if parallel.rank() == 0:
-                self._save(checkpoint, fingerprint)
+            self.save()
         put(self.weights, self.best)
 
     def _worth_going_on(self) -> bool:
@@ -155,20 +169,26 @@ class Run:
         """One epoch of updates; the mean loss."""
         among = np.flatnonzero(self.counts)
         steps = self.reading.shuffled(np.random.default_rng([self.settings.seed, epoch]), among)
-        began, total, count = time.perf_counter(), 0.0, 0.0
-        marks = [round(part * len(steps) / REPORTS) for part in range(1, REPORTS + 1)]
-        for first in range(0, len(steps), self.settings.accumulate):
+        begun, began = self.amid.steps / len(steps), time.perf_counter()
+        saved, marks = began, [round(part * len(steps) / REPORTS) for part in range(1, REPORTS + 1)]
+        for first in range(self.amid.steps, len(steps), self.settings.accumulate):
             last = min(first + self.settings.accumulate, len(steps))
             middle = (first + last) / 2 / len(steps)
             loss, weight = self._update(steps[first:last], (epoch + middle) / self.settings.epochs)
-            total, count = total + loss, count + weight
+            self.amid = Amid(last, self.amid.loss + loss, self.amid.count + weight)
+            now, share = time.perf_counter(), last / len(steps)
             if any(first < mark <= last for mark in marks):
-                self._tell(epoch, last / len(steps), total / count, time.perf_counter() - began)
-        return total / count
+                self._tell(epoch, share, self.amid.loss / self.amid.count, (now - began) / (share - begun))
+            if now - saved > SAVED_EVERY:
+                self.save()
+                saved = now
+        mean, self.amid = self.amid.loss / self.amid.count, Amid()
+        return mean
 
     def _tell(self, epoch: int, share: float, loss: float, seconds: float) -> None:
-        left = seconds / share * (self.settings.epochs - epoch - share)
-        seen, speed = self.slates * (epoch + share), self.slates * share / seconds
+        """One line of progress; seconds: of a whole epoch."""
+        left = seconds * (self.settings.epochs - epoch - share)
+        seen, speed = self.slates * (epoch + share), self.slates / seconds
         self.progress(
             f"epoch {epoch + 1}/{self.settings.epochs} {share:4.0%}  loss {loss:.4f}  {seen:.0f} slates seen, "
             f"{speed:.1f} slates/s  at most {left / 60:.1f} min left"
@@ -224,8 +244,8 @@ class Run:
     def _save(self, checkpoint: Path, fingerprint: str) -> None:
         """The run's state: weights, the best, AdamW's moments, report."""
         groups = {"now": copied(self.weights), "best": self.best}
-        about = {"report": json.dumps(asdict(self.report)), "scaler": json.dumps(self.scaler.state_dict())}
-        write(checkpoint, fingerprint, groups | moments(self.weights, self.optimiser), about)
+        about = {"report": asdict(self.report), "scaler": self.scaler.state_dict(), "amid": asdict(self.amid)}
+        write(checkpoint, fingerprint, groups | moments(self.weights, self.optimiser), _as_json(about))
 
     def _resume(self, checkpoint: Path, fingerprint: str) -> bool:
         """Go on from a checkpoint of the same training, if there is one."""
@@ -234,13 +254,19 @@ class Run:
             return False
         tensors, about = found
         vars(self.report).update(json.loads(about["report"]))
+        self.amid = Amid(**json.loads(about["amid"]))
         if scaler := json.loads(about["scaler"]):
             self.scaler.load_state_dict(scaler)
         now, self.best = ({name: tensors[f"{group} {name}"] for name in self.weights} for group in ("now", "best"))
         put(self.weights, now)
         restore_moments(self.weights, tensors, self.optimiser)
-        self.progress(f"resumed after epoch {len(self.report.train_loss)} from {checkpoint}")
+        steps = f" and {self.amid.steps} steps" if self.amid.steps else ""
+        self.progress(f"resumed after epoch {len(self.report.train_loss)}{steps} from {checkpoint}")
         return True
+
+
+def _as_json(about: Mapping[str, Any]) -> dict[str, str]:
+    return {name: json.dumps(value) for name, value in about.items()}
 
 
 def _ndcg(logits: NDArray[np.float32], examples: Examples) -> float:
