@@ -20,7 +20,8 @@ minute or two before it has read a row.
 A run that was stopped goes on where it was: clear what failed; chunks that are green stay. No training starts
 for days of the past.
 
-It shares the lake's one slot with reco_daily, which may run in between.
+It shares the lake's one slot with reco_daily, scorer_nightly and scorer_rollback, which come first: a task of theirs
+waits for one task of this DAG at the most. Smaller chunks let the day through sooner.
 """
 
 from __future__ import annotations

@@ -37,7 +37,7 @@ from typing import Any
 from airflow.sdk import DAG, task, timezone
 from airflow.sdk.exceptions import AirflowSkipException
 
-from common.defaults import DAY_PARAM, TIMEZONE, WARM, settings
+from common.defaults import DAY_PARAM, TIMEZONE, TODAY, WARM, settings
 from common.flow import FEATURES
 from common.operators import LakerecJob
 from common.rules import trains, window
@@ -54,7 +54,7 @@ def features_ready(params: dict[str, Any], dag_run: Any = None, outlet_events: A
 
 with DAG(
     "reco_daily",
-    **settings(__doc__, "0 4 * * *", hours=3),
+    **settings(__doc__, "0 4 * * *", hours=3, weight=TODAY),
     params={"day": DAY_PARAM},
     tags=["lakerec", "daily"],
     max_active_runs=3,  # the lake has one slot anyway; two late days may wait beside today

@@ -32,13 +32,13 @@ from __future__ import annotations
 
 from airflow.sdk import DAG, PartitionedAssetTimetable
 
-from common.defaults import DAY_PARAM, GPU, LAKE, settings
+from common.defaults import DAY_PARAM, GPU, LAKE, TONIGHT, settings
 from common.flow import FEATURES
 from common.operators import LakerecJob
 
 with DAG(
     "scorer_nightly",
-    **settings(__doc__, PartitionedAssetTimetable(assets=FEATURES), hours=8),
+    **settings(__doc__, PartitionedAssetTimetable(assets=FEATURES), hours=8, weight=TONIGHT),
     params={"day": DAY_PARAM},
     tags=["lakerec", "daily", "gpu"],
     max_active_runs=1,  # promotions go in the order of days

@@ -30,6 +30,9 @@ SCHEDULED = os.environ.get("LAKEREC_SCHEDULES", "on") != "off"  # off: every run
 
 LAKE: dict[str, Any] = {"pool": "lake"}  # one slot: jobs that hold the lake's lease wait here, not inside a JVM
 WARM = {**LAKE, "warm": True}  # of these, those that `spark.reuse` may run in one warm driver
+# Who gets the lake's slot first, whatever else waits for it: what is served today, then the model of the night; what
+# has 1 comes last. A task weighs this for itself and for each one before it, so the steps are far apart.
+TODAY, TONIGHT = 100, 10
 GPU: dict[str, Any] = {"pool": "gpu"}
 if os.environ.get("LAKEREC_GPU_QUEUE"):  # only executors with workers of their own (Celery) have queues
     GPU["queue"] = os.environ["LAKEREC_GPU_QUEUE"]
@@ -46,9 +49,10 @@ DAY_PARAM = Param(
 )
 
 
-def settings(doc: str | None, schedule: str | BaseTimetable | None, hours: float) -> dict[str, Any]:
+def settings(doc: str | None, schedule: str | BaseTimetable | None, hours: float, weight: int = 1) -> dict[str, Any]:
     """What every DAG passes to DAG(): `schedule` as a cron of local time (a run is about the time between two ticks)
-    or a timetable, and in how many hours after it was queued a run has to be done before somebody is told.
+    or a timetable, in how many hours after it was queued a run has to be done before somebody is told, and what each of
+    its tasks weighs where several wait for a slot.
     """
     if isinstance(schedule, str):
         schedule = CronDataIntervalTimetable(schedule, timezone=TIMEZONE)
@@ -71,5 +75,6 @@ def settings(doc: str | None, schedule: str | BaseTimetable | None, hours: float
             "max_retry_delay": timedelta(minutes=30),
             # Later steps first: the one slot of the lake finishes a day (or chunk) before it begins the next.
             "weight_rule": "upstream",
+            "priority_weight": weight,
         },
     }

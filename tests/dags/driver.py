@@ -72,11 +72,18 @@ def task_of(task: Any, dag: Any) -> dict[str, Any]:
         "queue": task.queue,
         "retries": task.retries,
         "writes": sorted(one.name for one in task.outlets),
-        "weight_rule": str(task.weight_rule),
+        "weight": weight(task),
     }
     if hasattr(task, "application"):
         facts |= {"command": command_of(task, dag), "one_at_a_time": task.max_active_tis_per_dagrun}
     return facts
+
+
+def weight(task: Any) -> int:
+    """What a task weighs among those that wait for a slot, by Airflow's own sum."""
+    from airflow.task.priority_strategy import validate_and_load_priority_weight_strategy
+
+    return validate_and_load_priority_weight_strategy(task.weight_rule).get_weight(SimpleNamespace(task=task))
 
 
 def command_of(task: Any, dag: Any) -> list[str]:

@@ -100,6 +100,16 @@ def test_each_day_goes_through_the_chain_in_order(bag) -> None:
     assert {task["pool"] for name, task in tasks.items() if name != "features_ready"} == {"lake"}
 
 
+def test_the_day_comes_before_the_night_and_the_night_before_a_rebuild(bag) -> None:
+    def weights(dag_id: str) -> list[int]:
+        return [task["weight"] for task in bag["dags"][dag_id]["tasks"].values() if task["pool"] == "lake"]
+
+    today, rollback, night, rebuild = map(weights, ("reco_daily", "scorer_rollback", "scorer_nightly", "reco_backfill"))
+    assert min(today + rollback) > max(night) and min(night) > max(rebuild)
+    for one in (today, rollback, night, rebuild):  # a day, or a chunk, is finished before the next begins
+        assert one == sorted(one)
+
+
 def test_training_follows_the_features_of_the_day_on_schedule_alone(bag) -> None:
     ready = bag["dags"]["reco_daily"]["tasks"]["features_ready"]
     assert (ready["after"], ready["writes"]) == (["embed_items"], ["features"])
