@@ -75,7 +75,8 @@ def task_of(task: Any, dag: Any) -> dict[str, Any]:
         "weight": weight(task),
     }
     if hasattr(task, "application"):
-        facts |= {"command": command_of(task, dag), "one_at_a_time": task.max_active_tis_per_dagrun}
+        facts |= {"command": command_of(task, dag), "warm": task.warm}
+        facts |= {"one_at_a_time": task.max_active_tis_per_dagrun}
     return facts
 
 

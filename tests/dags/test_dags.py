@@ -100,6 +100,11 @@ def test_each_day_goes_through_the_chain_in_order(bag) -> None:
     assert {task["pool"] for name, task in tasks.items() if name != "features_ready"} == {"lake"}
 
 
+def test_the_look_at_the_lists_waits_for_nothing_that_it_is_to_tell_of(bag) -> None:
+    (check,) = bag["dags"]["freshness_check"]["tasks"].values()
+    assert (check["pool"], check["warm"]) == ("default_pool", False)
+
+
 def test_the_day_comes_before_the_night_and_the_night_before_a_rebuild(bag) -> None:
     def weights(dag_id: str) -> list[int]:
         return [task["weight"] for task in bag["dags"][dag_id]["tasks"].values() if task["pool"] == "lake"]
