@@ -43,7 +43,7 @@ from common.operators import LakerecJob
 from common.rules import trains, window
 
 
-@task(outlets=[FEATURES], retries=0)
+@task(outlets=[FEATURES])
 def features_ready(params: dict[str, Any], dag_run: Any = None, outlet_events: Any = None) -> None:
     """Tell scorer_nightly of the day, if it is on schedule and the last that ended: a rebuilt day trains nothing."""
     day, end = window(dag_run, params, TIMEZONE)

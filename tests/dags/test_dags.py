@@ -118,6 +118,7 @@ def test_the_day_comes_before_the_night_and_the_night_before_a_rebuild(bag) -> N
 def test_training_follows_the_features_of_the_day_on_schedule_alone(bag) -> None:
     ready = bag["dags"]["reco_daily"]["tasks"]["features_ready"]
     assert (ready["after"], ready["writes"]) == (["embed_items"], ["features"])
+    assert ready["retries"] == 2  # cleared on the next day it would skip
     assert bag["dags"]["scorer_nightly"]["timetable"] == "PartitionedAssetTimetable"
     writers = {name: task["writes"] for dag in bag["dags"].values() for name, task in dag["tasks"].items()}
     assert [name for name, written in writers.items() if "features" in written] == ["features_ready"]
