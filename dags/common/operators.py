@@ -123,10 +123,14 @@ class LakerecJob(SparkSubmitOperator):
             yield line
 
     def _get_hook(self) -> Any:
-        """Airflow's hook, listened to."""
+        """Airflow's hook, listened to, and with the environment for spark-submit whatever the master.
+
+        For Kubernetes it would only be properties of a pod, of which a driver in deploy mode client has none.
+        """
         hook = super()._get_hook()
         read = hook._process_spark_submit_log
         hook._process_spark_submit_log = lambda lines: read(self.heard(lines))
+        hook._env = self.env_vars
         return hook
 
     def on_kill(self) -> None:

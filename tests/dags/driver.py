@@ -38,14 +38,27 @@ PARAMS = {
 def load() -> dict[str, Any]:
     """Every DAG with its rendered commands, the import errors, and what heavy things parsing imported."""
     from airflow.dag_processing.dagbag import DagBag
-    from airflow.providers.apache.spark.hooks import spark_submit
 
-    # A command for Kubernetes is rendered without its client, which only Airflow's image for clusters has.
-    vars(spark_submit).setdefault("kube_client", SimpleNamespace())
+    stand_in_for_kubernetes()
     bag = DagBag(str(DAGS))
     heavy = sorted(HEAVY & sys.modules.keys())
     dags = {dag_id: describe(dag) for dag_id, dag in sorted(bag.dags.items())}
     return {"errors": bag.import_errors, "heavy": heavy, "dags": dags}
+
+def stand_in_for_kubernetes() -> None:
+    """A command for Kubernetes is rendered without its client, which only Airflow's image for clusters has."""
+    from airflow.providers.apache.spark.hooks import spark_submit
+
+    vars(spark_submit).setdefault("kube_client", SimpleNamespace())
+
+
+def environment() -> list[str]:
+    """The variables that a job hands to the process of its spark-submit."""
+    stand_in_for_kubernetes()
+    hook = job()._get_hook()
+    hook._build_spark_submit_command("job.py")
+    return sorted(hook._env or ())
+
 
 
 def describe(dag: Any) -> dict[str, Any]:

@@ -5,6 +5,7 @@ LAKEREC_GOLDEN=write pytest tests/dags writes the golden files anew.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from pathlib import Path
@@ -62,6 +63,14 @@ def test_the_command_of_a_task_is_that_of_the_golden_file(cluster, home) -> None
     loaded: Any = drive(home, "load", AIRFLOW_CONN_SPARK_DEFAULT=session.connection(config), **known)
     command = loaded["dags"]["reco_daily"]["tasks"]["score_candidates"]["command"]
     compare(f"{kind}.command", "\n".join(command).replace("/srv/lakerec", "{home}") + "\n")
+
+
+@pytest.mark.parametrize("master", ["spark://master:7077", "yarn", "k8s://https://api:6443"])
+@pytest.mark.skipif(not PYTHON.exists(), reason="no .venv-airflow: run make install")
+def test_a_driver_beside_its_task_has_the_environment_whatever_the_master(master, home) -> None:
+    known = json.dumps({"conn_type": "spark", "host": master, "extra": {"deploy-mode": "client"}})
+    found = drive(home, "environment", AIRFLOW_CONN_SPARK_DEFAULT=known)
+    assert found == ["LAKEREC_TASK", "PYSPARK_PYTHON", "PYTHONPATH"]
 
 
 def test_a_driver_on_a_cluster_is_given_no_flag_that_names_a_file_of_this_machine(cluster) -> None:
