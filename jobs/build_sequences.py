@@ -16,8 +16,8 @@ def run(job: Job) -> dict[str, Any]:
     with job.lake.lease():
         job.lake.complete(TABLE)
         rows = sequences(job.lake.read("silver.events"), job.lake.read("silver.items"), job.config, since)
-        job.lake.replace(TABLE, rows.hint("rebalance", "as_of_date"), where=f"as_of_date >= '{since}'")
-        written = job.lake.read(TABLE).where(f"as_of_date >= '{since}'").count()
+        version = job.lake.replace(TABLE, rows.hint("rebalance", "as_of_date"), where=f"as_of_date >= '{since}'")
+        written = sum(job.lake.rows_added(TABLE, version).values())
         job.lake.record([job.run.row("ok", {"written": written})])
     return {"written": written}
 

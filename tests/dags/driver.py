@@ -45,6 +45,7 @@ def load() -> dict[str, Any]:
     dags = {dag_id: describe(dag) for dag_id, dag in sorted(bag.dags.items())}
     return {"errors": bag.import_errors, "heavy": heavy, "dags": dags}
 
+
 def stand_in_for_kubernetes() -> None:
     """A command for Kubernetes is rendered without its client, which only Airflow's image for clusters has."""
     from airflow.providers.apache.spark.hooks import spark_submit
@@ -58,7 +59,6 @@ def environment() -> list[str]:
     hook = job()._get_hook()
     hook._build_spark_submit_command("job.py")
     return sorted(hook._env or ())
-
 
 
 def describe(dag: Any) -> dict[str, Any]:
@@ -84,6 +84,7 @@ def task_of(task: Any, dag: Any) -> dict[str, Any]:
         "pool": task.pool,
         "queue": task.queue,
         "retries": task.retries,
+        "reads": sorted(one.name for one in task.inlets),
         "writes": sorted(one.name for one in task.outlets),
         "weight": weight(task),
     }

@@ -11,10 +11,11 @@ from pathlib import Path
 import duckdb
 import pytest
 from deltalake import DeltaTable
-from tests.conftest import DAY, LAKE_STEPS, Shop, day_after, event
+from tests.conftest import DAY, LAKE_STEPS, ROOT, Shop, day_after, event
 
 import embed_items
 from lakerec import models, serving
+from lakerec.collect import INPUTS
 from lakerec.errors import NotEnoughDataError
 from lakerec.job import CODEGEN
 
@@ -71,6 +72,25 @@ def test_texts_that_another_run_has_encoded_meanwhile_are_not_appended_again(sho
     monkeypatch.setattr(embed_items, "_encoded", overtaken)
     shop.run("embed_items")
     assert len(shop.rows("ml.item_embeddings")) == 4
+
+
+def test_what_the_jobs_read_and_wrote_is_what_airflow_says_of_them(trained: Shop):
+    shown = [json.loads(file.read_text()) for file in (ROOT / "tests" / "golden" / "dags").glob("*.json")]
+    says = {name: task for dag in shown for name, task in dag["tasks"].items()}
+    runs = [run for run in trained.rows("ops.runs") if run["job"] in says]
+    assert {run["job"] for run in runs} == {*LAKE_STEPS, "embed_items", *TRAIN, "score_candidates"}
+    for run in runs:
+        task, job = says[run["job"]], run["job"]
+        assert (job, dict(run["inputs"]).keys() - {*task["reads"]}) == (job, set())
+        assert (job, dict(run["outputs"]).keys() - {*task["writes"]}) == (job, set())
+    for job in ("build_examples", "train_scorer", "evaluate_scorer"):  # a training reads at the snapshot's versions
+        assert {*INPUTS} <= {*says[job]["reads"]}
+
+
+def test_sequences_are_counted_by_their_commit_and_not_read_again(trained: Shop):
+    run = next(run for run in trained.rows("ops.runs") if run["job"] == "build_sequences")
+    assert dict(run["inputs"]).keys() == {"silver.events", "silver.items"}
+    assert run["rows_written"] == len(trained.rows("ml.sequences"))
 
 
 def test_the_snapshot_says_what_it_was_made_of_and_a_rebuild_is_the_same(trained: Shop):
