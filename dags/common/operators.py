@@ -37,7 +37,9 @@ class LakerecJob(SparkSubmitOperator):
     """Submits jobs/<task_id>.py with the project's own Spark; fails at once where a retry cannot help.
 
     warm: it may run in the deployment's warm driver where the configuration has `spark.reuse`. in_order: it waits while
-    an earlier day's run of the DAG has not done the same task. Each day it has written is a partition of its assets.
+    an earlier day's run of the DAG has not done the same task. Each day of its window is a partition of its assets once
+    it is done. Other days may have changed, too: conform_events also rewrites the `late_days` before, build_sequences
+    every day behind.
     """
 
     def __init__(
@@ -128,9 +130,9 @@ class LakerecJob(SparkSubmitOperator):
         For Kubernetes it would only be properties of a pod, of which a driver in deploy mode client has none.
         """
         hook = super()._get_hook()
+        hook._env = self.env_vars
         read = hook._process_spark_submit_log
         hook._process_spark_submit_log = lambda lines: read(self.heard(lines))
-        hook._env = self.env_vars
         return hook
 
     def on_kill(self) -> None:
