@@ -21,6 +21,8 @@ from lakerec.errors import UsageError
 from lakerec.job import (
     LAKE_STEPS,
     SERVING_STEPS,
+    STEPS,
+    TRAINING_STEPS,
     arguments,
     begun,
     body,
@@ -41,9 +43,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from pyspark.sql import SparkSession
-
-TRAINING_STEPS = ("build_patterns", "build_examples", "train_scorer", "evaluate_scorer", "promote_scorer")
-STEPS = (*LAKE_STEPS, *TRAINING_STEPS, *SERVING_STEPS)
 
 
 def main(argv: list[str] | None = None) -> None:

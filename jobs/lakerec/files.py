@@ -37,10 +37,10 @@ class Files:
         """The paths that match a pattern of Hadoop's (`*`, `?`, `[]`, `{a,b}`), sorted."""
         return sorted(self._spark.globPath(self._path(pattern)).mkString("\n").splitlines())
 
-    def names(self, folder: str) -> list[str]:
-        """The names in a folder, sorted; none where there is no such folder."""
+    def names(self, folder: str, below: int = 0) -> list[str]:
+        """The names in a folder, or in the folders so many steps below it; none where there is no such folder."""
         literal = re.sub(r"([*?\[\]{}\\])", r"\\\1", folder)
-        return [name.rsplit("/", 1)[1] for name in self.glob(f"{literal}/*")]
+        return [name.rsplit("/", 1)[1] for name in self.glob(literal + "/*" * (below + 1))]
 
     def usage(self, folder: str) -> tuple[int, int]:
         """How many files a folder has, those of its folders included, and their bytes; (0, 0) where there is none."""

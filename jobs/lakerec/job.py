@@ -17,6 +17,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from pyspark.errors import PySparkException
@@ -41,7 +42,9 @@ LAKE_STEPS = (
     "build_sequences",
     "embed_items",
 )
+TRAINING_STEPS = ("build_patterns", "build_examples", "train_scorer", "evaluate_scorer", "promote_scorer")
 SERVING_STEPS = ("score_candidates", "publish_recommendations")
+STEPS = (*LAKE_STEPS, *TRAINING_STEPS, *SERVING_STEPS)
 CODEGEN = "spark.sql.codegen.factoryMode"
 FEW_DAYS = 7  # windows that `spark.small_days` is for: it costs where rows are many
 
@@ -94,6 +97,12 @@ def arguments(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
     parser.add_argument("--lake", help="overrides the configuration's lake")
     parser.add_argument("--every-day", action="store_true", help="lists for each day of the window")
     return parser
+
+
+def command(config: Config, step: str, start_day: object, end_day: object) -> str:
+    """A step over a window as a person runs it, in the project's folder."""
+    place = f"--config {quote(str(config.file))} --lake {quote(config.lake)}"
+    return f".venv/bin/python jobs/{step}.py {place} --start {start_day} --end {end_day}"
 
 
 def parse_window(start_day: str, end_day: str) -> Window:

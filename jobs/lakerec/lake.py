@@ -22,6 +22,7 @@ import pyarrow as pa
 from delta import exceptions
 from delta.tables import DeltaTable
 from py4j.protocol import Py4JJavaError
+from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.pandas.types import to_arrow_schema
@@ -217,6 +218,15 @@ class Lake:
     def versions(self, name: str) -> list[int]:
         """The versions of a table whose commits are kept, newest first."""
         return sorted(self._versions(name), reverse=True)
+
+    def readable(self, name: str, version: int) -> bool:
+        """Whether a version still has its commits and all its files: upkeep removes what only older versions need."""
+        try:
+            needed = self.read(name, version).inputFiles()
+        except (PySparkException, Py4JJavaError):
+            return False
+        there = files(self.spark).names(self.path(name), below=len(table(name).partition))
+        return {file.rsplit("/", 1)[1] for file in needed} <= {*there}
 
     def rows_added(self, name: str, version: int) -> dict[date, int]:
         """How many rows a commit of this run added to each day of a table partitioned by day, by the log's own counts.

@@ -13,6 +13,7 @@ from rich.table import Table
 
 from lakerec.config import Config
 from lakerec.errors import UsageError
+from lakerec.job import STEPS, command
 from lakerec.lake import RUNS, Lake
 from lakerec.show import looking
 from lakerec.tables import sql_text
@@ -45,8 +46,13 @@ def show_run(config: Config, spark: SparkSession, run_id: str) -> None:
     rows = ledger.where(F.col("run_id") == run_id).orderBy("ingest_date").collect()
     if not rows:
         raise UsageError(f"{RUNS} knows no run {run_id!r}; `lakerec runs` lists the newest")
-    writers = _writers(lake, ledger, rows[0]["inputs"] or {})
-    print(explained(rows, writers, _models(lake, rows[0]), _paths(lake, rows[0]), config.zone))
+    inputs = rows[0]["inputs"] or {}
+    places = {table: lake.path(table) for table, version in inputs.items() if lake.readable(table, version)}
+    print(explained(rows, _writers(lake, ledger, inputs), _models(lake, rows[0]), places, config.zone))
+    if (step := rows[0]["job"]) in STEPS:
+        others = "" if rows[0]["config_hash"] == config.hash() else ", and by other settings than its own"
+        print(f"\nto make its rows anew, from its inputs as they are now{others}")
+        print(f"  {command(config, step, rows[0]['window_start'], rows[0]['window_end'])}")
     if settings := lake.kept_settings(rows[0]["config_hash"]):
         print(f"\nits settings\n  {settings}")
 
@@ -54,7 +60,9 @@ def show_run(config: Config, spark: SparkSession, run_id: str) -> None:
 def explained(
     rows: Sequence[Row], writers: Mapping[str, str], models: Sequence[str], paths: Mapping[str, str], zone: tzinfo
 ) -> str:
-    """A run as text; writers name the run behind each version that was read, paths each table's folder."""
+    """A run as text; writers name the run behind each version that was read, paths the folder of each table that can
+    still be read at its version.
+    """
     first = rows[0]
     lines = [
         f"run      {first['run_id']}",
@@ -75,7 +83,8 @@ def explained(
         ]
     lines += ["", "to see again what it read"] * bool(first["inputs"])
     for table, number in sorted((first["inputs"] or {}).items()):
-        lines.append(f"  SELECT * FROM delta.`{paths.get(table, table)}` VERSION AS OF {number}")
+        gone = f"  {table} version {number} is gone: the upkeep keeps old versions for maintenance.versions_days"
+        lines.append(f"  SELECT * FROM delta.`{paths[table]}` VERSION AS OF {number}" if table in paths else gone)
     return "\n".join(lines)
 
 
@@ -114,10 +123,6 @@ def _models(lake: Lake, run: Row) -> list[str]:
         return []
     lists = lake.read(LISTS).where(F.col("run_id") == run["run_id"])
     return [str(row[0]) for row in lists.select("model_version").distinct().orderBy("model_version").collect()]
-
-
-def _paths(lake: Lake, run: Row) -> dict[str, str]:
-    return {table: lake.path(table) for table in run["inputs"] or {}}
 
 
 def _ledger(lake: Lake) -> DataFrame:

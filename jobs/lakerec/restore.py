@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, date, datetime, timedelta
-from shlex import quote
 from typing import Any
 
 from py4j.protocol import Py4JJavaError
 from pyspark.errors import PySparkException
 
 from lakerec.errors import UsageError
-from lakerec.job import Job
+from lakerec.job import Job, command
 from lakerec.lake import LOOK_BACK, RUNS, Lake, Window
 from lakerec.tables import table_names
 
@@ -139,8 +138,7 @@ def told(
     lines = [f"{name} has the rows of version {wanted} again, as version {now}; {span} may have changed"]
     lines += [f"made from what it was: {', '.join(made) or 'nothing in the lake'}"]
     lines += ["to make what follows agree with it, in this order:"] * bool(windows)
-    config = f"--config {quote(str(job.config.file))} --lake {quote(job.config.lake)}"
     for one, (start, end) in windows.items():
         every = " --every-day" * (one == SCORE)
-        lines.append(f"  .venv/bin/python jobs/{one}.py {config} --start {start} --end {end}{every}")
+        lines.append(f"  {command(job.config, one, start, end)}{every}")
     return "\n".join(lines)

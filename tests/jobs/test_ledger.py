@@ -1,10 +1,11 @@
 """What ran, and all that it takes to make a run's rows again."""
 
 import json
+import time
 from pathlib import Path
 
 import pytest
-from tests.conftest import DAY, Shop, event
+from tests.conftest import DAY, Shop, day_after, event
 
 from lakerec.config import load_config
 from lakerec.errors import UsageError
@@ -54,6 +55,21 @@ def test_what_a_run_read_can_be_read_again_after_the_table_moved_on(ran, capsys)
     lines = [line.strip() for line in capsys.readouterr().out.splitlines() if "VERSION AS OF" in line]
     (bronze,) = [line for line in lines if "bronze/events`" in line]
     assert ran.spark.sql(bronze).count() == 5
+
+
+def test_what_the_upkeep_has_removed_is_said_to_be_gone_and_the_step_runs_again(ran, capsys):
+    first = run_of(ran, "conform_events")
+    ran.deliver(DAY, [event(n) for n in range(9)])
+    ran.run(*STEPS)
+    ran.settings["maintenance"] = {"versions_days": 0.00001, "log_days": 3}
+    time.sleep(1)
+    ran.run("maintain_lake")
+    show_run(ran.config, ran.spark, first)
+    told = capsys.readouterr().out
+    assert "bronze.events version 0 is gone" in told and "bronze/events` VERSION AS OF" not in told
+    (command,) = [line.strip() for line in told.splitlines() if "jobs/conform_events.py" in line]
+    assert command.endswith(f"--start {DAY} --end {day_after(1)}")
+    assert "other settings than its own" in told
 
 
 def test_the_settings_of_a_run_make_the_same_run_again(ran, capsys, tmp_path):
