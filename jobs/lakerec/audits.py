@@ -100,9 +100,10 @@ def refuse(failed: Sequence[Finding], run_id: str) -> None:
     """Raise DataQualityError where an audit failed; it names each with its first rows."""
     if not failed:
         return
+    first = "; ".join(f"{one.audit.table}: {one.audit.rule}" for one in failed[:3]) + "; ..." * (len(failed) > 3)
     shown = "\n  ".join(finding.line() for finding in failed)
     raise DataQualityError(
-        f"{len(failed)} audits of the lake failed; nothing was changed\n  {shown}\n"
+        f"{len(failed)} audits of the lake failed ({first}); nothing was changed\n  {shown}\n"
         f"All outcomes are in ops.dq_results under run {run_id}. Rebuild the days that are named (make trigger "
         f"DAG=reco_daily), then clear this task; docs/operations.md says what each rule means."
     )

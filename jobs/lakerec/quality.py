@@ -223,12 +223,15 @@ def day_outcomes(result: dict[str, Any], days: pd.DataFrame) -> list[Outcome]:
 
 
 def refuse(table_name: str, failures: list[str], version: int | None, hint: str) -> None:
-    """Raise DataQualityError where there is a failure; the message says which day broke what, `hint` what to do."""
+    """Raise DataQualityError where there is a failure; the message says which day broke what, `hint` what to do.
+
+    The first failure is on the first line, which is all that an alert has of a message.
+    """
     if not failures:
         return
-    shown = "\n  ".join(failures[:20]) + (f"\n  and {len(failures) - 20} more" if len(failures) > 20 else "")
+    shown = failures[:20] + [f"and {len(failures) - 20} more"] * (len(failures) > 20)
     kept = f"stays at version {version}" if version is not None else "was not created"
-    raise DataQualityError(f"{table_name} {kept}: {len(failures)} expectations failed\n  {shown}\n{hint}")
+    raise DataQualityError(f"{table_name} {kept}: " + "\n  ".join(shown) + f"\n{hint}")
 
 
 def gate(lake: Lake, tables: dict[str, DataFrame], counts: Mapping[str, int]) -> None:

@@ -11,10 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lakerec.errors import AlreadyServedError, leaves
+from lakerec import quality
+from lakerec.errors import AlreadyServedError, DataQualityError, leaves
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "dags"))
-from common.rules import ENDED, ERRORS, NOTHING_TO_DO, can_retry, chunks, days, must_wait, page, trains, window
+from common.rules import CAUSE, ENDED, ERRORS, NOTHING_TO_DO, can_retry, chunks, days, must_wait, page, trains, window
 
 START, END = "2024-06-30T19:00+00:00", "2024-07-01T19:00+00:00"  # from 04:00 to 04:00 in Tokyo
 NOW = "2024-07-01T17:00+00:00"  # 02:00 of July 2 in Tokyo
@@ -149,6 +150,14 @@ def test_a_failure_names_the_section_of_its_error() -> None:
     assert {leaf.exit_code: leaf.__name__ for leaf in leaves()} == ERRORS
     assert page(TOLD[0].format(13)) == "docs/operations.md#modelerror"
     assert page("Error code is: 137.") == page("no answer") == "docs/operations.md#alerts"
+
+
+def test_the_line_that_an_alert_has_of_a_refused_day_names_the_day_and_what_it_broke() -> None:
+    failures = ["ingest day 2026-03-07: 412 of 1500 rows are bad", "ingest day 2026-03-08: no rows"]
+    with pytest.raises(DataQualityError) as caught:
+        quality.refuse("silver.events", failures, 7, quality.OF_EVENTS)
+    heard = [found[0] for line in caught.value.told.splitlines() if (found := CAUSE.search(line))]
+    assert heard == [f"DataQualityError: silver.events stays at version 7: {failures[0]}"]
 
 
 @pytest.mark.parametrize("message", [f"Error code is: {code}." for code in (1, 9, 137, -9)] + ["no answer"])

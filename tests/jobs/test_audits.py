@@ -87,6 +87,7 @@ def broken(whole: Shop, tmp_path_factory) -> Shop:
     told = rf"ranks_without_a_hole: \d rows: .*as_of_date {day_after(1)}, user_id u1"
     with pytest.raises(DataQualityError, match=told) as red:
         shop.run("audit_lake", days=DAYS)
+    assert "(bronze.events: unique(" in str(red.value).splitlines()[0]
     assert "id_on_two_days" not in str(red.value) and "newest_has_every_event" not in str(red.value)
     return shop
 
