@@ -96,7 +96,9 @@ def restore_lake(config: Config, folder: Path, name: str | None) -> tuple[Path, 
 
 def _bring_back(place: Path, draft: Path, relative: str, digest: str) -> None:
     if ".." in Path(relative).parts or Path(relative).is_absolute():
-        raise BackupError(f"{place / MANIFEST}: {relative} leads out of the lake; nothing was restored")
+        raise BackupError(
+            f"{place / MANIFEST}: {relative} leads out of the lake; nothing was restored: use an earlier backup"
+        )
     if not (place / relative).is_file():
         raise BackupError(f"{place / relative} is missing: the backup is damaged; use an earlier one")
     _copy(place / relative, draft / relative)
@@ -114,7 +116,7 @@ def manifest(place: Path) -> Backup:
     try:
         return Backup(**json.loads((place / MANIFEST).read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError) as error:
-        raise BackupError(f"{place / MANIFEST} is no backup's list of files ({error})") from None
+        raise BackupError(f"{place / MANIFEST} is no backup's list of files ({error}): use an earlier one") from None
 
 
 def pinned(lake: Path) -> dict[str, int]:

@@ -91,7 +91,9 @@ def figures(rows: Iterable[Any]) -> dict[tuple[str, str, str], Figure]:
     for row in rows:
         key = (row["version"], row["slice"], row["metric"])
         if key in found:
-            raise ContractError(f"gold.model_metrics has {' / '.join(key)} twice for one snapshot: which one counts?")
+            raise ContractError(
+                f"gold.model_metrics has {' / '.join(key)} twice for one snapshot: run evaluate_scorer again"
+            )
         value, low, high = (nan if row[name] is None else float(row[name]) for name in ("value", "low", "high"))
         found[key] = Figure(value, low, high, row["users"] or 0)
     return found

@@ -545,7 +545,10 @@ def _conformed(rows: DataFrame, spec: Table) -> DataFrame:
     missing = [name for name in spec.column_names if name not in rows.columns]
     extra = [name for name in rows.columns if name not in spec.column_names]
     if missing or extra:
-        raise ContractError(f"{spec.name}: columns missing {missing}, not in the DDL {extra}")
+        raise ContractError(
+            f"{spec.name}: columns missing {missing}, not in the DDL {extra}; nothing was written. Let "
+            f"sql/tables/{spec.name}.sql and the code that makes the rows name the same columns"
+        )
     columns = (F.col(f"`{f.name}`").cast(f.dataType).alias(f.name, metadata=f.metadata) for f in spec.schema().fields)
     return rows.select(*columns)
 

@@ -107,7 +107,9 @@ def ensure_database(uri: str, name: str) -> str:
                 if not known:
                     connection.execute(sql.SQL("create database {}").format(sql.Identifier(name)))
     except psycopg.OperationalError as error:
-        raise ConnectionFailedError(f"PostgreSQL refused to create the database {name}: {error}") from error
+        raise ConnectionFailedError(
+            f"PostgreSQL refused to create the database {name}: {error}; start the server, or see its log"
+        ) from error
     return urlsplit(uri)._replace(path=f"/{name}").geturl()
 
 
@@ -210,7 +212,7 @@ def _run(name: str, *arguments: str) -> None:
     done = subprocess.run(command, cwd="/", stdin=subprocess.DEVNULL, capture_output=True, text=True, **who)
     if done.returncode:
         said = f"{done.stdout}{done.stderr}".strip()
-        raise ConnectionFailedError(f"{name} failed with exit code {done.returncode}: {said}")
+        raise ConnectionFailedError(f"{name} failed with exit code {done.returncode}: {said}; see the server's log")
 
 
 def _pg_ctl(data_dir: Path, action: str, *options: str) -> None:

@@ -174,14 +174,18 @@ def _connected(uri: str) -> Iterator[psycopg.Connection[Any]]:
         with psycopg.connect(uri, connect_timeout=10, autocommit=True) as connection:
             yield connection
     except psycopg.errors.UndefinedTable as error:
-        raise ServingError(f"nothing has been published yet ({error.diag.message_primary})") from error
+        raise ServingError(
+            f"nothing has been published yet ({error.diag.message_primary}): run publish_recommendations"
+        ) from error
     # A server that ends makes each of the three, by what the connection was at.
     except (psycopg.OperationalError, psycopg.InterfaceError, psycopg.InternalError) as error:
         raise ConnectionFailedError(
             f"PostgreSQL serving: {error}; the lists that are served are whole, run the job again"
         ) from error
     except (psycopg.IntegrityError, psycopg.DataError, psycopg.ProgrammingError) as error:
-        raise ServingError(f"PostgreSQL refused the rows: {error}; nothing changed") from error
+        raise ServingError(
+            f"PostgreSQL refused the rows: {error}; nothing changed. Score the day again, then publish it"
+        ) from error
 
 
 def _ensure_schema(connection: psycopg.Connection[Any]) -> None:

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
+from pyspark.sql import DataFrame
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "dags"))
 from common.rules import FINAL
 from lakerec import errors
-from lakerec.errors import LakerecError, leaves
+from lakerec.errors import ContractError, LakerecError, leaves
 from lakerec.job import guarded
+from lakerec.lake import _conformed
+from lakerec.tables import table
 
 
 def test_every_class_is_a_leaf_of_the_one_root():
@@ -52,3 +57,8 @@ def test_success_is_0_and_an_unknown_error_is_not_swallowed():
     assert guarded(lambda: None) == 0
     with pytest.raises(ZeroDivisionError):
         guarded(lambda: print(1 / 0))
+
+
+def test_rows_of_other_columns_say_where_the_columns_are_named():
+    with pytest.raises(ContractError, match=r"not in the DDL \['nobody'\]; nothing was written.*ops.tombstones.sql"):
+        _conformed(cast(DataFrame, SimpleNamespace(columns=["nobody"])), table("ops.tombstones"))

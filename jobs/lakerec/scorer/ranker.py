@@ -96,7 +96,9 @@ class Ranker:
         """LambdaRank (Burges 2010) in LightGBM (Ke et al. 2017); NotEnoughDataError with fewer than two people."""
         folds = min(settings.folds, len(np.unique(lessons.person)))
         if folds < 2:
-            raise NotEnoughDataError("the final ranker needs two people with a target among their candidates")
+            raise NotEnoughDataError(
+                "the final ranker needs two people with a target among their candidates: load more days"
+            )
         # Of a handful of people one fold may hold all: then as many folds as tell two of them apart.
         folds = next(k for k in count(folds) if len(np.unique(_folds(lessons.person, k))) > 1)
         fold = _folds(lessons.person, folds)

@@ -506,7 +506,7 @@ def fit(
     if epochs is None and not held.any():
         raise NotEnoughDataError("no held-out events to stop by: hold some out or say how many epochs")
     if not (chosen.lengths > held).any():
-        raise NotEnoughDataError("no events to train the retriever on")
+        raise NotEnoughDataError("no events to train the retriever on: load more days")
     with torch.random.fork_rng():
         torch.manual_seed(settings.seed)
         model = _build(chosen.keep(chosen.places >= np.repeat(held, chosen.lengths)), items, settings, warm)
