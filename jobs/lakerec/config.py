@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import posixpath
 import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -621,10 +622,23 @@ def load_config(file: Path, lake: str | None = None) -> Config:
     except ValidationError as error:
         raise ConfigError(_describe(file, node, error)) from None
     config._file, config._node = file.resolve(), node
-    place = str(Path(lake).resolve()) if lake and "://" not in lake else lake or config.resolve(config.lake)
-    other = bool(config.files) and place != config.resolve(config.lake)
+    own = _one_name(config.resolve(config.lake))
+    place = _one_name(lake) if lake else own
+    other = bool(config.files) and place != own
     files = f"{config.files}/_lakes/{hashlib.sha256(place.encode()).hexdigest()[:8]}" if other else config.files
     return config.model_copy(update={"lake": place, "files": files})
+
+
+def _one_name(lake: str) -> str:
+    """However a lake is spelled, the one name that its lease goes by: a folder without links, a URI as Hadoop reads it.
+
+    Two runs that named one lake differently would both hold it.
+    """
+    if "://" not in lake or lake.startswith("file:///"):
+        return str(Path(lake.removeprefix("file://")).resolve())
+    scheme, place = lake.split("://", 1)
+    host, _, path = place.partition("/")
+    return f"{scheme}://{host}{posixpath.normpath('/' + path.lstrip('/'))}".rstrip("/")
 
 
 def _read(file: Path) -> tuple[yaml.Node | None, Any]:

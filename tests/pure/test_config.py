@@ -211,6 +211,26 @@ def test_another_lake_can_be_named_and_changes_no_hash(yaml_file, tmp_path, monk
     assert len({config.hash() for config in places.values()}) == 1
 
 
+@pytest.mark.parametrize(
+    ("plain", "others"),
+    [
+        ("{tmp}/lake", ("{tmp}/lake/", "{tmp}//lake", "{tmp}/x/../lake", "{tmp}/link", "file://{tmp}/lake")),
+        ("s3a://bucket/a/shop", ("s3a://bucket/a/shop/", "s3a://bucket//a//shop", "s3a://bucket/b/../a/./shop//")),
+        ("s3a://bucket", ("s3a://bucket/", "s3a://bucket//")),
+    ],
+)
+def test_a_lake_has_one_name_however_it_is_spelled(yaml_file, tmp_path, plain: str, others: tuple[str, ...]):
+    (tmp_path / "lake").mkdir()
+    (tmp_path / "link").symlink_to("lake")
+    plain, *others = (one.format(tmp=tmp_path) for one in (plain, *others))
+    known = []
+    for one in (*others, plain):
+        file = yaml_file(YAML.replace("lake: lake", f"lake: {one}") + "files: of\n")
+        known += [load_config(file), *(load_config(file, another) for another in (plain, *others))]
+    assert {config.lake for config in known} == {plain}
+    assert {config.local_folder("_models") for config in known} == {tmp_path / "of/_models"}
+
+
 def test_files_have_a_folder_of_their_own_where_the_lake_is_on_no_disk(yaml_file):
     on_disk = load_config(yaml_file())
     assert on_disk.local_folder("_models/v") == on_disk.file.parent / "lake/_models/v" and not on_disk.on_s3
