@@ -299,8 +299,10 @@ class Lake:
         """
         self._keep(name, kept)
         found = DeltaTable.forPath(self.spark, self.path(name))
-        merged = found.optimize().executeCompaction().select("metrics.numFilesRemoved").first()
-        found.vacuum()
+        with self._committing(name):
+            merged = found.optimize().executeCompaction().select("metrics.numFilesRemoved").first()
+        with self._committing(name):
+            found.vacuum()
         self._snapshot(name).deltaLog().checkpoint()
         return int(merged["numFilesRemoved"]) if merged else 0
 
@@ -312,7 +314,8 @@ class Lake:
         held = {key: said.apply(key) if said.contains(key) else default for key, default in DELTA_KEEPS.items()}
         if held != wanted:
             pairs = ", ".join(f"'{key}' = '{text}'" for key, text in wanted.items())
-            self.spark.sql(f"ALTER TABLE delta.`{self.path(name)}` SET TBLPROPERTIES ({pairs})")
+            with self._committing(name):
+                self.spark.sql(f"ALTER TABLE delta.`{self.path(name)}` SET TBLPROPERTIES ({pairs})")
 
     def _snapshot(self, name: str) -> Any:
         """Delta's own view of a table's newest version, in the JVM."""
@@ -347,17 +350,26 @@ class Lake:
         if spec.partition:
             writer = writer.partitionBy(*spec.partition)
         self._keep_settings()
-        self._still_held()
-        try:
+        with self._committing(spec.name):
             writer.option("userMetadata", self.run.metadata(days)).save(self.path(spec.name))
-        except CONFLICTS as error:
-            raise ConflictError(
-                f"{self.path(spec.name)}: another program has committed while this run wrote, without the lake's "
-                f"lease; this run's rows are not in it ({_first_line(error)}). Run the job again, and let that program "
-                "write when no job runs"
-            ) from None
         self.run.outputs[spec.name] = version = self._saved(spec.name)
         return version
+
+    @contextmanager
+    def _committing(self, name: str) -> Iterator[None]:
+        """Around whatever commits to a table: not without the lease; ConflictError where another program commits, too.
+
+        The lease is asked for before the write, whose commit may come minutes later.
+        """
+        self._still_held()
+        try:
+            yield
+        except CONFLICTS as error:
+            raise ConflictError(
+                f"{self.path(name)}: another program has committed while this run wrote, without the lake's "
+                f"lease; what this run wrote is not in it ({_first_line(error)}). Run the job again, and let that "
+                "program write when no job runs"
+            ) from None
 
     def _saved(self, name: str) -> int:
         """The version of this run's last commit, behind which a foreign program's may lie.
@@ -389,6 +401,7 @@ class Lake:
             return {}
         run = Run(f"migrate-{uuid.uuid4().hex[:8]}", "migrate", self.run.window, self.run.config_hash)
         upgrade = Lake(self.spark, self.config, run)
+        upgrade._still_held = self._still_held
         there = dict.fromkeys(name for name in (RUNS, *table_names()) if upgrade.exists(name))  # the ledger first
         for name in there:
             upgrade.check_ddl(name, upgrade._schema(name))
@@ -420,7 +433,7 @@ class Lake:
             self._take_away(one)
         for statement in migration.statements(table(name), self._schema(name), f"delta.{quoted(self.path(name))}"):
             self.complete(name)
-            with self._signed():
+            with self._signed(), self._committing(name):
                 self.spark.sql(statement)
         after = self.version(name)
         return f"version {before} to {after}" if before != after else ""
@@ -434,7 +447,7 @@ class Lake:
     def restore(self, name: str, version: int) -> int:
         """Let a table have the rows of an earlier version again, with the columns of today's DDL; its new version."""
         self.check_ddl(name, self.read(name, version).schema)
-        with self._signed():
+        with self._signed(), self._committing(name):
             DeltaTable.forPath(self.spark, self.path(name)).restoreToVersion(version)
         self.to_ddl(name)
         restored = self.run.outputs[name] = self.version(name) or 0
@@ -688,7 +701,7 @@ def _answering(lake: str) -> Iterator[None]:
     except (psycopg.OperationalError, psycopg.InterfaceError) as error:
         raise ConnectionFailedError(
             f"the lease of {lake} cannot be had, or was lost, since its PostgreSQL does not answer ({error}); nothing "
-            "was written without it. See to the server of lease.uri_env, then run again"
+            "more is committed without it. See to the server of lease.uri_env, then run again"
         ) from None
 
 

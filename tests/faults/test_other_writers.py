@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import shutil
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pandas as pd
+import psutil
 import pytest
 from deltalake import DeltaTable, write_deltalake
 from pyspark import cloudpickle
@@ -84,6 +87,28 @@ def test_a_run_beside_another_writer_says_so_and_its_retry_is_right(loaded: Shop
     assert ids(loaded) == [f"{DAY}-{n}" for n in left]  # what the other one made of it, whole
     loaded.run("conform_events")  # the table holds what has landed, and nothing else
     assert ids(loaded) == [f"{DAY}-{n}" for n in (1, 2, 3)]
+
+
+def when_written(folder: Path, jvm: psutil.Process, act: Act) -> None:
+    """Act on a table once a run has begun to write a file of it, and before it commits."""
+    before = set(folder.rglob("*.parquet"))
+    while set(folder.rglob("*.parquet")) == before:
+        time.sleep(0.001)
+    jvm.suspend()
+    try:
+        act(str(folder))
+    finally:
+        jvm.resume()
+
+
+def test_a_compaction_beside_another_writer_says_so(loaded: Shop):
+    jvm = psutil.Process(loaded.spark._sc._gateway.proc.pid)
+    other = threading.Thread(target=when_written, args=(loaded.folder / SILVER, jvm, deletes))
+    other.start()
+    with pytest.raises(ConflictError, match=r"(?s)silver/events: another program .*Run the job again"):
+        loaded.job("maintain_lake").lake.tidy("silver.events", loaded.config.maintenance)
+    other.join()
+    assert ids(loaded) == [f"{DAY}-1", f"{DAY}-3"]
 
 
 class Followed:

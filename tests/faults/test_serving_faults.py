@@ -13,11 +13,14 @@ import psycopg
 import pytest
 from tests.conftest import DAY, Shop, event
 
-from lakerec import postgres
+from lakerec import migration, postgres
+from lakerec.config import Maintenance
 from lakerec.errors import ConnectionFailedError
 from lakerec.serving import LOCK, publish
 
 LISTS = "select * from serving.recommendations order by user_id, rank"
+LOST = "the lease of .* was lost"
+ALTERED = "SET TBLPROPERTIES ('by' = 'a migration')"
 Rows = list[tuple]
 
 
@@ -116,12 +119,24 @@ def test_a_lease_whose_server_ends_lets_nothing_more_be_written(shop: Shop, serv
     shop.settings["lease"] |= {"uri_env": "LEASE_URI"}
     shop.deliver(DAY, [event(1)])
     shop.run("ingest_events")
-    slow = shop.job("ingest_events")
-    with pytest.raises(ConnectionFailedError, match=r"the lease of .* was lost"), slow.lake.lease():
-        kept = slow.lake.read("bronze.events")
+    slow, table, kept = shop.job("ingest_events"), "bronze.events", Maintenance()
+    before = {name: shop.version(name) for name in (table, "ops.runs")}
+    with pytest.raises(ConnectionFailedError, match=LOST), monkeypatch.context() as patch, slow.lake.lease():
+        rows = slow.lake.read(table)
+        patch.setattr(migration, "statements", lambda _, __, place: [f"ALTER TABLE {place} {ALTERED}"])
+        (shop.folder / "lake/_schema.json").unlink()
         postgres.stop(server)
-        slow.lake.replace("bronze.events", kept, slow.window)
-    assert shop.version("bronze.events") == 0
+        for commit in (
+            lambda: slow.lake.tidy(table, kept),
+            lambda: slow.lake.tidy(table, kept.model_copy(update={"log_days": 99})),
+            lambda: slow.lake.restore(table, 0),
+            lambda: slow.lake.to_ddl(table),
+            slow.lake.migrate,
+        ):
+            with pytest.raises(ConnectionFailedError, match=LOST):
+                commit()
+        slow.lake.replace(table, rows, slow.window)
+    assert {name: shop.version(name) for name in before} == before
     with pytest.raises(ConnectionFailedError, match=r"the lease of .* cannot be had"):
         shop.run("ingest_events")
     started(server)
