@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -21,9 +22,17 @@ def run(job: Job) -> dict[str, Any]:
     """Write the artefact of the snapshot's version; a version that is there already is kept as it is."""
     snapshot = models.snapshot_of(job.lake, job.last_day)
     version = models.version_of(snapshot, job.last_day, job.config)
-    out = models.folder(job.lake, version)
-    if (out / "manifest.json").exists():
-        return _recorded(job, {"version": version, "already": "trained"})
+    manifest = models.folder(job.lake, version) / "manifest.json"
+    counts = {"version": version, "already": "trained"}
+    if not manifest.exists():
+        with models.training(job.lake, version):
+            if not manifest.exists():
+                counts = _trained(job, snapshot, manifest.parent)
+    return _recorded(job, counts)
+
+
+def _trained(job: Job, snapshot: str, out: Path) -> dict[str, Any]:
+    """Train on a snapshot into a version's folder; what is to be told of it."""
     from lakerec.scorer.artefact import load_manifest
     from lakerec.scorer.nightly import train
 
@@ -39,7 +48,7 @@ def run(job: Job) -> dict[str, Any]:
         log_training(models.tracking_uri(job.lake), "lakerec", report, load_manifest(out))
     figures = {"prior_loss": round(report.prior_loss, 5), "best_loss": round(report.best_loss, 5)}
     told = {"language_model": "on" if report.language_model else "off", **figures}
-    return _recorded(job, {"read": len(world.events), "version": version, **told})
+    return {"read": len(world.events), "version": out.name, **told}
 
 
 def _recorded(job: Job, counts: dict[str, Any]) -> dict[str, Any]:

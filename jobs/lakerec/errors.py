@@ -82,7 +82,7 @@ class StaleListsError(LakerecError):
 
 
 class LakeBusyError(LakerecError):
-    """Another run holds the lake's lease; the message names it."""
+    """Another run holds the lake's lease, or trains the same version of a model; the message names it."""
 
     exit_code = 20
     retry = True

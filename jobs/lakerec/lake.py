@@ -605,15 +605,25 @@ def held(config: Config, job: str, run_id: str) -> Iterator[Callable[[], None]]:
 
 @contextmanager
 def file_lease(lake: Path, job: str, run_id: str, wait_seconds: int) -> Iterator[None]:
-    """An exclusive lock on a file of the lake; the kernel frees it when its process dies, however it dies."""
-    lake.mkdir(parents=True, exist_ok=True)
-    with (lake / "_lease").open("a+") as file:
+    """An exclusive lock on a file of the lake."""
+    with locked(lake / "_lease", f"the lake {lake}", job, run_id, wait_seconds):
+        yield
+
+
+@contextmanager
+def locked(place: Path, what: str, job: str, run_id: str, wait_seconds: int) -> Iterator[None]:
+    """Hold a lock on a file, which tells by whom; the kernel frees it when its process dies, however it dies.
+
+    Raises LakeBusyError, which names its holder, where `what` it guards is not free after the wait.
+    """
+    place.parent.mkdir(parents=True, exist_ok=True)
+    with place.open("a+") as file:
         deadline = time.monotonic() + wait_seconds
         while not _try_lock(file):
             if time.monotonic() >= deadline:
                 file.seek(0)
                 raise LakeBusyError(
-                    f"the lake {lake} is held by {file.read().strip() or 'another run'}; "
+                    f"{what} is held by {file.read().strip() or 'another run'}; "
                     f"waited {wait_seconds} s. Wait for it to end, or end it, and run again."
                 )
             time.sleep(POLL)

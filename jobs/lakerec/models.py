@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -13,7 +15,7 @@ from pyspark.sql import functions as F
 
 from lakerec.config import Config
 from lakerec.errors import ModelError, NotEnoughDataError, UsageError
-from lakerec.lake import Lake
+from lakerec.lake import Lake, locked
 from lakerec.names import as_part
 
 FOLDER = "_models"
@@ -46,6 +48,18 @@ def version_of(snapshot: str, as_of: date, config: Config) -> str:
 def folder(lake: Lake, version: str) -> Path:
     """Where a version's artefact lies; raises UsageError for what cannot be a version's name."""
     return lake.local_folder(f"{FOLDER}/{as_part(version, 'version of a model')}")
+
+
+@contextmanager
+def training(lake: Lake, version: str) -> Iterator[None]:
+    """Be a version's only training; raises LakeBusyError after the wait.
+
+    The lock's file goes with whatever else a training leaves beside its artefact.
+    """
+    out, run = folder(lake, version), lake.run
+    place, wait = out.with_name(f".{version}.lock"), lake.config.lease.wait_seconds
+    with locked(place, f"the training of {version}", run.job, run.run_id, wait):
+        yield
 
 
 def promotions(lake: Lake) -> list[Row]:

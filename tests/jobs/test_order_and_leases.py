@@ -14,8 +14,10 @@ from pathlib import Path
 import pytest
 from tests.conftest import DAY, LAKE_STEPS, ROOT, Shop, day_after, event
 
+import train_scorer
 from lakerec import models, postgres
 from lakerec.errors import LakeBusyError, StaleRunError
+from lakerec.job import Job
 from lakerec.lake import Window, file_lease, held
 
 DAYS = 5
@@ -117,6 +119,23 @@ def test_the_lease_of_a_postgresql_names_its_holder_and_fences_its_jvm_too(shop:
             fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     with held(shop.config, "build_sequences", "third"):
         pass
+
+
+def test_a_version_is_trained_by_one_run_at_a_time(shop: Shop, monkeypatch):
+    first, second = shop.job("train_scorer"), shop.job("train_scorer")
+
+    def trained(job: Job, snapshot: str, out: Path) -> dict[str, str]:
+        held = rf"the training of {out.name} is held by train_scorer \(run {job.run.run_id}, process \d+, since"
+        with pytest.raises(LakeBusyError, match=held):
+            train_scorer.run(second)
+        out.mkdir()
+        (out / "manifest.json").write_text("{}")
+        return {"version": out.name}
+
+    monkeypatch.setattr(models, "snapshot_of", lambda *_: "snapshot")
+    monkeypatch.setattr(train_scorer, "_trained", trained)
+    version = train_scorer.run(first)["version"]
+    assert train_scorer.run(second) == {"version": version, "already": "trained"}
 
 
 def test_the_lease_of_a_killed_process_is_free(shop: Shop):

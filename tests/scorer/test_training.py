@@ -109,6 +109,25 @@ def test_an_adapter_reaches_every_block_and_merged_reads_as_before(models, tmp_p
     torch.testing.assert_close(after, before, atol=1e-4, rtol=1e-4)
 
 
+def saved(tiny, out):
+    """An untrained model as an artefact; its manifest."""
+    encoder, tokenizer = load_encoder(tiny)
+    model = artefact.build(encoder, np.zeros(1, np.float32), np.ones(1, np.float32))
+    sizes = {"history_tokens": 32, "candidate_tokens": 4}
+    return artefact.save(out, model, tokenizer, artefact.Manifest(out.name, "tiny", ["f"], [0], [1], [0, 0], sizes))
+
+
+def test_an_artefact_that_is_there_is_not_replaced(tiny, tmp_path):
+    out = tmp_path / "v"
+    out.mkdir()
+    (out / "half").write_text("of a run that was killed")
+    first = saved(tiny, out)
+    assert checked(out) == first and not (out / "half").exists()
+    (out / "manifest.json").write_text(json.dumps(json.loads((out / "manifest.json").read_text()) | {"version": "1st"}))
+    assert saved(tiny, out).version == checked(out).version == "1st"
+    assert [place.name for place in tmp_path.iterdir()] == ["v"]
+
+
 def test_a_decoder_learns_what_the_features_do_not_tell(models, tmp_path):
     data = (make_slates(count, seed, WORST, ["red"]) for count, seed in ((200, 1), (50, 2)))
     scorer = settings_of(models["llama"], epochs=4, token_budget=256)

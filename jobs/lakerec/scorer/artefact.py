@@ -58,7 +58,10 @@ def save(
     manifest: Manifest,
     beside: Callable[[Path], None] | None = None,
 ) -> Manifest:
-    """Write the artefact beside `out` and rename it there: a reader sees all of it or nothing."""
+    """Write the artefact beside `out` and rename it there: a reader sees all of it or nothing.
+
+    An artefact that is there stays, and is what is told: it may serve by now.
+    """
     draft = out.with_name(f".{out.name}.{os.getpid()}")
     draft.mkdir(parents=True)
     try:
@@ -72,11 +75,12 @@ def save(
         files = {file.relative_to(draft).as_posix(): sha256(file) for file in found}
         complete = replace(manifest, files=files)
         (draft / MANIFEST).write_text(json.dumps(asdict(complete), indent=1), encoding="utf-8")
-        shutil.rmtree(out, ignore_errors=True)
-        draft.rename(out)
+        if not (out / MANIFEST).exists():
+            shutil.rmtree(out, ignore_errors=True)
+            draft.rename(out)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
-    return complete
+    return load_manifest(out)
 
 
 def head_weights(model: SlateScorer) -> dict[str, Any]:
