@@ -128,6 +128,12 @@ def test_an_artefact_that_is_there_is_not_replaced(tiny, tmp_path):
     assert [place.name for place in tmp_path.iterdir()] == ["v"]
 
 
+def test_a_draft_of_a_killed_run_of_the_same_process_id_is_in_nobodys_way(tiny, tmp_path):
+    (tmp_path / f".v.{os.getpid()}").mkdir()
+    saved(tiny, tmp_path / "v")
+    assert checked(tmp_path / "v")
+
+
 def test_a_decoder_learns_what_the_features_do_not_tell(models, tmp_path):
     data = (make_slates(count, seed, WORST, ["red"]) for count, seed in ((200, 1), (50, 2)))
     scorer = settings_of(models["llama"], epochs=4, token_budget=256)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
+import uuid
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -62,7 +62,7 @@ def save(
 
     An artefact that is there stays, and is what is told: it may serve by now.
     """
-    draft = out.with_name(f".{out.name}.{os.getpid()}")
+    draft = out.with_name(f".{out.name}.{uuid.uuid4().hex}")
     draft.mkdir(parents=True)
     try:
         if manifest.language_model:
