@@ -14,9 +14,13 @@ from lakerec.job import Job, command
 from lakerec.lake import LOOK_BACK, RUNS, Lake, Window
 from lakerec.tables import table_names
 
-PROMOTIONS, LISTS = "ml.promotions", "gold.recommendations"
+PROMOTIONS, FORGOTTEN, LISTS = "ml.promotions", "ops.tombstones", "gold.recommendations"
 SCORE, PUBLISH = "score_candidates", "publish_recommendations"
-LOGS = {PROMOTIONS: "`lakerec rollback` appends to it", RUNS: "what ran stays true"}
+LOGS = {
+    PROMOTIONS: "`lakerec rollback` appends to it",
+    RUNS: "what ran stays true",
+    FORGOTTEN: "an earlier version would bring people back who were to be forgotten",
+}
 
 
 def restore(job: Job, name: str, version: int | None, day: date | None, order: Sequence[str]) -> str:

@@ -253,6 +253,7 @@ def test_a_table_is_restored_to_its_last_version_of_a_day_and_to_this_releases_c
     [
         ("ml.promotions", "lakerec rollback"),
         ("ops.runs", "only appended to"),
+        ("ops.tombstones", "would bring people back who were to be forgotten"),
         ("silver.evnts", "is no table"),
         ("../../etc", "is no table"),
         ("silver.kg", "was never written"),
