@@ -13,12 +13,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from conftest import DECODERS, SIZES, make_slates
 from lakerec.config import Scorer, Training
 from lakerec.errors import ContractError, ModelError, NotEnoughDataError
 from lakerec.scorer import artefact, training
-from lakerec.scorer.artefact import checked, load, sha256
+from lakerec.scorer.artefact import HEAD, checked, load, sha256
 from lakerec.scorer.language_model import load_encoder
 from lakerec.scorer.prediction import Predictor
 from lakerec.scorer.slates import Packer
@@ -132,6 +133,19 @@ def test_a_draft_of_a_killed_run_of_the_same_process_id_is_in_nobodys_way(tiny, 
     (tmp_path / f".v.{os.getpid()}").mkdir()
     saved(tiny, tmp_path / "v")
     assert checked(tmp_path / "v")
+
+
+@pytest.mark.parametrize("fault", ["missing", "unknown"])
+def test_a_head_that_is_not_whole_is_not_loaded(tiny, tmp_path, fault):
+    out = tmp_path / "v"
+    manifest = saved(tiny, out)
+    weights = load_file(out / HEAD)
+    name, weight = weights.popitem()
+    save_file(weights if fault == "missing" else weights | {name: weight, "more": weight.clone()}, out / HEAD)
+    told = vars(manifest) | {"files": manifest.files | {HEAD: sha256(out / HEAD)}}
+    (out / "manifest.json").write_text(json.dumps(told))
+    with pytest.raises(ModelError, match=rf"{HEAD}: weights .*: {name if fault == 'missing' else 'more'}; train again"):
+        load(out)
 
 
 def test_a_decoder_learns_what_the_features_do_not_tell(models, tmp_path):

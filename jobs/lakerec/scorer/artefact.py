@@ -23,6 +23,7 @@ from lakerec.scorer.slates import Form, Packer
 
 FORMAT = 3
 MANIFEST, HEAD = "manifest.json", "head.safetensors"
+ENCODER = "encoder."  # how the names of its weights begin
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,7 @@ def save(
 
 def head_weights(model: SlateScorer) -> dict[str, Any]:
     """The weights that are not the encoder's."""
-    return {k: v.cpu() for k, v in model.state_dict().items() if not k.startswith("encoder.")}
+    return {k: v.cpu() for k, v in model.state_dict().items() if not k.startswith(ENCODER)}
 
 
 def sha256(file: Path) -> str:
@@ -122,7 +123,9 @@ def load(path: Path) -> tuple[SlateScorer, Packer, Manifest]:
     manifest = checked(path)
     encoder, tokenizer = load_encoder(path)
     model = build(encoder, _array(manifest.mean), _array(manifest.std), manifest.settings.get("item_width", 0))
-    model.load_state_dict(load_file(path / HEAD), strict=False)
+    missing, unexpected = model.load_state_dict(load_file(path / HEAD), strict=False)
+    if wrong := [*(name for name in missing if not name.startswith(ENCODER)), *unexpected]:
+        raise ModelError(f"{path / HEAD}: weights that are missing or not known: {', '.join(wrong)}; train again")
     settings = manifest.settings
     model = model.eval()
     if "arithmetic" in settings:
