@@ -28,7 +28,7 @@ from lakerec.tables import Table, table, table_names
 Rows = Iterable[dict[str, Any]]
 Put = Callable[[list[dict[str, Any]]], object]
 # What makes a cell a formula in a spreadsheet (OWASP, "CSV Injection").
-FORMULA = ("=", "+", "-", "@", "\t", "\r")
+FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
 CHUNK = 10_000  # rows in memory
 
 

@@ -41,7 +41,7 @@ def test_no_text_begins_a_formula_and_all_others_stay(text: str):
     assert told.removeprefix("'") == text if text.startswith(FORMULA) else told == text
 
 
-@pytest.mark.parametrize("text", ["=1+1", "+1", "-1", "@SUM(1)", "\t=1", "\r=1"])
+@pytest.mark.parametrize("text", ["=1+1", "+1", "-1", "@SUM(1)", "\t=1", "\r=1", "\n=1"])
 def test_what_a_spreadsheet_would_calculate_is_a_text(text: str):
     assert cell(text) == f"'{text}"
 
