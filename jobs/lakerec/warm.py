@@ -140,11 +140,12 @@ def connected(place: Place, config: Path) -> Iterator[socket.socket]:
 
 
 def started(place: Place, config: Path) -> subprocess.Popen[bytes]:
-    """The driver as a process that outlives this task."""
+    """The driver as a process that outlives this task, and is none of those that end with it."""
+    known = {name: value for name, value in os.environ.items() if name not in OF_ATTEMPT}
     command = [sys.executable, "-m", "lakerec.warm", "serve", "--state", str(place.state), str(config)]
     with place.log.open("ab") as log:
         return subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, close_fds=True
+            command, env=known, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
         )
 
 
@@ -221,8 +222,6 @@ def _session(config: Path) -> SparkSession:
     from lakerec.session import build_session
 
     import_ahead("great_expectations")
-    for name in OF_ATTEMPT:  # those of the task that started the driver, which is not its last one
-        os.environ.pop(name, None)
     read = load_config(config)
     spark = build_session(read, "lakerec warm", COMPILES)
     check_expressions(read, spark)

@@ -35,6 +35,7 @@ def home(tmp_path_factory, spark) -> Iterator[Shop]:
 def client(shop: Shop, command: str, *step: str) -> subprocess.Popen:
     """A client of the driver, as an Airflow task starts it."""
     known = {name: value for name, value in os.environ.items() if name != "PYSPARK_GATEWAY_PORT"}
+    known["LAKEREC_TASK"] = f"{shop.folder}:{' '.join(step[:1])}"
     words = [sys.executable, "-m", "lakerec.warm", command, "--state", str(shop.folder), *step]
     return subprocess.Popen(words, env=known, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
@@ -57,10 +58,17 @@ def drivers(shop: Shop) -> set[int]:
     return {p.pid for p in psutil.process_iter(["cmdline"]) if all(w in (p.info["cmdline"] or []) for w in words)}
 
 
+def marked(shop: Shop, name: str) -> list[psutil.Process]:
+    """The processes that end with the task of a step."""
+    task = f"{shop.folder}:{name}"
+    return [p for p in psutil.process_iter(["environ"]) if (p.info["environ"] or {}).get("LAKEREC_TASK") == task]
+
+
 def test_steps_share_a_driver_and_end_with_their_own_output_and_exit_code(home: Shop):
     code, first = told(step(home, "ingest_events"))
     assert code == 0 and "Spark is up" in first and "read 2" in first
     (driver,) = drivers(home)
+    assert not marked(home, "ingest_events")  # the task that is cleared leaves the driver to others
     code, second = told(step(home, "conform_events"))
     assert code == 0 and "Spark is up" not in second and "written 2" in second
     code, refused = told(client(home, "step", "ingest_events", "--config", str(home.folder / "config.yaml"),
@@ -76,7 +84,9 @@ def test_a_killed_client_ends_the_step_and_the_driver_and_frees_the_lease(home: 
     running = step(home, "ingest_events", day_after(1))
     (driver,) = drivers(home)
     wait_for(lambda: "ingest_events" in (home.folder / "lake" / "_lease").read_text() and held(home))
-    running.kill()
+    (ended,) = marked(home, "ingest_events")  # all that clearing the task would end
+    assert ended.pid == running.pid
+    ended.kill()
     wait_for(lambda: not psutil.pid_exists(driver))
     assert home.version("bronze.events") in (before, before + 1)
     code, again = told(step(home, "ingest_events", day_after(1)))
