@@ -1,4 +1,4 @@
-"""`airflow backfill create`, several days at once beside the day on schedule, in a real Airflow."""
+"""`airflow backfill create`, several days at once beside the day on schedule and its night, in a real Airflow."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ pytestmark = [
 DAYS, AT_ONCE = 6, 4
 TABLES = ("bronze.events", "quarantine.events", "silver.events", "silver.items", "ml.sequences")
 DONE = {"success", "failed"}
-PAUSED = {"scorer_nightly", "freshness_check"}  # what else the scheduled day would start
+OTHERS = {"scorer_nightly", "freshness_check"}
 
 
 def deliver(shop: Shop) -> None:
@@ -33,9 +33,8 @@ def test_days_at_once_beside_the_scheduled_day_make_the_tables_of_one_window(sho
     shop.settings |= {"spark": {"reuse": True, "driver_memory": "2g"}, "lease": {"wait_seconds": 60}}
     with airflow(tmp_path / "airflow", schedules="on") as known:
         up(known, shop.config.file)
-        wait_until(lambda: {one["dag_id"] for one in asked(known, "dags")["dags"]} > PAUSED)
-        for name in PAUSED:
-            asked(known, f"dags/{name}", {"is_paused": True})
+        wait_until(lambda: {one["dag_id"] for one in asked(known, "dags")["dags"]} > OTHERS)
+        asked(known, "dags/freshness_check", {"is_paused": True})
         days = ["--from-date", str(DAY), "--to-date", str(day_after(DAYS)), "--max-active-runs", str(AT_ONCE)]
         called(known, "airflow.sh", "backfill", "create", "--dag-id", "reco_daily", *days)
 
@@ -45,9 +44,12 @@ def test_days_at_once_beside_the_scheduled_day_make_the_tables_of_one_window(sho
 
         runs = wait_until(ended, seconds=2400)
         tasks = asked(known, "dags/reco_daily/dagRuns/~/taskInstances?limit=1000")["task_instances"]
+        nights = wait_until(lambda: asked(known, "dags/scorer_nightly/dagRuns")["dag_runs"])
     assert {run["state"] for run in runs} == {"success"}
     scheduled = [run["data_interval_start"][:10] for run in runs if run["run_type"] == "scheduled"]
     assert len(runs) - len(scheduled) == DAYS and scheduled
+    # The scheduled day started a night, which knows its day; no rebuilt day did.
+    assert [(night["run_type"], night["partition_key"]) for night in nights] == [("asset_triggered", max(scheduled))]
     # The site's lists are of the newest day that was published, and no older one came over them.
     published = [one for one in tasks if one["task_id"] == "publish_recommendations"]
     assert {one["state"] for one in published} <= {"success", "skipped"}

@@ -68,7 +68,7 @@ def test_a_user_who_cannot_be_scored_stops_nobody_else(spark, users, tmp_path):
     found = run(spark, users, tmp_path / "b", lines, bad=("u7",))
     rows = found.rows.toPandas()
     assert set(rows["user_id"]) == {f"u{n}" for n in range(USERS)} - {"u7"} and len(rows) == 2 * (USERS - 1)
-    assert found.failed == 1 and found.counts["failed"] == 1
+    assert found.failed == 1 and batch.counts([found])["failed"] == 1
     assert "1 of 250 users could not be scored, the first: user u7: ValueError: an odd history" in lines[-1]
 
 
@@ -137,3 +137,10 @@ def test_the_same_users_make_the_same_buckets():
     assert [batch.count_of(users, 2) for users in (0, 99, 250, 5000, 1_000_000)] == [1, 1, 2, 8, 1000]
     assert batch.fingerprint("a", {"b": 1, "c": 2}) == batch.fingerprint("a", {"c": 2, "b": 1})
     assert batch.fingerprint("a", {"b": 1}) != batch.fingerprint("a", {"b": 2})
+
+
+def test_the_users_of_several_days_add_up():
+    one = batch.Scored(None, users=30, resumed=10, failed=1, seconds=4.0)
+    other = batch.Scored(None, users=50, resumed=0, failed=0, seconds=6.0)
+    assert batch.counts([one, other]) == {"users": 80, "resumed": 10, "failed": 1, "users_per_second": "7.0"}
+    assert batch.counts([]) == {}
