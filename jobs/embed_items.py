@@ -23,7 +23,7 @@ def run(job: Job) -> dict[str, Any]:
     model = model_id(job.config.scorer.model)
     new = _texts(job).join(_known(job, model), on="text_hash", how="left_anti")
     count = new.count()
-    vectors = _encoded(job, new, count).persist()
+    vectors = _encoded(job, model, new, count).persist()
     try:
         if count:
             vectors.count()
@@ -50,13 +50,12 @@ def _known(job: Job, model: str, newest: bool = False) -> DataFrame:
     return rows.where(F.col("model_id") == model).select("text_hash")
 
 
-def _encoded(job: Job, texts: DataFrame, count: int) -> DataFrame:
+def _encoded(job: Job, model: str, texts: DataFrame, count: int) -> DataFrame:
     """model_id, text_hash and vector of so many texts."""
-    name = job.config.scorer.model
-    encode = text_embedder(name, task_threads(job.spark))
+    encode = text_embedder(job.config.scorer.model, task_threads(job.spark))
     workers = min(job.spark.sparkContext.defaultParallelism, 1 + count // TEXTS_PER_WORKER)
     vectors = texts.repartition(workers).mapInPandas(encode, "text_hash string, vector array<float>")
-    return vectors.select(F.lit(model_id(name)).alias("model_id"), "text_hash", "vector")
+    return vectors.select(F.lit(model).alias("model_id"), "text_hash", "vector")
 
 
 if __name__ == "__main__":

@@ -167,7 +167,7 @@ class Lake:
 
     def path(self, name: str) -> str:
         """Where a table lives: LAKE/<layer>/<table>."""
-        return f"{self.config.lake.rstrip('/')}/{table(name).path}"
+        return f"{self.config.lake}/{table(name).path}"
 
     def exists(self, name: str) -> bool:
         """Whether the table was ever written."""
@@ -325,7 +325,7 @@ class Lake:
 
     def usage(self, relative: str) -> tuple[int, int]:
         """How many files a folder of the lake has, and their bytes."""
-        return files(self.spark).usage(f"{self.config.lake.rstrip('/')}/{relative}")
+        return files(self.spark).usage(f"{self.config.lake}/{relative}")
 
     def log_usage(self, name: str) -> dict[str, int]:
         """commits that a table's log still has, log_files and log_bytes of all of it."""
@@ -396,7 +396,7 @@ class Lake:
         The caller holds the lease. Raises ContractError, before anything is changed, where a table has what neither its
         DDL nor a migration knows.
         """
-        stamp = f"{self.config.lake.rstrip('/')}/{SCHEMA}"
+        stamp = f"{self.config.lake}/{SCHEMA}"
         if self._stamped(stamp) == fingerprint():
             return {}
         run = Run(f"migrate-{uuid.uuid4().hex[:8]}", "migrate", self.run.window, self.run.config_hash)
@@ -488,7 +488,7 @@ class Lake:
         return place if files(self.spark).glob(place) else None
 
     def _settings(self, config_hash: str) -> str:
-        return f"{self.config.lake.rstrip('/')}/{SETTINGS}/{config_hash}.json"
+        return f"{self.config.lake}/{SETTINGS}/{config_hash}.json"
 
     def complete(self, name: str) -> None:
         """Write the ops.runs row of a run of this job that committed `name` and died before it could record itself.

@@ -142,10 +142,8 @@ def _local(config: Config, days: int) -> dict[str, str]:
 
 def _cluster(config: Config, days: int) -> dict[str, str]:
     """What executors need beside a Python environment; their JVMs keep Spark's own flags, logging and memory."""
-    jars, flags = (
-        jars_of(config) + listener_jars(config),
-        {"spark.driver.extraJavaOptions": _driver_options(config, days)},
-    )
+    jars = jars_of(config) + listener_jars(config)
+    flags = {"spark.driver.extraJavaOptions": _driver_options(config, days)}
     if config.spark.master.startswith("k8s://"):  # the image holds the project, at the path of whoever submits
         return {"spark.jars": ",".join(f"local://{jar}" for jar in jars), **flags}
     shipped = {"spark.jars": ",".join(map(str, jars)), "spark.submit.pyFiles": str(PACKAGE), **ONE_ATTEMPT}

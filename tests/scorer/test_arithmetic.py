@@ -77,7 +77,7 @@ def test_the_machines_own_arithmetic_is_checked_and_float32_never(tiny, tmp_path
     assert load(tmp_path / "b")[0].dtype == torch.float32
 
 
-def test_a_kind_that_is_another_elsewhere_is_judged_by_the_worst(tiny, monkeypatch):
+def test_a_kind_that_is_another_elsewhere_is_judged_by_the_worst(monkeypatch):
     """As int8 on a GPU, where a model is trained, and on the processors that score with it."""
     slates = make_slates(50, 2, 9.0, ["red"])
     good = [slate.labels.astype(float) for slate in slates]

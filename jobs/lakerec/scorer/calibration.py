@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize
-from scipy.special import expit
+from scipy.special import expit, logit
 
 from lakerec.histories import Floats
 
-RIDGE = 1e-3  # keeps the weights finite where the score separates the classes
+RIDGE = 1e-3  # keeps the weights finite where a column separates the classes
 
 
 @dataclass(frozen=True)
@@ -24,24 +24,29 @@ class Calibration:
     @classmethod
     def fit(cls, scores: Floats, places: NDArray[np.integer], labels: Floats) -> Calibration:
         """Least log-loss on candidates (n,) whose scores have not seen their labels; places from 1."""
-        x = _columns(scores, places)
-        y = np.asarray(labels, dtype=np.float64)
-
-        def loss(weights: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
-            z = x @ weights
-            value = np.mean(np.logaddexp(0.0, z) - y * z) + RIDGE / 2 * np.sum(weights[:2] ** 2)
-            return float(value), x.T @ (expit(z) - y) / len(y) + RIDGE * np.append(weights[:2], 0.0)
-
-        rate = np.clip(y.mean(), 1e-6, 1 - 1e-6)
-        start = np.array([0.0, 0.0, np.log(rate / (1 - rate))])
-        found = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=[(0, None), (0, None), (None, None)])
-        return cls([float(weight) for weight in found.x])
+        return cls(rising_logistic(_columns(scores, places), labels).tolist())
 
     def probabilities(self, scores: Floats, places: NDArray[np.integer]) -> NDArray[np.float32]:
         """(n,)."""
-        return expit(_columns(scores, places) @ np.asarray(self.weights)).astype(np.float32)
+        columns, weights = _columns(scores, places), np.asarray(self.weights)
+        return expit(columns @ weights[:-1] + weights[-1]).astype(np.float32)
+
+
+def rising_logistic(x: NDArray[np.floating], labels: Floats) -> NDArray[np.float64]:
+    """(f + 1,) weights of the columns of x (n, f), none below 0, and the bias, of least ridge log-loss; by L-BFGS-B."""
+    x, y = np.asarray(x, dtype=np.float64), np.asarray(labels, dtype=np.float64)
+
+    def loss(weights: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
+        z, ridge = x @ weights[:-1] + weights[-1], RIDGE * np.append(weights[:-1], 0.0)
+        slope = (expit(z) - y) / len(y)
+        value = np.mean(np.logaddexp(0.0, z) - y * z) + ridge @ weights / 2
+        return float(value), np.append(x.T @ slope, slope.sum()) + ridge
+
+    start = np.append(np.zeros(x.shape[1]), logit(np.clip(y.mean(), 1e-6, 1 - 1e-6)))
+    bounds = [*[(0.0, None)] * x.shape[1], (None, None)]
+    found: NDArray[np.float64] = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=bounds).x
+    return found
 
 
 def _columns(scores: Floats, places: NDArray[np.integer]) -> NDArray[np.float64]:
-    score = np.asarray(scores, dtype=np.float64)
-    return np.stack([score, 1.0 / np.asarray(places, dtype=np.float64), np.ones(len(score))], axis=1)
+    return np.stack([np.asarray(scores, dtype=np.float64), 1.0 / np.asarray(places, dtype=np.float64)], axis=1)

@@ -180,13 +180,11 @@ class Sheet:
         broken = [judged for judged in alone if np.isinf(judged.ranks).any()]
         return [self.flat(name, f"{judged.name} scores", float("nan")) for judged in broken]
 
-    def language_model(self, name: str, gain: Mapping[str, float] | None) -> list[Row]:
+    def language_model(self, name: str, told: Mapping[str, Any] | None) -> list[Row]:
         """What a language model brought on validation, also where it was left out; nothing where it was not judged."""
-        if not gain or not np.isfinite([gain["gain"], gain["low"], gain["high"]]).all():
+        if not told or not np.isfinite((gain := metrics.Comparison(**told))[:3]).all():
             return []
-        figures = {"value": gain["gain"], "low": gain["low"], "high": gain["high"], "users": int(gain["users"])}
-        about = {"version": name, "slice": "validation", "metric": "language_model_gain", "seed": self.seed}
-        return [{**about, **figures}]
+        return [self._gained(name, "validation", "language_model_gain", gain)]
 
     def _lists(self, judged: Judged) -> list[Row]:
         if judged.lists is None:
@@ -225,9 +223,12 @@ class Sheet:
                 continue
             gain = metrics.paired(mine[PAIRED], theirs[PAIRED], self.seed)
             label = f"against {rival.name}" + ("" if name == "all" else f" | {name}")
-            figures = {"value": gain.gain, "low": gain.low, "high": gain.high, "users": gain.users}
-            rows.append({"version": challenger.name, "slice": label, "metric": PAIRED, "seed": self.seed, **figures})
+            rows.append(self._gained(challenger.name, label, PAIRED, gain))
         return rows
+
+    def _gained(self, name: str, part: str, metric: str, gain: metrics.Comparison) -> Row:
+        figures = {"value": gain.gain, "low": gain.low, "high": gain.high, "users": gain.users}
+        return {"version": name, "slice": part, "metric": metric, "seed": self.seed, **figures}
 
     def _row(self, name: str, part: str, metric: str, values: NDArray[np.float64]) -> Row:
         users = int((~np.isnan(values)).sum())

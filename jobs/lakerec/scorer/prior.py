@@ -7,16 +7,14 @@ from collections.abc import Callable
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.optimize import minimize
-from scipy.special import expit, logit
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits as cross_entropy
 
 from lakerec.errors import ModelError
+from lakerec.scorer.calibration import rising_logistic
 from lakerec.scorer.model import SlateScorer
 from lakerec.scorer.reading import Examples
 
-RIDGE = 1e-3  # keeps the prior finite where a feature separates the classes
 ROUNDING = 1e-4  # nats: features that tell nothing start at the base rate, give or take float32
 
 
@@ -30,23 +28,12 @@ def moments(features: Tensor) -> tuple[NDArray[np.float32], NDArray[np.float32]]
 
 
 def fit_prior(model: SlateScorer, examples: Examples) -> None:
-    """Ridge logistic regression of the labels on the standardised features, by L-BFGS-B in float64.
+    """Logistic regression of the labels on the standardised features, each of which is the greater the better.
 
-    Each feature is the greater the better, and no weight falls below 0: without a language model a list keeps the order
-    that it came in.
+    No weight falls below 0: without a language model a list keeps the order that it came in.
     """
-    x = model.standardise(examples.features.to(model.mean.device)).double().cpu().numpy()
-    y = examples.labels.double().numpy()
-
-    def loss(weights: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
-        z, ridge = x @ weights[:-1] + weights[-1], RIDGE * np.append(weights[:-1], 0.0)
-        slope = (expit(z) - y) / len(y)
-        value = np.mean(np.logaddexp(0.0, z) - y * z) + ridge @ weights / 2
-        return float(value), np.append(x.T @ slope, slope.sum()) + ridge
-
-    start = np.append(np.zeros(x.shape[1]), logit(y.mean()))
-    bounds = [*[(0.0, None)] * x.shape[1], (None, None)]
-    found = torch.from_numpy(minimize(loss, start, jac=True, method="L-BFGS-B", bounds=bounds).x)
+    x = model.standardise(examples.features.to(model.mean.device)).cpu().numpy()
+    found = torch.from_numpy(rising_logistic(x, examples.labels.numpy()))
     with torch.no_grad():
         model.prior.weight.copy_(found[None, :-1])
         model.prior.bias.copy_(found[-1:])
