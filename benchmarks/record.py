@@ -6,6 +6,7 @@ import json
 import os
 import platform
 import subprocess
+import time
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,14 @@ def circumstances() -> dict[str, Any]:
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     machine = {"cores": os.cpu_count(), "memory_gib": round(memory, 1), "processor": platform.machine()}
     return {"date": f"{datetime.now(UTC):%Y-%m-%d}", "commit": commit.strip(), **machine}
+
+
+def yardstick() -> float:
+    """Processor seconds of a fixed piece of arithmetic: a machine with neighbours is not as fast at every moment."""
+    began, found = time.process_time(), 0
+    for n in range(5_000_000):
+        found += n * n % 7
+    return round(time.process_time() - began, 2)
 
 
 def keep(kind: str, name: str, figures: dict[str, Any]) -> None:

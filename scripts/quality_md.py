@@ -13,6 +13,7 @@ ROOT = Path(__file__).resolve().parents[1]
 RESULTS, TARGET = ROOT / "benchmarks" / "quality" / "results", ROOT / "docs" / "quality.md"
 TUNED = "gain on the tuning cut"  # of the language model, over the same final order without it
 KNOWN = "history known"  # a slice of protocols where some people are new
+DEAF = " - final order without language model"
 FAR = "recall@100"  # of new targets: no list has them in front
 METRICS = ("hr@10", "ndcg@10", "mrr@10", "recall@20")
 HEAD = """# Quality
@@ -72,17 +73,29 @@ def section(rows: list[dict[str, Any]]) -> str:
     pairs = [_pair(row) for (model, metric), row in chosen.items() if " - " in model and metric == "ndcg@10"]
     pairs += [_pair(row) for (_, metric), row in chosen.items() if metric == TUNED]
     head = ["", "| paired gain in ndcg@10 | mean | 95 % interval | detectable |", "|---|---|---|---|"] if pairs else []
-    pairs += _by_slice(rows) if first["protocol"].endswith(", without text") else []
-    return "\n".join([f"## {first['data']}: {first['protocol']}", "", told, "", *lines, *head, *pairs, ""])
+    read = first["protocol"].endswith(", language model")
+    pairs += _by_slice(rows, "" if not read else DEAF) if read or first["protocol"].endswith(", without text") else []
+    ceiling = ["", _ceiling(chosen, rows)] if read else []
+    return "\n".join([f"## {first['data']}: {first['protocol']}", "", told, "", *lines, *ceiling, *head, *pairs, ""])
 
 
-def _by_slice(rows: list[dict[str, Any]]) -> list[str]:
-    """Gains by people's histories and by targets; of new targets in FAR."""
-    found = []
+def _ceiling(chosen: dict[tuple[str, str], dict[str, Any]], rows: list[dict[str, Any]]) -> str:
+    """What an order of the slates can find at best: the share of a person's targets that they hold."""
+    found = {row["slice"]: row["value"] for row in rows if (row["model"], row["metric"]) == ("ranker", FAR)}
+    parts = [f"{value:.4f} of {name}" for name, value in found.items() if name.startswith(("history ", "target "))]
+    whole = chosen["ranker", FAR]["value"]
+    return f"Recall of the slates of 50, the ceiling of every order of them: {whole:.4f}; by slice {', '.join(parts)}."
+
+
+def _by_slice(rows: list[dict[str, Any]], beside: str) -> list[str]:
+    """Gains over `beside` (empty: over whatever) by people's histories and by targets; of new targets in FAR."""
+    found, everyone = [], rows[0]["users"]
     for row in rows:
+        if row["slice"].startswith("history ") and row["users"] == everyone:
+            continue  # the whole again
         new = row["slice"] == "target new"
         wanted = row["metric"] == (FAR if new else "ndcg@10") and row["slice"].startswith(("history ", "target "))
-        if wanted and " - " in row["model"]:
+        if wanted and " - " in row["model"] and row["model"].endswith(beside):
             found.append(_pair({**row, "model": f"{row['model']}: {row['slice']}" + f", {FAR}" * new}))
     return found
 

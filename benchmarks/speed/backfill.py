@@ -3,8 +3,8 @@
 UCI Online Retail from 2010-12-01, each time into a lake of its own: `lakerec run --train never` as one process;
 reco_backfill with one submit per task, with `spark.reuse: true`, and so again in quarters of a year. The first counts
 from its start to its end, before the others and again behind them (the mean counts: a machine with neighbours is not
-as fast at the end as at the beginning), the others from the trigger to the end of the DAG's run, Airflow's own time
-included. The tables have to be equal.
+as fast at the end as at the beginning; `yardstick` has the seconds of the same arithmetic before each), the others from
+the trigger to the end of the DAG's run, Airflow's own time included. The tables have to be equal.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import yaml
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from airflow_run import airflow, asked, run_of, seconds, serving_database
-from record import ROOT, data_folder, keep
+from record import ROOT, data_folder, keep, yardstick
 
 from lakerec import job as jobs
 from lakerec.config import load_config
@@ -48,14 +48,16 @@ def main() -> None:
         place = Path(folder)
         commands = {"run": (False, 0), "run_again": (False, 0)}
         lakes = {name: deployment(place, name, reuse) for name, (reuse, _) in {**commands, **WAYS}.items()}
+        speeds = [yardstick()]
         runs = [plain(lakes["run"], given.end)]
         with airflow(place, LAKEREC_SERVING_URI=serving_database(place)) as environment:
             found = {
                 name: backfilled(environment, lakes[name], given.end, chunk_days)
                 for name, (_, chunk_days) in WAYS.items()
             }
+        speeds.append(yardstick())
         runs.append(plain(lakes["run_again"], given.end))
-        run = {"seconds": round(statistics.mean(runs), 1), "each": runs}
+        run = {"seconds": round(statistics.mean(runs), 1), "each": runs, "yardstick": speeds}
         rows = {name: fingerprints(config) for name, config in lakes.items()}
     for name in ("run_again", *WAYS):
         if rows[name] != rows["run"]:
@@ -89,6 +91,7 @@ def plain(config: Path, end: date) -> float:
 
 def backfilled(environment: dict[str, str], config: Path, end: date, chunk_days: int) -> dict[str, Any]:
     """The window by reco_backfill: the seconds of the run, and of all its tasks together."""
+    speed = yardstick()
     conf = json.dumps({"start": str(FIRST), "end": str(end), "chunk_days": chunk_days})
     run, path = run_of(environment, config, "reco_backfill", "--conf", conf)
     tasks = asked(environment, f"{path}/taskInstances?limit=1000")["task_instances"]
@@ -99,6 +102,7 @@ def backfilled(environment: dict[str, str], config: Path, end: date, chunk_days:
     return {
         "seconds": round(whole, 1),
         "chunk_days": chunk_days,
+        "yardstick": speed,
         "tasks": {name: round(took[name], 1) for name in took},
     }
 

@@ -21,7 +21,7 @@ import yaml
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from airflow_run import airflow, asked, run_of, seconds, serving_database
-from record import ROOT, keep
+from record import ROOT, keep, yardstick
 
 FIRST, HISTORY = date(2026, 3, 1), 8
 SHOP = {"users": 360, "items": 200, "seed": 7}
@@ -67,6 +67,7 @@ def prepare(place: Path, config: Path) -> None:
 
 def measured(environment: dict[str, str], config: Path, day: str) -> dict[str, Any]:
     """A run of reco_daily: seconds from its trigger to its end, and each task's, with Spark's start in it."""
+    speed = yardstick()
     run, path = run_of(environment, config, "reco_daily", "--day", day)
     path += "/taskInstances"
     tasks = [one for one in asked(environment, path)["task_instances"] if one["start_date"] and one["duration"]]
@@ -81,7 +82,12 @@ def measured(environment: dict[str, str], config: Path, day: str) -> dict[str, A
         for one in sorted(tasks, key=lambda one: str(one["start_date"]))
     ]
     published = next(one for one in rows if one["name"] == "publish_recommendations")
-    return {"seconds": round(published["began"] + published["seconds"], 1), "day": day, "tasks": rows}
+    return {
+        "seconds": round(published["began"] + published["seconds"], 1),
+        "day": day,
+        "yardstick": speed,
+        "tasks": rows,
+    }
 
 
 def spark_start(log: dict[str, Any]) -> float:

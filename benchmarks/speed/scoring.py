@@ -3,8 +3,8 @@ works below by `make bench-scoring WORK=cross-encoder`.
 
 Each work runs in a process of its own; both sides are timed in turn on the same made people (`made.py`), after a pass
 that starts the workers, loads the model and warms up, and stand with their median of five or more runs in
-results/scoring.json, a row on each line; `retrieval.py` has the retriever's rows. --small tries everything on a few
-people and keeps nothing.
+results/scoring.json, a row on each line, and in a picture beside it; `retrieval.py` has the retriever's rows. --small
+tries everything on a few people and keeps nothing.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from typing import Any
 
 import pyspark
 from benchmarks.record import ROOT, circumstances
+from benchmarks.speed.picture import draw
 
 import lakerec.scorer  # noqa: F401  before torch: it says how OpenMP's threads wait
 
@@ -377,6 +378,7 @@ def main() -> None:
             print(json.dumps(found, indent=2), flush=True)
         if rows and not asked.small:
             keep(rows)
+            draw(json.loads(RESULTS.read_text(encoding="utf-8")), RESULTS.with_suffix(".png"))
 
 
 if __name__ == "__main__":

@@ -400,6 +400,9 @@ def test_which_generators_there_are_follows_from_the_data(tiny):
     assert names(nights.world(*frames, WEIGHTS)) == everything - {"graph", "pattern", "profile"}
     people = pd.DataFrame({"user_id": ["u00"], "valid_from": [0], "valid_to": [np.nan], "text_hash": ["hash 1"]})
     assert names(make_world(people=people)) == everything
+    # Patterns as of the last day alone, as a first night has them: no cut that teaches knows any.
+    young = nights.make_patterns().assign(day=day_number(TEST_CUT))
+    assert names(make_world(patterns=young)) == everything - {"profile", "pattern"}
     assert names(make_world(), filtered=["buy"]) == everything - {"profile"}  # what was viewed may come again
     once = everything - {"profile", "personal", "personal_decayed"}
     assert names(make_world(), filtered=["buy", "view"]) == once

@@ -118,7 +118,7 @@ class Night:
     def _makes_sense(self, name: str) -> bool:
         return {
             "graph": bool(len(self.world.edges)),
-            "pattern": bool(len(self.world.patterns)),
+            "pattern": bool((self.world.groups(self.valid.day) >= 0).any()),  # else there is nothing to learn of it
             "profile": bool(len(self.world.people)),
             **dict.fromkeys(REPEATABLE, self._may_repeat()),
         }.get(name, True)
