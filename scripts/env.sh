@@ -28,6 +28,8 @@ export AIRFLOW__API__PORT=$LAKEREC_PORT
 export AIRFLOW__API__BASE_URL=$URL
 export AIRFLOW__API__EXPOSE_CONFIG=False
 export AIRFLOW__DAG_PROCESSOR__REFRESH_INTERVAL=30
+# A file that has changed is read at the next refresh all the same; to read all anew each 30 s takes a sixth of a core.
+export AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL=300
 export AIRFLOW__STATE_STORE__CLEAR_ON_SUCCESS=True  # else a green task that is cleared takes its driver on a cluster for done
 export AIRFLOW__SCHEDULER__ENABLE_HEALTH_CHECK=False
 export AIRFLOW__USAGE_DATA_COLLECTION__ENABLED=False
