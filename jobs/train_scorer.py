@@ -83,9 +83,10 @@ def inputs(job: Job, snapshot: str) -> dict[str, int]:
 
 
 def examples(job: Job, snapshot: str) -> pd.DataFrame:
-    """A snapshot's rows, in the order of their ids."""
+    """A snapshot's rows, in the order of their ids; nothing was passed over where an older release has made it."""
     rows = job.lake.read("ml.examples").where(F.col("snapshot_id") == snapshot).orderBy("split", "example_id")
-    return rows.select("cut_date", "split", "user_id", "history", "targets").toPandas()
+    passed_over = F.coalesce("passed_over", F.array()).alias("passed_over")
+    return rows.select("cut_date", "split", "user_id", "history", "targets", passed_over).toPandas()
 
 
 if __name__ == "__main__":

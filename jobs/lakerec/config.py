@@ -236,8 +236,9 @@ class Training(Model):
     softmax at `distill_temperature`, the rest softmax; teacher: `ranker`, or the folder or version of another artefact;
     accumulate: steps an update; stop: the curve of the validation slates that decides, loss or NDCG@10; processes: so
     many of this machine share each step, one a GPU (with `freeze: head` the language model reads once, and one does).
-    `targets` are the event types that count as a choice; without them every type with a positive weight. `slices` are
-    attributes of users (in sources.users.columns) whose values get figures of their own in the evaluation.
+    `targets` are the event types that count as a choice; without them every type with a positive weight. `impressions`
+    are those that say that an item was shown, and no more: what was shown and not chosen may teach the language model.
+    `slices` are attributes of users (in sources.users.columns) whose values get figures of their own in the evaluation.
     """
 
     freeze: Literal["head", "lora", "full"] = "lora"
@@ -260,6 +261,7 @@ class Training(Model):
     cuts: int = Field(default=3, ge=1)
     horizon_days: int = Field(default=7, ge=1)
     targets: list[str] = Field(default_factory=list)
+    impressions: list[str] = Field(default_factory=lambda: ["impression"])
     slices: list[str] = Field(default_factory=list)
 
 
@@ -554,6 +556,17 @@ class Config(Model):
         """A key of the YAML for people: file, line and the key with its sections."""
         return f"{self._file}, line {_line(self._node, list(keys))}: {'.'.join(keys)}"
 
+    def check_impressions(self) -> None:
+        """Raise ConfigError for an event type that would say both that an item was chosen and that it was not."""
+        training = self.scorer.training
+        chosen = {*training.targets, *(name for name, weight in self.event_types.items() if weight > 0)}
+        if both := [name for name in training.impressions if name in chosen]:
+            where = self.where("scorer", "training", "impressions")
+            raise ConfigError(
+                f"{where}: {', '.join(both)} is a choice (in targets, or of a weight above 0 in event_types); expected "
+                "are types that say that an item was shown, and no more, or []"
+            )
+
     @property
     def zone(self) -> ZoneInfo:
         """The time zone that says what a day is."""
@@ -622,6 +635,7 @@ def load_config(file: Path, lake: str | None = None) -> Config:
     except ValidationError as error:
         raise ConfigError(_describe(file, node, error)) from None
     config._file, config._node = file.resolve(), node
+    config.check_impressions()
     own = _one_name(config.resolve(config.lake))
     place = _one_name(lake) if lake else own
     other = bool(config.files) and place != own

@@ -1,4 +1,4 @@
-"""Training snapshots: who chose what behind each cut, and what was known of them at it."""
+"""Training snapshots: who chose what behind each cut, what they passed over, and what was known of them at it."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ def cuts(as_of: date, training: Training) -> list[tuple[date, str]]:
     return [(as_of - (len(splits) - i) * horizon, split) for i, split in enumerate(splits)]
 
 
-def targets(events: DataFrame, cut: date, horizon_days: int, known_until: date, types: Sequence[str]) -> DataFrame:
-    """user_id, item_id chosen on the `horizon_days` days behind the cut, as far as known by `known_until`."""
-    behind = F.date_diff("event_date", F.lit(cut)).between(1, horizon_days)
-    chosen = known_events(events, known_until).where(behind & F.col("event_type").isin(list(types)))
-    return chosen.select("user_id", "item_id").distinct()
+def behind(events: DataFrame, cut: date, horizon_days: int, known_until: date, types: Sequence[str]) -> DataFrame:
+    """user_id, item_id of events of some types on the `horizon_days` days behind the cut, known by `known_until`."""
+    inside = F.date_diff("event_date", F.lit(cut)).between(1, horizon_days)
+    found = known_events(events, known_until).where(inside & F.col("event_type").isin(list(types)))
+    return found.select("user_id", "item_id").distinct()
 
 
 def target_types(types: Sequence[str], weights: Mapping[str, float]) -> list[str]:
@@ -51,22 +51,30 @@ def examples(
     """Rows of ml.examples (but snapshot_id): everyone with a target behind the cut, and their sequence's text.
 
     The text is null for users who were not known at the cut. What policy.filter_types takes out of a list can be no
-    target either: the protocol then is "new items only".
+    target either: the protocol then is "new items only"; nor was it passed over where it was chosen again.
     """
     taken = excluded(events, cut, config.policy.filter_types)
-    horizon = config.scorer.training.horizon_days
-    wanted = targets(events, cut, horizon, known_until, target_types(types, config.event_types))
-    wanted = wanted.join(taken, on=["user_id", "item_id"], how="left_anti")
-    chosen = wanted.groupBy("user_id").agg(F.sort_array(F.collect_set("item_id")).alias("targets"))
+    horizon, impressions = config.scorer.training.horizon_days, config.scorer.training.impressions
+    chosen = behind(events, cut, horizon, known_until, target_types(types, config.event_types))
+    shown = behind(events, cut, horizon, known_until, impressions)
+    wanted = _by_user(chosen.join(taken, on=["user_id", "item_id"], how="left_anti"), "targets")
+    passed = _by_user(shown.join(chosen, on=["user_id", "item_id"], how="left_anti"), "passed_over")
     told = latest_sequences(sequences, cut).select("user_id", F.col("text").alias("history"))
-    return chosen.join(told, on="user_id", how="left").select(
+    found = wanted.join(told, on="user_id", how="left").join(passed, on="user_id", how="left")
+    return found.select(
         F.concat("user_id", F.lit(f"@{cut.isoformat()}")).alias("example_id"),
         "user_id",
         F.lit(cut).alias("cut_date"),
         F.lit(split).alias("split"),
         "history",
         "targets",
+        F.coalesce("passed_over", F.array()).alias("passed_over"),
     )
+
+
+def _by_user(pairs: DataFrame, name: str) -> DataFrame:
+    """user_id and their items, sorted, as column `name`."""
+    return pairs.groupBy("user_id").agg(F.sort_array(F.collect_set("item_id")).alias(name))
 
 
 def sample(examples: DataFrame, limit: int, seed: int) -> DataFrame:

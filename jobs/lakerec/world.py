@@ -166,12 +166,12 @@ class World:
         price[codes] = rows["price"].to_numpy(dtype=float)
         return Stock(daily, first, price)
 
-    def part(self, histories: Histories, targets: pd.DataFrame) -> Part:
-        """The rows of ml.examples (user_id, targets) of one cut as targets behind `histories`; unknown ids are left."""
-        named = zip(targets["user_id"], targets["targets"], strict=True)
-        rows = sorted((self.user_codes[u], list(t)) for u, t in named if u in self.user_codes)
-        wanted = [[self.item_codes[item] for item in mine if item in self.item_codes] for _, mine in rows]
-        people = np.array([code for code, _ in rows], dtype=np.int64)
+    def part(self, histories: Histories, rows: pd.DataFrame, column: str = "targets") -> Part:
+        """Rows of ml.examples (user_id, `column`) of one cut as targets behind `histories`; unknown ids are left."""
+        named = zip(rows["user_id"], rows[column], strict=True)
+        known = sorted((self.user_codes[u], list(t)) for u, t in named if u in self.user_codes)
+        wanted = [[self.item_codes[item] for item in mine if item in self.item_codes] for _, mine in known]
+        people = np.array([code for code, _ in known], dtype=np.int64)
         starts = np.append(0, np.cumsum([len(mine) for mine in wanted])).astype(np.int64)
         flat = np.array([item for mine in wanted for item in mine], dtype=np.int32)
         return Part(histories.select(people), people, starts, flat)

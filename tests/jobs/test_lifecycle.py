@@ -11,6 +11,7 @@ from deltalake import DeltaTable
 from pyspark.sql import functions as F
 from tests.conftest import DAY, LAKE_STEPS, Shop, day_after, event
 
+import train_scorer
 from lakerec import tables
 from lakerec.backup import back_up, restore_lake
 from lakerec.cli import STEPS
@@ -140,6 +141,24 @@ def test_what_a_ddl_takes_away_needs_a_migration_and_without_one_nothing_changes
     assert shop.rows("ops.tombstones") == [{"user_key": "u1"}]
     old = shop.job("audit").lake.read("ops.tombstones", 0)
     assert old.columns == ["user_key", "reason"]  # an old version has what it had
+
+
+def test_a_snapshot_from_before_a_column_is_read_for_training(shop: Shop, release: Release):
+    last, added = [line for line in ddl("ml.examples").splitlines(True) if line.startswith(("  targets", "  passed"))]
+    former = last.replace(",\n", "\n")
+    release.ddl("ml.examples", last + added, former)
+    row = {"example_id": "u@2026-03-02", "user_id": "u", "cut_date": DAY, "split": "train", "targets": ["a"]}
+    shop.job("old").lake.append_rows("ml.examples", [row | {"snapshot_id": "old"}])
+    release.ddl("ml.examples", former, last + added)
+
+    def passed_over(snapshot: str) -> list[list[str]]:
+        return [list(told) for told in train_scorer.examples(shop.job("train_scorer"), snapshot)["passed_over"]]
+
+    assert "passed_over" not in [name for name, *_ in fields(shop, "ml.examples")] and passed_over("old") == [[]]
+    shop.run("ingest_events")
+    assert fields(shop, "ml.examples") == as_new(shop, "ml.examples")
+    shop.job("new").lake.append_rows("ml.examples", [row | {"snapshot_id": "new", "passed_over": ["b", "c"]}])
+    assert (passed_over("old"), passed_over("new")) == ([[]], [["b", "c"]])
 
 
 def test_a_column_of_another_type_is_refused_until_a_migration_makes_it(shop: Shop, release: Release):

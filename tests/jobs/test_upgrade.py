@@ -14,6 +14,7 @@ from deltalake import DeltaTable
 from tests.conftest import DAY, LAKE_STEPS, ROOT, SETTINGS, Shop, day_after, event
 
 from lakerec.restore import restore
+from train_scorer import examples
 
 # The last commit whose ml.examples had slates, and whose comments of gold.model_metrics were others.
 OLD = "7377d0a"
@@ -82,6 +83,8 @@ def test_the_old_lake_is_read_upgraded_run_on_and_restored(upgraded: Shop):
     assert {row["snapshot_id"] for row in shop.rows("ml.examples")} == {
         row["snapshot_id"] for row in shop.rows("ml.snapshots")
     }
+    old = examples(shop.job("train_scorer"), snapshots[0]["snapshot_id"])
+    assert len(old) and not old["passed_over"].map(len).any()
 
     version, count = before[lake / "silver/events"]
     restore(shop.job("restore"), "silver.events", version, None, ())

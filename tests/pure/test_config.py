@@ -38,6 +38,10 @@ sources:
 event_types: {view: 1}
 late_days: 2
 """
+IMPRESSIONS = (
+    "scorer.training.impressions: {} is a choice (in targets, or of a weight above 0 in event_types); expected are "
+    "types that say that an item was shown, and no more, or []"
+)
 FAULTS = {
     "unknown key": ("late_days: 2", "late_day: 2", 18, "late_day: unknown key; did you mean 'late_days'?"),
     "unknown key, nothing near": ("late_days: 2", "colour: 2", 18, "colour: unknown key"),
@@ -98,6 +102,19 @@ FAULTS = {
         17,
         "event_types: at least one event type with its weight is expected, e.g. purchase: 5",
     ),
+    "an impression that is a target": (
+        "late_days: 2",
+        "late_days: 2\nscorer:\n  training:\n    targets: [cart]\n    impressions: [seen, cart]",
+        22,
+        IMPRESSIONS.format("cart"),
+    ),
+    "an impression of a weight above 0": (
+        "event_types: {view: 1}",
+        "scorer: {training: {targets: [buy], impressions: [view]}}\nevent_types: {view: 1, buy: 5}",
+        17,
+        IMPRESSIONS.format("view"),
+    ),
+    "an impression that nobody has named": ("{view: 1}", "{impression: 1}", 1, IMPRESSIONS.format("impression")),
     "a number too small": (
         "late_days: 2",
         "late_days: -2",
@@ -352,6 +369,7 @@ def test_a_models_version_is_of_all_that_decides_it(yaml_file):
         "candidates: {generators: {popular: {}}}": True,
         "policy: {filter_types: [view]}": True,
         "scorer: {ranker: {depth: 7}}": True,
+        "scorer: {training: {impressions: [shown]}}": True,
         "policy: {k: 5}": False,
         "policy: {k: 50}": True,  # more than per_user: as many are scored
         "scorer: {training: {processes: 2}}": False,

@@ -101,7 +101,7 @@ def make_world(events=None, items=None, **more) -> World:
 
 
 def make_examples(events=None, cuts=CUTS, horizon=HORIZON):
-    """Rows of ml.examples: who chose what on the days behind each cut."""
+    """Rows of ml.examples: who chose what on the days behind each cut; nobody was shown anything."""
     events = make_events() if events is None else events
     rows = []
     for cut, split in cuts:
@@ -110,8 +110,9 @@ def make_examples(events=None, cuts=CUTS, horizon=HORIZON):
         chosen = events[behind & events["event_type"].isin(["buy", "view"])]
         known = events[events["ingest"] <= day].groupby("user_id")["item_id"].agg(" ".join)
         for user, items in chosen.groupby("user_id")["item_id"]:
-            rows.append((cut, split, user, known.get(user), np.array(sorted(set(items)), dtype=object)))
-    return pd.DataFrame(rows, columns=["cut_date", "split", "user_id", "history", "targets"])
+            targets, nothing = np.array(sorted(set(items)), dtype=object), np.array([], dtype=object)
+            rows.append((cut, split, user, known.get(user), targets, nothing))
+    return pd.DataFrame(rows, columns=["cut_date", "split", "user_id", "history", "targets", "passed_over"])
 
 
 def make_config(tiny, generators=None, filtered=(), **scorer) -> Config:

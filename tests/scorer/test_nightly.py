@@ -13,6 +13,8 @@ import nights
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from nights import CUTS, ITEMS, LAST, PEOPLE, WEIGHTS, make_config, make_events, make_examples, make_items, make_world
 
 from lakerec import generators, metrics
@@ -69,6 +71,11 @@ def night_of(config, world=None, examples=None, last=LAST):
     """A night that is not trained yet."""
     world = world or make_world()
     return Night(world, cuts_of(world, make_examples() if examples is None else examples), last, config, 1, quiet)
+
+
+def per_user(config, count):
+    """The same with slates of another size."""
+    return config.model_copy(update={"candidates": config.candidates.model_copy(update={"per_user": count})})
 
 
 @pytest.fixture(scope="module")
@@ -272,8 +279,7 @@ def test_the_language_model_learns_from_slates_of_every_train_cut_also_without_a
     """Their scores are of boosters that have not seen the person: else it would learn to trust them too much."""
     given = []
     monkeypatch.setattr(nightly.training, "train", lambda *arguments: given.extend(arguments))
-    config = make_config(tiny, retriever={"enabled": False})
-    config = config.model_copy(update={"candidates": config.candidates.model_copy(update={"per_user": 1})})
+    config = per_user(make_config(tiny, retriever={"enabled": False}), 1)
     nights.run(tmp_path / "v1", config)
     planned = night_of(config)
     taught = planned.lessons([])
@@ -301,6 +307,84 @@ def test_slates_are_drawn_the_same_again_and_hold_their_own_targets(planned, nig
     for slate in some:
         assert (slate.texts, slate.targets) == (whole[slate.slate_id].texts, whole[slate.slate_id].targets)
         assert np.array_equal(slate.labels, whole[slate.slate_id].labels)
+
+
+# --- what was passed over -----------------------------------------------------------------------------------
+
+
+def test_training_slates_hold_what_was_passed_over_at_its_true_place(tiny, planned, night):
+    opened = Bundle.open(night[0])
+    ranker, cut = opened.ranker(), planned.train[0]
+    stage = planned.stage(cut.day, cut.known, opened.retrievers("learned"))
+    whole = nightly.shortlisted(stage, ranker, cut.part, len(ITEMS), cut.on_shelf)
+    examples, passed = make_examples(), {}
+    for person, row, wanted in zip(cut.part.people, whole.items, cut.part.targets, strict=True):
+        passed[PEOPLE[person]] = [
+            item for item in row[[6, 9, 10, 11]][: 1 + person % 4] if item >= 0 and item not in wanted
+        ]
+    examples["passed_over"] = [
+        [ITEMS[item] for item in passed[user]] if day == cut.day else []
+        for day, user in zip(examples["cut_date"], examples["user_id"], strict=True)
+    ]
+    config = per_user(make_config(tiny, language_model="auto"), 8)
+    shown, texts = night_of(config, planned.world, examples), planned.world.texts(cut.day)
+    plain = shown.slates(stage, ranker, shown.train[0], 100).slates
+    made = shown.teaching(stage, ranker, shown.train[0], 100)
+    assert {slate.put_in for slate in made} == {0, 1, 2}
+    for n, (slate, before) in enumerate(zip(made, plain, strict=True)):
+        row, wanted, seen = whole.items[n], set(cut.part.targets[n].tolist()), passed[PEOPLE[cut.part.people[n]]]
+        least = [place for place in range(7, -1, -1) if row[place] not in {*wanted, *seen}]
+        below = [place for place in range(8, len(row)) if row[place] in seen][: min(2, len(least))]
+        places = [*sorted({*range(8)} - {*least[: len(below)]}), *below]
+        places = [place for place in places if row[place] >= 0]
+        assert slate.texts == [texts[row[place]] for place in places]
+        true = [[whole.scores[n][place], 1 / (place + 1)] for place in places]
+        assert np.allclose(slate.features, true) and slate.put_in == len(below)
+        assert slate.labels.tolist() == [float(row[place] in wanted) for place in places]
+        assert slate.labels.sum() == before.labels.sum()
+        assert sorted(slate.served.tolist()) == sorted(before.features.tolist())
+    some, drawn = (shown.teaching(stage, ranker, shown.train[0], 5) for _ in range(2))
+    whole_by_name = {slate.slate_id: slate.texts for slate in made}
+    assert [s.texts for s in some] == [s.texts for s in drawn] == [whole_by_name[s.slate_id] for s in some]
+
+
+def test_what_was_passed_over_teaches_and_neither_judges_nor_is_told_where_nothing_learns(tiny, tmp_path, monkeypatch):
+    given = []
+    monkeypatch.setattr(nightly.training, "train", lambda *arguments: given.append(arguments))
+    examples, rng = make_examples(), np.random.default_rng(1)
+    shown = examples.copy()
+    shown["passed_over"] = [
+        rng.choice([item for item in ITEMS if item not in wanted], 4, replace=False) for wanted in examples["targets"]
+    ]
+    found = []
+    for wish, told in (("auto", examples), ("auto", shown), ("never", shown)):
+        config, lines = make_config(tiny, language_model=wish, retriever={"enabled": False}), []
+        nights.run(tmp_path / "v1", config, examples=told, lines=lines)
+        put_in = sum(slate.put_in for slate in given[-1][0])
+        assert [line.split()[0] for line in lines if "shown and passed over" in line] == [str(put_in)] * (put_in > 0)
+        found.append(put_in)
+    assert found[0] == found[2] == 0 < found[1]
+    held = [
+        [(s.slate_id, s.texts, s.features.tolist(), s.labels.tolist(), s.put_in) for s in told[1]] for told in given
+    ]
+    assert held[0] == held[1] == held[2]
+
+
+POSITIONS = st.sets(st.integers(0, 14))
+
+
+@given(st.integers(1, 14), st.integers(0, 15), POSITIONS, POSITIONS, st.randoms())
+def test_a_slate_with_what_was_passed_over_keeps_its_size_and_every_positive(size, count, wanted, shown, random):
+    order = random.sample(range(15), 15)
+    row = np.array([*order[:count], *[-1] * (max(size, 15) - count)])
+    scores = np.where(row >= 0, -np.arange(len(row), dtype=np.float32), np.nan)
+    targets, passed = np.array(sorted(wanted), int), np.array(sorted(shown - wanted), int)
+    made = nightly.with_passed_over(Shortlist(row[None], scores[None]), size, [targets], [passed])
+    kept, best = made.items[0] >= 0, row[:size][row[:size] >= 0]
+    assert np.array_equal(made.items[0][kept], row[kept]) and np.array_equal(made.scores[0][kept], scores[kept])
+    assert kept.sum() == len(best) and np.isnan(made.scores[0][~kept]).all()
+    new, gone = made.items[0][size:][kept[size:]], np.setdiff1d(best, made.items[0])
+    assert len(new) == len(gone) <= size / 4 and {*new} <= shown - wanted and not {*gone} & (shown | wanted)
 
 
 # --- a night behind another ---------------------------------------------------------------------------------

@@ -171,6 +171,43 @@ def test_training_starts_at_the_quality_of_the_features(tiny, tmp_path):
     assert report.prior_loss < 0.15
 
 
+def with_put_in(slates):
+    """Where the last candidate is a negative, another in its stead: of the same text, of a far lower feature."""
+    return [
+        slate
+        if slate.labels[-1]
+        else replace(slate, features=slate.features - 5 * np.eye(len(slate.texts))[-1:].T, instead=slate.features[-1:])
+        for slate in slates
+    ]
+
+
+def test_what_was_put_in_to_learn_from_changes_nothing_of_what_the_features_tell(tiny, tmp_path):
+    plain, valid = make_slates(60, 1, 0.5), make_slates(30, 2, 0.5)
+    changed = [slate for slate in with_put_in(plain) if slate.put_in]
+    assert 20 < len(changed) < len(plain)
+    for name, slates in (("plain", plain), ("put in", with_put_in(plain))):
+        scorer = settings_of(tiny, "never")
+        report = training.train(slates, valid, scorer, ["score"], tmp_path / name, lambda _: None)
+        assert report.passed_over == (0 if slates is plain else len(changed))
+    found = [checked(tmp_path / name) for name in ("plain", "put in")]
+    assert (found[0].mean, found[0].std, found[0].prior) == (found[1].mean, found[1].std, found[1].prior)
+
+
+def test_what_learned_from_what_was_put_in_tells_the_probability_of_slates_as_served(tiny, tmp_path):
+    told, valid = with_put_in(make_slates(120, 1, WORST, ["red"])), make_slates(50, 2, WORST, ["red"])
+    scorer = settings_of(tiny, epochs=3, token_budget=256)
+    report = training.train(told, valid, scorer, ["noise"], tmp_path / "v", lambda _: None)
+    assert report.best_epoch > 0 and report.scale != 1 and checked(tmp_path / "v").alone
+    found = np.concatenate(Predictor.load(tmp_path / "v", 1).score(valid))
+    assert found.mean() == pytest.approx(np.concatenate([slate.labels for slate in valid]).mean(), abs=0.01)
+
+
+def test_a_checkpoint_of_other_slates_as_served_is_of_another_training(tiny):
+    scorer, (slate,) = settings_of(tiny), make_slates(1, 1)
+    others = [slate, *(replace(slate, instead=slate.features[-1:] + step) for step in (0, 1))]
+    assert len({training.fingerprint([other], scorer, "m") for other in others}) == 3
+
+
 def test_the_best_weights_are_kept(tiny, tmp_path):
     report, _ = fit(tiny, tmp_path / "v", slates=10, learning_rate=0.5, epochs=2, patience=2)
     assert report.best_epoch == 0 and max(report.valid_loss) > report.prior_loss

@@ -11,7 +11,7 @@ from lakerec.examples import cuts, examples, manifest, sample, snapshot_id, targ
 
 CUT = date(2024, 3, 10)
 END = CUT + timedelta(days=7)
-WEIGHTS = {"view": 1, "buy": 5, "return": -5}
+WEIGHTS = {"view": 1, "buy": 5, "return": -5, "impression": 0}
 
 
 def on(days: int) -> date:
@@ -99,6 +99,51 @@ def test_what_the_policy_filters_is_no_target(frame):
     rows += [event("v", "new", on(1))]
     made = made_of(frame, rows, config(policy={"filter_types": ["buy"]}))
     assert {user: row["targets"] for user, row in made.items()} == {"u": ["new", "seen"]}
+
+
+def test_what_was_shown_behind_the_cut_and_not_chosen_there_is_passed_over(frame):
+    shown = {"b": on(1), "a": on(7), "before": CUT, "after": on(8), "viewed": on(2), "bought": on(6)}
+    rows = [event("u", name, day, kind="impression") for name, day in shown.items()]
+    rows += [event("u", "b", on(3), kind="impression"), event("u", "late", on(6), arrived=on(9), kind="impression")]
+    rows += [event("u", "viewed", on(3), kind="view"), event("u", "bought", on(1)), event("u", "before", CUT)]
+    rows += [event("v", "b", on(1)), event("idle", "b", on(1), kind="impression")]
+    told = {user: row["passed_over"] for user, row in made_of(frame, rows).items()}
+    assert told == {"u": ["a", "b"], "v": []}
+    assert made_of(frame, rows, types=["buy"])["u"]["passed_over"] == ["a", "b", "viewed"]
+    filtered = made_of(frame, [*rows, event("u", "bought", CUT)], config(policy={"filter_types": ["buy"]}))
+    assert (filtered["u"]["targets"], filtered["u"]["passed_over"]) == (["viewed"], ["a", "b"])
+    other = {"impressions": ["return"]}
+    rows += [event("u", "b", on(3), kind="return")]
+    assert made_of(frame, rows, config(scorer={"training": other}))["u"]["passed_over"] == ["b"]
+    assert made_of(frame, rows, config(scorer={"training": {"impressions": []}}))["u"]["passed_over"] == []
+
+
+DAYS = st.integers(-1, 9).map(on)
+WEEK = st.lists(
+    st.builds(
+        event,
+        user=st.sampled_from(["u0", "u1"]),
+        item=st.sampled_from(["i0", "i1", "i2", "i3"]),
+        day=DAYS,
+        minute=st.integers(0, 90),
+        kind=st.sampled_from(["impression", "impression", *WEIGHTS]),
+        arrived=DAYS,
+    ),
+    min_size=20,
+    max_size=40,
+    unique_by=lambda row: (row["event_date"], row["event_id"]),
+)
+
+
+@settings(max_examples=4, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(week=WEEK)
+def test_what_is_passed_over_is_what_was_shown_on_the_targets_days_but_the_targets(frame, week):
+    inside = [row for row in week if CUT < row["event_date"] <= END and row["ingest_date"] <= END]
+    for user, row in made_of(frame, week).items():
+        mine = [(e["event_type"], e["item_id"]) for e in inside if e["user_id"] == user]
+        chosen = {item for kind, item in mine if kind in ("view", "buy")}
+        assert row["targets"] == sorted(chosen)
+        assert row["passed_over"] == sorted({item for kind, item in mine if kind == "impression"} - chosen)
 
 
 LATER = st.lists(

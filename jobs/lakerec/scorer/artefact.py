@@ -32,7 +32,7 @@ class Manifest:
 
     `prior` are the weights of the standardised features, and the bias. settings["language_model"] says whether the
     artefact has one: without, a score is the prior's. `alone` are the prior's weights as fitted without the language
-    model, where training for order left others in `prior`; empty where `prior` tells probabilities by itself.
+    model, where `prior` became log odds only together with it; empty where `prior` tells probabilities by itself.
     """
 
     version: str

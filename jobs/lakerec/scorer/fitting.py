@@ -37,8 +37,8 @@ FIRST_SCALE = 1024.0  # of fp16's gradients: a tiny training has no steps to los
 class TrainingReport:
     """How a training went; [0] of the validation's curves is that of the prior alone.
 
-    Losses are mean nats per candidate for bce, per slate for losses over slates. `scale` and `shift` made the latter's
-    logits log odds.
+    Losses are mean nats per candidate for bce, per slate for losses over slates. `passed_over` of the candidates were
+    put in to learn from. `scale` and `shift` made log odds of the logits, where they were learned as something else.
     """
 
     base_model: str
@@ -53,6 +53,7 @@ class TrainingReport:
     language_model: bool = True
     scale: float = 1.0
     shift: float = 0.0
+    passed_over: int = 0
 
     @property
     def prior_loss(self) -> float:

@@ -1,7 +1,7 @@
 """What a step minimises: each candidate's cross-entropy, each slate's softmax, or the distance to a teacher's.
 
-A slate's negatives are all other candidates that the ranker nominated, whether they were shown or not, and none is
-sampled: the softmax over a slate needs no correction for sampled negatives (logQ).
+A slate's negatives are other candidates that the ranker nominated, its best and what was passed over further down, and
+none is sampled: the softmax over a slate needs no correction for sampled negatives (logQ).
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from __future__ import annotations
 import inspect
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -52,13 +52,17 @@ FEATURES = ["ranker", "ranker_reciprocal_rank"]
 REPEATABLE = ("personal", "personal_decayed")
 SMALL = 300  # queries and people of the table without each source: twenty rankers must cost less than one does
 SEEDS_APART = 1000  # of the members of an ensemble
+PUT_IN = 4  # one place in so many of a training slate at most: the others must be what is served, the ranker's best
 WARM_EPOCHS = 3  # of a retriever that goes on from a trained one
 Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class Cut:
-    """A cut day: what was known then, its targets, and what was on the shelf."""
+    """A cut day: what was known then, its targets, and what was on the shelf.
+
+    `passed_over`: the part's people, whose targets in it are what they were shown behind the cut and did not choose.
+    """
 
     day: date
     split: str
@@ -66,16 +70,19 @@ class Cut:
     part: Part
     on_shelf: NDArray[np.bool_]
     told: dict[str, str]
+    passed_over: Part
 
 
 def cuts_of(world: World, examples: pd.DataFrame) -> list[Cut]:
-    """The cuts of a snapshot's rows (cut_date, split, user_id, history, targets), oldest first."""
+    """The cuts of a snapshot's rows (cut_date, split, user_id, history, targets, passed_over), oldest first."""
     found = []
     for day, split in sorted(set(zip(examples["cut_date"], examples["split"], strict=True))):
         rows = examples[examples["cut_date"] == day]
         known = world.known(day)
         told = {user: text or "" for user, text in zip(rows["user_id"], rows["history"], strict=True)}
-        found.append(Cut(day, split, known, world.part(known, rows), world.on_shelf(day), told))
+        part, passed_over = (world.part(known, rows, column) for column in ("targets", "passed_over"))
+        passed_over = replace(passed_over, histories=part.histories)  # one copy of them
+        found.append(Cut(day, split, known, part, world.on_shelf(day), told, passed_over))
     return found
 
 
@@ -204,9 +211,23 @@ class Night:
         """The best of each person, drawn by seed, as slates; by the boosters that did not learn from that person."""
         some = cut.part.some(limit, self.config.scorer.training.seed)
         shortlist = shortlisted(stage, ranker, some, self.config.slate_size, cut.on_shelf)
-        return Slated(
-            labelled_slates(self.world, cut, shortlist, some, Form.of(self.config.scorer.model_dump())), shortlist, some
-        )
+        return Slated(self._labelled(cut, shortlist, some), shortlist, some)
+
+    def teaching(self, stage: FirstStage, ranker: Ranker, cut: Cut, limit: int) -> list[Slate]:
+        """As `slates`, of a train cut, with what its people passed over further down in the ranker's order put in."""
+        seed, size = self.config.scorer.training.seed, self.config.slate_size
+        some, passed_over = (part.some(limit, seed) for part in (cut.part, cut.passed_over))
+        if self.config.scorer.language_model == "never" or not len(passed_over.target_items):
+            return self.slates(stage, ranker, cut, limit).slates
+        nominated = min(len(stage.names) * stage.depth, some.histories.n_items)
+        whole = shortlisted(stage, ranker, some, max(size, nominated), cut.on_shelf)
+        kept = with_passed_over(whole, size, some.targets, passed_over.targets)
+        left = (kept.items != whole.items)[:, :size]
+        made = zip(self._labelled(cut, kept, some), whole.scores[:, :size], left, strict=True)
+        return [replace(slate, instead=ranker_features(scores)[gone]) for slate, scores, gone in made]
+
+    def _labelled(self, cut: Cut, shortlist: Shortlist, part: Part) -> list[Slate]:
+        return labelled_slates(self.world, cut, shortlist, part, Form.of(self.config.scorer.model_dump()))
 
     def verdict(self, stage: FirstStage, held: Slated, told: Sequence[Floats]) -> Verdict | None:
         """The final order learned on the validation's slates; None where there are too few people."""
@@ -263,6 +284,25 @@ def shortlisted(
     return Shortlist.joined(found)
 
 
+def with_passed_over(
+    whole: Shortlist, size: int, targets: Sequence[NDArray[np.int32]], passed_over: Sequence[NDArray[np.int32]]
+) -> Shortlist:
+    """The `size` best of each, where the least may give way to the best of what was passed over behind them.
+
+    Neither targets give way nor what was passed over itself. A positive is not put in either: with its low score it
+    would teach that the ranker is to be read the other way round. A column is a place in the ranker's order as before;
+    -1 and nan where what stands there is left out.
+    """
+    items = whole.items.copy()
+    for row, chosen, shown in zip(items, targets, passed_over, strict=True):
+        behind = size + np.flatnonzero(np.isin(row[size:], shown))
+        least = np.flatnonzero(~np.isin(row[:size], [*chosen, *shown]))[::-1]
+        count = min(size // PUT_IN, len(behind), len(least))
+        row[np.setdiff1d(np.arange(size, len(row)), behind[:count])] = -1
+        row[least[:count]] = -1
+    return Shortlist(items, np.where(items >= 0, whole.scores, np.float32(np.nan)))
+
+
 def labelled_slates(world: World, cut: Cut, shortlist: Shortlist, part: Part, form: Form) -> list[Slate]:
     """The ranker's best of each person of a part, as the language model reads them, labelled."""
     texts, vectors, found = world.texts(cut.day), world.shelf(cut.day).text, []
@@ -272,7 +312,7 @@ def labelled_slates(world: World, cut: Cut, shortlist: Shortlist, part: Part, fo
         user = str(world.users[person])
         told = [str(text) for text in texts[kept]]
         labels = np.isin(kept, targets).astype(np.float32)
-        features = ranker_features(score[: len(kept)])
+        features = ranker_features(score)[items >= 0]
         more = form.told(part.histories, place, kept, vectors)
         name, history = f"{user}@{cut.day}", cut.told.get(user, "")
         found.append(Slate(name, history, told, features, labels, len(targets), **more))
@@ -288,7 +328,7 @@ def _check(cuts: Sequence[Cut], last: date) -> None:
 
 
 def ranker_features(scores: Floats) -> Floats:
-    """(n, 2) as in FEATURES, of one list, best first."""
+    """(n, 2) as in FEATURES, of one list, best first and whole."""
     return np.stack([scores, 1 / np.arange(1, len(scores) + 1)], axis=1).astype(np.float32)
 
 
@@ -314,7 +354,9 @@ def train(
     each = max(1, settings.max_slates // len(stages))
     parts = zip(stages, night.train, strict=True)
     # Also those without a positive: the probabilities would be too high else.
-    slates = [slate for stage, cut in parts for slate in night.slates(stage, ranker, cut, each).slates]
+    slates = [slate for stage, cut in parts for slate in night.teaching(stage, ranker, cut, each)]
+    if put_in := sum(slate.put_in for slate in slates):
+        say(f"{put_in} items that were shown and passed over stand in {len(slates)} training slates, put in from below")
     held = night.slates(valid, ranker, night.valid, settings.valid_slates)
     evaluated = night.stage(night.test.day, night.test.known, retrievers.get("evaluated", []))
     serving = night.stage(night.last, world.known(night.last), retrievers.get("serving", []))

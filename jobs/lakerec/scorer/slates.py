@@ -81,6 +81,8 @@ class Slate:
     """What is scored for one user: n candidates with features (n, f) and, if known, labels (n,).
 
     `past` and `vectors` (n, d) are there where a language model reads the history or the candidates as item vectors.
+    `instead` (p, f): the last p candidates were put in to learn from, in the stead of some with these features; all of
+    them are negatives.
     """
 
     slate_id: str
@@ -91,6 +93,19 @@ class Slate:
     targets: int  # positives the user really had, those that are no candidates included
     past: Past | None = None
     vectors: Picked | None = None
+    instead: NDArray[np.float32] | None = None
+
+    @property
+    def put_in(self) -> int:
+        """How many candidates were put in to learn from."""
+        return 0 if self.instead is None else len(self.instead)
+
+    @property
+    def served(self) -> NDArray[np.float32]:
+        """The features (n, f) of the candidates as they would be served; `labels` hold for them too."""
+        if self.instead is None:
+            return self.features
+        return np.concatenate([self.features[: len(self.features) - self.put_in], self.instead])
 
 
 @dataclass(frozen=True)

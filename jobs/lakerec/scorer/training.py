@@ -1,8 +1,12 @@
 """Fine-tuning on slates: from the prior alone to the weights that validate best.
 
-A slate's negatives are all that the ranker nominated and the user did not choose: none of its losses needs a correction
-for sampled negatives. Several processes may train one model, started by torchrun, or here where the configuration
-wants so many (`scorer.training.processes`); one judges and writes.
+A slate's negatives are the ranker's best that the user did not choose; the least of them may have given way to what the
+user was shown and passed over further down. None is drawn: no loss needs a correction for sampled negatives. But
+probabilities are of slates as they are served: the features' own are fitted on those, and what has learned from others,
+or by a loss over slates, is brought to log odds on the validation slates, which are all as served.
+
+Several processes may train one model, started by torchrun, or here where the configuration wants so many
+(`scorer.training.processes`); one judges and writes.
 """
 
 from __future__ import annotations
@@ -30,7 +34,7 @@ from lakerec.scorer.fitting import Run, TrainingReport
 from lakerec.scorer.language_model import load_encoder
 from lakerec.scorer.losses import teacher_logits
 from lakerec.scorer.model import FLOAT32, SlateScorer, check_blocks, check_length
-from lakerec.scorer.prediction import Predictor, corrections
+from lakerec.scorer.prediction import Predictor, corrections, stack_features
 from lakerec.scorer.prior import fit_prior, moments, prior_weights, rescale
 from lakerec.scorer.reading import Examples
 from lakerec.scorer.slates import Form, Packer, Slate
@@ -96,14 +100,18 @@ class _Trained:
         self.packer = Packer.of(self.tokenizer, Form.of(scorer.model_dump()))
         examples = Examples.of(train, self.packer, len(feature_names), "training")
         held_out = Examples.of(valid, self.packer, len(feature_names), "validation")
-        self.moments = moments(examples.features)
+        as_served = [replace(slate, features=slate.served) for slate in train]
+        served = replace(examples, features=stack_features(as_served, len(feature_names)))
+        self.moments = moments(served.features)
         self.item_width = _item_width(self.packer, [*train, *valid])
         self.model = build(encoder, *self.moments, self.item_width)
         check_blocks(self.model, self.packer, scorer.model)
-        fit_prior(self.model, examples)
+        fit_prior(self.model, served)
         self.alone = prior_weights(self.model)
         apply_freeze(self.model, self.settings)
         self.report = TrainingReport(model_id(scorer.model), len(train), len(examples.labels))
+        self.report.passed_over = sum(slate.put_in for slate in train)
+        self.odds = self.settings.loss == "bce" and not self.report.passed_over  # what is learned is log odds
         if self.settings.loss == "distill":
             taught = taught or (self._taught(examples, train), self._taught(held_out, valid))
             examples, held_out = replace(examples, teacher=taught[0]), replace(held_out, teacher=taught[1])
@@ -129,7 +137,7 @@ class _Trained:
             run.begin()
         else:
             run.fit(self.checkpoint, mark, fitted)
-        if report.best_epoch > 0 and self.settings.loss != "bce":
+        if report.best_epoch > 0 and not self.odds:
             report.scale, report.shift = rescale(self.model, run.read_held_out(), run.held_out.examples.labels)
             self.progress(f"log odds: {report.scale:.3f} logits {report.shift:+.3f}, fitted on the validation slates")
         if isinstance(self.model.encoder, PeftModel):
@@ -146,7 +154,7 @@ class _Trained:
         settings["item_width"] = self.item_width
         mean, std = (values.tolist() for values in self.moments)
         prior = prior_weights(self.model) if kept else self.alone
-        alone = self.alone if kept and self.settings.loss != "bce" else []
+        alone = self.alone if kept and not self.odds else []
         made = Manifest(out.name, report.base_model, self.names, mean, std, prior, settings, alone)
         save(out, self.model, self.tokenizer, made, None if beside is None else lambda folder: beside(folder, kept))
         self.checkpoint.unlink(missing_ok=True)
@@ -213,6 +221,8 @@ def fingerprint(slates: Sequence[Slate], scorer: Scorer, base_model: str, teache
             digest.update(slate.past.vectors.rows.tobytes() + slate.past.kinds.tobytes() + slate.past.ages.tobytes())
         if slate.vectors is not None:
             digest.update(slate.vectors.rows.tobytes())
+        if slate.instead is not None:
+            digest.update(slate.instead.tobytes())
     for logits in teacher:
         digest.update(b"" if logits is None else logits.numpy().tobytes())
     return digest.hexdigest()
