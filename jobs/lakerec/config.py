@@ -315,7 +315,8 @@ class Retriever(Model):
 class Scorer(Model):
     """The models that score: the retriever, the final ranker, and the language model that may correct it.
 
-    `language_model`: auto uses it where it ranks better than the ranker alone, beyond chance, on validation.
+    `language_model`: auto uses it where it ranks better than the ranker alone, beyond chance, on validation, and surely
+    worse in no slice of `promotion.min_users` people.
     `tune`: choose each generator's settings on the first cut, not the defaults. `arithmetic` of the language model's
     scoring: auto (bf16 where the machine multiplies it fast), float32, or int8; a cheaper one that ranks the validation
     slates otherwise than float32 is refused with its figures. `history` and `candidate`: text, or vectors: each past
@@ -349,7 +350,8 @@ class Promotion(Model):
     """What a challenger may lose against the champion and still take its place, by 95 % paired intervals.
 
     `tolerance`: NDCG@10, as a part of the champion's (of the best baseline's for a first model); `min_coverage`: the
-    part of the champion's coverage it must keep; slices of fewer than `min_users` users are not judged.
+    part of the champion's coverage it must keep; slices of fewer than `min_users` users are not judged, nor are they
+    where the language model is.
     """
 
     tolerance: float = Field(default=0.05, ge=0, lt=1)
@@ -614,7 +616,8 @@ class Config(Model):
 
     def decisive(self) -> str:
         """All that decides a model trained on a snapshot, as JSON: what scores, from which sources and events."""
-        kept = self.model_dump_json(include={"candidates": True, "policy": {"filter_types"}, "event_types": True})
+        some = {"policy": {"filter_types"}, "promotion": {"min_users"}}
+        kept = self.model_dump_json(include={"candidates": True, "event_types": True, **some})
         return f"{self.scorer.decisive()}{kept}{self.slate_size}"
 
     def hash(self) -> str:

@@ -312,6 +312,11 @@ class Comparison(NamedTuple):
     users: int
     detectable: float
 
+    @property
+    def told(self) -> str:
+        """All of it, for people."""
+        return f"{self.gain:+.4f} [{self.low:+.4f}, {self.high:+.4f}] on {self.users} people"
+
 
 def paired(a: ArrayLike, b: ArrayLike, seed: int, clusters: Integers | None = None, draws: int = 1000) -> Comparison:
     """Bootstrap of the mean of a - b, both (n,), where both are known; `users` counts the units drawn.

@@ -98,3 +98,14 @@ def test_a_model_of_other_text_vectors_is_refused_by_name(tmp_path):
     opened.check_text_model("minilm-l6@1")
     with pytest.raises(ModelError, match=r"v1 was trained on .* minilm-l6@1, the configuration has other@2"):
         opened.check_text_model("other@2")
+
+
+def test_the_gain_on_validation_stands_by_slice_also_of_a_model_that_was_told_without(night):
+    sheet = Sheet(night.world, night.test, night.world.shelf(night.test.day), 0, {})
+    gain = {"gain": 0.1, "low": 0.05, "high": 0.15, "users": 300, "detectable": 0.07}
+    loss, unknown = gain | {"gain": -0.1, "users": 120}, gain | {"low": float("nan")}
+    told = gain | {"slices": {"tail items": loss, "new items": unknown}, "doubt": "surely worse in tail items"}
+    rows = {row["slice"]: (row["value"], row["users"]) for row in sheet.language_model("v", told)}
+    assert rows == {"validation": (0.1, 300), "validation | tail items": (-0.1, 120)}
+    assert [row["slice"] for row in sheet.language_model("v", gain)] == ["validation"]
+    assert sheet.language_model("v", None) == []

@@ -9,9 +9,12 @@ from lakerec.config import Ranker as Settings
 from lakerec.errors import ModelError, NotEnoughDataError
 from lakerec.features import Stock
 from lakerec.histories import Histories
+from lakerec.metrics import Comparison
+from lakerec.protocols import Part
 from lakerec.scorer import final
 from lakerec.scorer.calibration import Calibration
-from lakerec.scorer.final import FEATURES, Final, Shortlist
+from lakerec.scorer.final import FEATURES, GUARDED, Final, Shortlist, Verdict
+from lakerec.slices import Slices
 
 PEOPLE, ITEMS, K = 120, 40, 8
 SMALL = Settings(folds=3, rounds=40, patience=10, min_leaf=5)
@@ -105,6 +108,59 @@ def test_the_table_tells_of_the_list_the_person_and_the_item():
     assert np.allclose(columns["events"], np.log1p(3))
     counts = np.bincount(histories.items, minlength=ITEMS)
     assert np.allclose(columns["chosen"], np.log1p(counts[[4, 2, 7]]))
+
+
+def partial(min_users=1, guarded=True, people=300):
+    """A verdict on a language model that tells everyone of a popular item, where the ranker knows who wants another."""
+    histories, stock, shortlist, _ = shop(people=people)
+    rng, shelf = np.random.default_rng(2), np.arange(ITEMS, dtype=np.int32)
+    popular = Slices.of(Part(histories, np.arange(people), np.zeros(people + 1, int), shelf), stock)
+    head, tail = (np.flatnonzero(popular.targets[name]) for name in ("head items", "tail items"))
+    rows, liked, targets = [], [], []
+    for wants_tail in rng.random(people) < 0.3:
+        heads, tails = rng.permutation(head)[: K // 2], rng.permutation(tail)[: K // 2]
+        row = rng.permutation(np.append(heads, tails))
+        rows.append(np.append(tails[0], row[row != tails[0]]) if wants_tail else row)
+        liked.append(heads[:1])
+        targets.append(np.array([tails[0] if wants_tail else heads[0]], dtype=np.int32))
+    shortlist = Shortlist(np.stack(rows), shortlist.scores)
+    table = shortlist.table(told_of(shortlist, liked, 6.0), histories, stock)
+    part = Part(histories, np.arange(people), np.arange(people + 1), np.concatenate(targets))
+    slices = Slices.of(part, stock) if guarded else None
+    return final.learn(shortlist, table, targets, np.arange(people), SMALL, 1, slices, min_users)
+
+
+def test_a_language_model_that_takes_from_the_tail_what_it_gives_to_the_head_does_not_pay():
+    verdict = partial()
+    assert verdict.gain.low > 0.05 and verdict.slices["tail items"].high < 0
+    assert verdict.doubt.startswith("surely worse in tail items -0.") and not verdict.pays
+    assert verdict.told["slices"]["tail items"]["users"] == verdict.slices["tail items"].users > 50
+    assert verdict.told["doubt"] == verdict.doubt and verdict.told["gain"] == verdict.gain.gain
+    assert set(verdict.slices) <= set(GUARDED)
+
+
+def test_a_slice_of_few_people_does_not_decide_and_none_does_where_none_is_given():
+    enough = partial().slices["tail items"].users
+    assert "tail items" in partial(enough).slices and not partial(enough).pays
+    few, none = partial(enough + 1), partial(guarded=False)
+    assert "tail items" not in few.slices and few.pays and not few.doubt
+    assert none.slices == {} and none.pays and none.gain == few.gain
+
+
+GAINS = st.tuples(st.floats(-1, 1), st.floats(0, 0.5)).map(lambda g: Comparison(g[0], g[0] - g[1], g[0] + g[1], 200, 0))
+
+
+@given(GAINS, st.dictionaries(st.sampled_from(GUARDED), GAINS))
+def test_a_language_model_pays_where_it_gains_and_no_slice_surely_loses(gain, slices):
+    verdict = Verdict(None, None, gain, slices)
+    worse = [name for name, each in slices.items() if each.high < 0]
+    assert verdict.pays == (gain.low > 0 and not worse) == (verdict.doubt == "")
+    assert gain.low <= 0 or all(name in verdict.doubt for name in worse)
+
+
+def test_a_gain_that_is_no_number_does_not_pay():
+    nothing = Comparison(0.1, np.nan, np.nan, 1, np.nan)
+    assert not Verdict(None, None, nothing).pays
 
 
 def test_too_few_people_are_named():

@@ -595,6 +595,11 @@ def test_a_language_model_is_kept_and_reads_slates(filtered):
     )
 
 
+def test_the_recipe_tells_what_the_language_model_brought_by_slice(filtered):
+    told = Bundle.open(filtered).recipe.report["language_model"]
+    assert told["users"] > 0 and told["doubt"] and told["slices"] == {}  # fewer people than promotion.min_users
+
+
 # --- small parts --------------------------------------------------------------------------------------------
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -20,10 +20,10 @@ from lakerec.scorer.nightly import Cut, labelled_slates
 from lakerec.scorer.prediction import Predictor
 from lakerec.scorer.recommender import Ranked, Recommender, source_ranks
 from lakerec.scorer.slates import Form, Slate
+from lakerec.slices import PAIRED, Slices
 from lakerec.world import World
 
 DEEP = 100  # depth of the sources' recall
-PAIRED = "ndcg@10"
 COLD = ("new users", "new items")
 Row = dict[str, Any]
 
@@ -130,42 +130,25 @@ class Sheet:
         self, world: World, cut: Cut, shelf: Shelf, seed: int, attributes: Mapping[str, Mapping[str, str]]
     ) -> None:
         self.cut, self.shelf, self.seed = cut, shelf, seed
-        part, lengths = cut.part, cut.part.histories.lengths
-        daily = DailyCounts.of(cut.known)
-        self.counts = counts = daily.within(float(cut.known.at.max(initial=0.0)), ALWAYS)
-        first = world.stock(cut.day, daily).first_seen
-        self.people = {"all": lengths > 0} | {
-            f"{name} users" if name == "new" else f"{name} histories": mask
-            for name, mask in metrics.user_slices(lengths).items()
-        }
+        stock = world.stock(cut.day, DailyCounts.of(cut.known))
+        self.counts = stock.daily.within(float(cut.known.at.max(initial=0.0)), ALWAYS)
+        slices = Slices.of(cut.part, stock)
+        people = dict(slices.people)
         for name, values in attributes.items():
-            mine = [values.get(world.users[person]) for person in part.people]
-            self.people |= {f"{name} {value}": mask for value, mask in metrics.attribute_slices(mine).items()}
-        day = float(cut.known.at[0]) if len(cut.known) else 0.0
-        targets = metrics.target_slices(part.target_items, counts, first, day)
-        self.targets = {f"{name} items": mask for name, mask in targets.items()}
-
-    def by_user(self, judged: Judged) -> Iterator[tuple[str, dict[str, NDArray[np.float64]]]]:
-        """Each slice with its figures (users,), nan for who is not in it."""
-        part, starts = self.cut.part, self.cut.part.target_starts
-        whole = metrics.by_user(judged.ranks, starts)
-        for name, mask in self.people.items():
-            yield name, {metric: np.where(mask, values, np.nan) for metric, values in whole.items()}
-        for name, mask in self.targets.items():
-            counted = np.bincount(part.target_users[mask], minlength=len(part))
-            inside = np.append(0, np.cumsum(counted)).astype(np.int64)
-            yield name, metrics.by_user(judged.ranks[mask], inside)
+            mine = [values.get(world.users[person]) for person in cut.part.people]
+            people |= {f"{name} {value}": mask for value, mask in metrics.attribute_slices(mine).items()}
+        self.slices = replace(slices, people=people)
 
     def rows(self, judged: Judged, slices: bool = True) -> list[Row]:
         """Every metric of a model with its interval; at depth 10 in every slice (without `slices`: in COLD alone)."""
         found = [
             self._row(judged.name, part, metric, values)
-            for part, figures in self.by_user(judged)
+            for part, figures in self.slices.by_user(judged.ranks)
             for metric, values in figures.items()
             if part == "all" or (metric.endswith("@10") and (slices or part in COLD))
         ]
         deep = metrics.by_user(judged.ranks, self.cut.part.target_starts, (DEEP,))[f"recall@{DEEP}"]
-        found.append(self._row(judged.name, "all", f"recall@{DEEP}", np.where(self.people["all"], deep, np.nan)))
+        found.append(self._row(judged.name, "all", f"recall@{DEEP}", np.where(self.slices.people["all"], deep, np.nan)))
         return [*found, *self._lists(judged), *self._probabilities(judged)]
 
     def union(self, judged: Judged) -> list[Row]:
@@ -173,7 +156,7 @@ class Sheet:
         found = np.isfinite(judged.ranks).astype(float)
         counts = np.diff(self.cut.part.target_starts)
         share = np.bincount(self.cut.part.target_users, weights=found, minlength=len(counts)) / np.maximum(counts, 1)
-        return [self._row("candidates", "all", "recall", np.where(self.people["all"], share, np.nan))]
+        return [self._row("candidates", "all", "recall", np.where(self.slices.people["all"], share, np.nan))]
 
     def faults(self, name: str, alone: Sequence[Judged]) -> list[Row]:
         """A model's sources whose scores are broken, each as a figure that is no number: the gate refuses it."""
@@ -182,9 +165,13 @@ class Sheet:
 
     def language_model(self, name: str, told: Mapping[str, Any] | None) -> list[Row]:
         """What a language model brought on validation, also where it was left out; nothing where it was not judged."""
-        if not told or not np.isfinite((gain := metrics.Comparison(**told))[:3]).all():
-            return []
-        return [self._gained(name, "validation", "language_model_gain", gain)]
+        gains = {} if not told else {"all": told} | told.get("slices", {})
+        found = {part: metrics.Comparison(*map(gain.get, metrics.Comparison._fields)) for part, gain in gains.items()}
+        return [
+            self._gained(name, _within("validation", part), "language_model_gain", gain)
+            for part, gain in found.items()
+            if np.isfinite(gain[:3]).all()
+        ]
 
     def _lists(self, judged: Judged) -> list[Row]:
         if judged.lists is None:
@@ -216,15 +203,10 @@ class Sheet:
 
     def paired(self, challenger: Judged, rival: Judged, slices: bool) -> list[Row]:
         """The challenger's gain over a rival on the same people, in each slice where asked for."""
-        rows = []
-        both = zip(self.by_user(challenger), self.by_user(rival), strict=True)
-        for (name, mine), (_, theirs) in both:
-            if name != "all" and not slices:
-                continue
-            gain = metrics.paired(mine[PAIRED], theirs[PAIRED], self.seed)
-            label = f"against {rival.name}" + ("" if name == "all" else f" | {name}")
-            rows.append(self._gained(challenger.name, label, PAIRED, gain))
-        return rows
+        names = None if slices else ("all",)
+        gains = self.slices.paired(challenger.ranks, rival.ranks, self.seed, names)
+        start = f"against {rival.name}"
+        return [self._gained(challenger.name, _within(start, part), PAIRED, gain) for part, gain in gains.items()]
 
     def _gained(self, name: str, part: str, metric: str, gain: metrics.Comparison) -> Row:
         figures = {"value": gain.gain, "low": gain.low, "high": gain.high, "users": gain.users}
@@ -241,3 +223,8 @@ class Sheet:
         """A figure of the whole, without an interval."""
         figures = {"value": value, "low": value, "high": value, "users": len(self.cut.part)}
         return {"version": name, "slice": "all", "metric": metric, "seed": self.seed, **figures}
+
+
+def _within(start: str, part: str) -> str:
+    """The slice of a comparison, over all or over a part of the people or targets."""
+    return start if part == "all" else f"{start} | {part}"

@@ -46,6 +46,7 @@ from lakerec.scorer.recommender import (
 )
 from lakerec.scorer.retriever import Retriever, fit, shape
 from lakerec.scorer.slates import Form, Slate
+from lakerec.slices import Slices
 from lakerec.world import World
 
 FEATURES = ["ranker", "ranker_reciprocal_rank"]
@@ -233,17 +234,18 @@ class Night:
         """The final order learned on the validation's slates; None where there are too few people."""
         part = held.part
         table = held.shortlist.table(told, part.histories, stage.stock)
-        ranker = self.config.scorer.ranker
+        ranker, enough = self.config.scorer.ranker, self.config.promotion.min_users
+        slices = Slices.of(part, stage.stock)
         try:
-            found = final.learn(held.shortlist, table, part.targets, part.people, ranker, self.threads)
+            found = final.learn(held.shortlist, table, part.targets, part.people, ranker, self.threads, slices, enough)
         except NotEnoughDataError as error:
             self.say(f"what the language model brings cannot be judged: {error}")
             return None
-        gain = found.gain
-        self.say(
-            f"the language model's gain in ndcg@10 on {gain.users} people: {gain.gain:+.4f} "
-            f"[{gain.low:+.4f}, {gain.high:+.4f}], detectable {gain.detectable:.4f}"
-        )
+        self.say(f"the language model's gain in ndcg@10: {found.gain.told}, detectable {found.gain.detectable:.4f}")
+        for name, gain in found.slices.items():
+            self.say(f"its gain in {name}: {gain.told}")
+        if found.doubt:
+            self.say(f"the language model does not pay: {found.doubt}")
         return found
 
 
@@ -366,7 +368,7 @@ def train(
     def pays(told: Sequence[Floats]) -> bool:
         nonlocal verdict
         verdict = night.verdict(valid, held, told)
-        report["language_model"] = None if verdict is None else verdict.gain._asdict()
+        report["language_model"] = None if verdict is None else verdict.told
         return verdict is not None and verdict.pays
 
     def beside(folder: Path, language_model: bool) -> None:
