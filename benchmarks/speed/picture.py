@@ -25,8 +25,8 @@ def draw(rows: Sequence[Mapping[str, Any]], file: Path) -> None:
         axis.annotate(
             told, (max(row["ratio"], 1), place), xytext=(5, 0), textcoords="offset points", va="center", fontsize=8
         )
-        if _goal(row) is not None:
-            axis.plot([_goal(row)] * 2, [place - 0.4, place + 0.4], color="black", linewidth=1.5)
+        if (goal := _goal(row)) is not None:
+            axis.plot([goal, goal], [place - 0.4, place + 0.4], color="black", linewidth=1.5)
     axis.set_yticks(range(len(rows)), [_name(row) for row in rows], fontsize=7)
     axis.invert_yaxis()
     axis.set_xscale("log")
