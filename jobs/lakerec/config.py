@@ -234,6 +234,7 @@ class Training(Model):
 
     loss: bce over candidates, softmax over each slate, or distill: `distill_weight` of the distance to a teacher's
     softmax at `distill_temperature`, the rest softmax; teacher: `ranker`, or the folder or version of another artefact;
+    max_minutes: what all epochs may take together, the unfinished last one's validation on top; unset there is no end;
     accumulate: steps an update; stop: the curve of the validation slates that decides, loss or NDCG@10; processes: so
     many of this machine share each step, one a GPU (with `freeze: head` the language model reads once, and one does).
     `targets` are the event types that count as a choice; without them every type with a positive weight. `impressions`
@@ -247,6 +248,7 @@ class Training(Model):
     max_examples: int = Field(default=20000, ge=1)
     epochs: int = Field(default=3, ge=1)
     patience: int = Field(default=1, ge=1)
+    max_minutes: float | None = Field(default=None, gt=0)
     learning_rate: float = Field(default=2e-4, gt=0)
     token_budget: int = Field(default=2048, ge=64)
     loss: Literal["bce", "softmax", "distill"] = "bce"
@@ -336,8 +338,8 @@ class Scorer(Model):
     training: Training = Field(default_factory=Training)
 
     def decisive(self) -> str:
-        """All of this that decides a model, as JSON: so many processes train what one trains."""
-        return self.model_dump_json(exclude={"training": {"processes"}})
+        """All of this that decides a model, as JSON: what is set, and several processes train what one trains."""
+        return self.model_dump_json(exclude={"training": {"processes"}}, exclude_none=True)
 
     @model_validator(mode="after")
     def _vectors_are_learned(self) -> Scorer:

@@ -373,6 +373,8 @@ def test_a_models_version_is_of_all_that_decides_it(yaml_file):
         "policy: {k: 5}": False,
         "policy: {k: 50}": True,  # more than per_user: as many are scored
         "scorer: {training: {processes: 2}}": False,
+        "scorer: {training: {max_minutes: 60}}": True,
+        "scorer: {training: {max_minutes: null}}": False,
         "promotion: {min_users: 7}": True,  # the language model stays or goes by it
         "promotion: {tolerance: 0.5}": False,
         "late_days: 9": False,

@@ -9,6 +9,7 @@ import time
 import warnings
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from conftest import DECODERS, SIZES, make_slates
 from lakerec.config import Scorer, Training
 from lakerec.errors import ContractError, ModelError, NotEnoughDataError
-from lakerec.scorer import artefact, training
+from lakerec.scorer import artefact, fitting, training
 from lakerec.scorer.artefact import HEAD, checked, load, sha256
 from lakerec.scorer.language_model import load_encoder
 from lakerec.scorer.prediction import Predictor
@@ -343,6 +344,72 @@ def test_a_killed_training_goes_on_to_the_same_weights(tiny, tmp_path, amid):
     expected, _ = fit(tiny, whole, slates=40, epochs=4)
     assert report.valid_loss == expected.valid_loss
     assert [sha256(whole / f) for f in WEIGHTS] == [sha256(broken / f) for f in WEIGHTS]
+
+
+BUDGET = {"slates": 60, "epochs": 3, "token_budget": 192}
+
+
+@pytest.fixture
+def updates(monkeypatch):
+    """The share of the learning rate of each update, by a clock on which it takes a minute and nothing else does."""
+    rates, update = [], fitting.Run._update
+
+    def timed(run, *given):
+        found = update(run, *given)
+        rates.append(run.optimiser.param_groups[0]["lr"] / run.optimiser.param_groups[0]["rate"])
+        return found
+
+    monkeypatch.setattr(fitting.Run, "_update", timed)
+    monkeypatch.setattr(fitting, "time", SimpleNamespace(perf_counter=lambda: 60.0 * len(rates)))
+    return rates
+
+
+@pytest.mark.parametrize("epochs", [0.6, 1.6])
+def test_a_budget_ends_a_training_amid_an_epoch_that_counts(tiny, tmp_path, updates, epochs):
+    def fitted(**limit):
+        data = (make_slates(count, seed, WORST, ["red"]) for count, seed in ((200, 1), (50, 2)))
+        lines, scorer = [], settings_of(tiny, epochs=3, token_budget=256, **limit)
+        return training.train(*data, scorer, ["noise"], tmp_path / str(len(limit)), lines.append), lines
+
+    fitted()
+    minutes, done = round(len(updates) / 3 * epochs), round(epochs + 0.4)
+    updates.clear()
+    report, lines = fitted(max_minutes=minutes)
+    assert len(updates) == minutes
+    assert len(report.train_loss) == len(report.epoch_seconds) == done and len(report.valid_loss) == done + 1
+    assert report.best_epoch == done and report.best_loss < report.prior_loss
+    assert sum(f"{minutes} minutes" in line and f"epoch {done} of 3" in line for line in lines) == 1
+    top = int(np.argmax(updates))  # warmed up, and down to nothing as the time runs out
+    assert updates[top] > 0.85 and 0 < updates[-1] < 2 / minutes and (np.diff(updates[top:]) < 0).all()
+
+
+def test_a_budget_that_is_not_used_up_changes_nothing(tiny, tmp_path, updates):
+    free, free_lines = fit(tiny, tmp_path / "free", **BUDGET)
+    bound, lines = fit(tiny, tmp_path / "bound", max_minutes=1000, **BUDGET)
+    assert bound.valid_loss == free.valid_loss and len(lines) == len(free_lines)
+    assert len({sha256(tmp_path / name / "model.safetensors") for name in ("free", "bound")}) == 1
+
+
+@pytest.mark.parametrize("died", [7, 18, 25])
+def test_a_killed_training_has_no_new_budget(tiny, tmp_path, updates, monkeypatch, died):
+    monkeypatch.setattr(fitting, "SAVED_EVERY", 0.0)
+    minutes, save = 25, fitting.Run._save
+    expected, _ = fit(tiny, tmp_path / "whole", max_minutes=minutes, **BUDGET)
+    updates.clear()
+
+    def dying(*given):
+        save(*given)
+        if len(updates) == died:
+            raise SystemExit
+
+    with monkeypatch.context() as patch:
+        patch.setattr(fitting.Run, "_save", dying)
+        with pytest.raises(SystemExit):
+            fit(tiny, tmp_path / "v", max_minutes=minutes, **BUDGET)
+    report, lines = fit(tiny, tmp_path / "v", max_minutes=minutes, **BUDGET)
+    assert lines[0].startswith("resumed after epoch") and " steps from " in lines[0] and len(updates) == minutes
+    assert (report.valid_loss, report.epoch_seconds) == (expected.valid_loss, expected.epoch_seconds)
+    assert len({sha256(tmp_path / name / "model.safetensors") for name in ("v", "whole")}) == 1
 
 
 def test_a_checkpoint_of_other_data_is_not_resumed(tiny, tmp_path, monkeypatch):

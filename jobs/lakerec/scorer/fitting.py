@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -47,6 +48,7 @@ class TrainingReport:
     train_loss: list[float] = field(default_factory=list)
     valid_loss: list[float] = field(default_factory=list)
     valid_ndcg: list[float] = field(default_factory=list)
+    epoch_seconds: list[float] = field(default_factory=list)
     best_epoch: int = 0
     seconds: float = 0.0
     tokens: int = 0
@@ -73,11 +75,12 @@ class TrainingReport:
 
 @dataclass(frozen=True)
 class Amid:
-    """How far an epoch is: its steps that were taken, and their loss and its divisor."""
+    """How far an epoch is: its steps that were taken, their loss and its divisor, and the seconds they took."""
 
     steps: int = 0
     loss: float = 0.0
     count: float = 0.0
+    seconds: float = 0.0
 
 
 class Run:
@@ -93,6 +96,7 @@ class Run:
         progress: Callable[[str], None],
     ) -> None:
         self.model, self.settings, self.report, self.progress = model, settings, report, progress
+        self.budget = math.inf if settings.max_minutes is None else 60 * settings.max_minutes
         began = time.perf_counter()
         self.objective, self.valid_objective = Objective(settings, examples), Objective(settings, held_out)
         kind = CachedReading if settings.freeze == "head" else Reading
@@ -120,7 +124,7 @@ class Run:
         self._validate(unread(self.model, self.held_out.examples))
 
     def fit(self, checkpoint: Path, fingerprint: str, fitted: bool = False) -> None:
-        """Train until the last epoch or until `patience` epochs brought nothing; leaves the best weights.
+        """Train until the last epoch, until `patience` epochs brought nothing or the budget ends; leaves the best.
 
         fitted: all of it stands in the checkpoint; ModelError where it does not.
         """
@@ -134,18 +138,35 @@ class Run:
         while self._worth_going_on():
             self._epoch()
             self.save()
+        if self._spent() >= 1:
+            self.progress(
+                f"the {self.budget / 60:g} minutes of scorer.training.max_minutes are used up: the training ends in "
+                f"epoch {len(self.report.train_loss)} of {self.settings.epochs} with the best weights so far"
+            )
         put(self.weights, self.best)
 
     def _worth_going_on(self) -> bool:
+        """What a killed run has trained of an epoch is validated, too."""
         done = len(self.report.train_loss)
-        return done < self.settings.epochs and done - self.report.best_epoch < self.settings.patience
+        wanted = done < self.settings.epochs and done - self.report.best_epoch < self.settings.patience
+        return wanted and (self.amid.steps > 0 or self._spent() < 1)
+
+    def _took(self) -> float:
+        """The seconds of the epochs so far, also of those that a killed run has left."""
+        return sum(self.report.epoch_seconds) + self.amid.seconds
+
+    def _spent(self) -> float:
+        """The share of the time budget that the epochs have taken, by rank 0's clock; 0 without a budget."""
+        return parallel.from_first(self._took() / self.budget) if self.budget < math.inf else 0.0
 
     def _epoch(self) -> None:
-        report, began = self.report, time.perf_counter()
+        report, began, before = self.report, time.perf_counter(), self.amid.seconds
         tokens = self._tokens_read()
         report.train_loss.append(self._train(len(report.train_loss)))
         self._validate(self.read_held_out())
-        report.seconds += time.perf_counter() - began
+        seconds = time.perf_counter() - began
+        report.epoch_seconds.append(before + seconds)
+        report.seconds += seconds
         report.tokens += self._tokens_read() - tokens
         done = len(report.train_loss)
         if self._better(done):
@@ -167,19 +188,21 @@ class Run:
         return self.reading.tokens_read + self.held_out.tokens_read
 
     def _train(self, epoch: int) -> float:
-        """One epoch of updates; the mean loss."""
+        """One epoch of updates, or what the budget leaves of it; the mean loss."""
         among = np.flatnonzero(self.counts)
         steps = self.reading.shuffled(np.random.default_rng([self.settings.seed, epoch]), among)
-        begun, began = self.amid.steps / len(steps), time.perf_counter()
-        saved, marks = began, [round(part * len(steps) / REPORTS) for part in range(1, REPORTS + 1)]
+        saved, marks = time.perf_counter(), [round(part * len(steps) / REPORTS) for part in range(1, REPORTS + 1)]
+        began = saved - self.amid.seconds
         for first in range(self.amid.steps, len(steps), self.settings.accumulate):
+            if (spent := self._spent()) >= 1:
+                break
             last = min(first + self.settings.accumulate, len(steps))
             middle = (first + last) / 2 / len(steps)
-            loss, weight = self._update(steps[first:last], (epoch + middle) / self.settings.epochs)
-            self.amid = Amid(last, self.amid.loss + loss, self.amid.count + weight)
+            loss, weight = self._update(steps[first:last], max((epoch + middle) / self.settings.epochs, spent))
             now, share = time.perf_counter(), last / len(steps)
+            self.amid = Amid(last, self.amid.loss + loss, self.amid.count + weight, now - began)
             if any(first < mark <= last for mark in marks):
-                self._tell(epoch, share, self.amid.loss / self.amid.count, (now - began) / (share - begun))
+                self._tell(epoch, share, self.amid.loss / self.amid.count, self.amid.seconds / share)
             if now - saved > SAVED_EVERY:
                 self.save()
                 saved = now
@@ -188,7 +211,7 @@ class Run:
 
     def _tell(self, epoch: int, share: float, loss: float, seconds: float) -> None:
         """One line of progress; seconds: of a whole epoch."""
-        left = seconds * (self.settings.epochs - epoch - share)
+        left = min(seconds * (self.settings.epochs - epoch - share), max(self.budget - self._took(), 0.0))
         seen, speed = self.slates * (epoch + share), self.slates / seconds
         self.progress(
             f"epoch {epoch + 1}/{self.settings.epochs} {share:4.0%}  loss {loss:.4f}  {seen:.0f} slates seen, "
