@@ -69,14 +69,16 @@ def job_command(shop: Shop, step: str, begin: date = DAY, days: int = 1) -> list
     return [sys.executable, str(file), "--config", str(shop.folder / "config.yaml"), *window]
 
 
-def wait_until(ready: Callable[[], Any], process: subprocess.Popen | None = None, seconds: float = 240) -> Any:
-    """What a condition says once it holds; None where the process ended before it did."""
+def wait_until(
+    ready: Callable[[], Any], process: subprocess.Popen | None = None, seconds: float = 240, every: float = 0.002
+) -> Any:
+    """What a condition says once it holds, asked every so many seconds; None where the process ended before it did."""
     until = time.monotonic() + seconds
     while not (found := ready()):
         if process is not None and process.poll() is not None:
             return None
         assert time.monotonic() < until, f"waited {seconds} s in vain"
-        time.sleep(0.002)
+        time.sleep(every)
     return found
 
 

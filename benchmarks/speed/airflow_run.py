@@ -60,12 +60,14 @@ def run_of(known: Mapping[str, str], config: Path, dag: str, *conf: str) -> tupl
     return run, f"dags/{dag}/dagRuns/{run['dag_run_id']}"
 
 
-def asked(known: Mapping[str, str], path: str, change: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """An answer of the REST API; of a PATCH where there is something to change."""
+def asked(
+    known: Mapping[str, str], path: str, change: Mapping[str, Any] | None = None, method: str = "PATCH"
+) -> dict[str, Any]:
+    """An answer of the REST API; `method` is that of a question with something to change."""
     file = Path(known["LAKEREC_STATE"]) / "airflow" / "simple_auth_manager_passwords.json.generated"
     login = {"username": "admin", "password": json.loads(file.read_text())["admin"]}
     token = str(_answer(known, "auth/token", "POST", login)["access_token"])
-    return _answer(known, f"api/v2/{path}", "PATCH" if change else "GET", change, token)
+    return _answer(known, f"api/v2/{path}", method if change else "GET", change, token)
 
 
 def _answer(
