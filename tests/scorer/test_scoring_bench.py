@@ -11,7 +11,7 @@ from benchmarks.speed import made, passes, scoring, slate_profile
 
 from lakerec.scorer.slates import Packer, tokenise
 
-SIZES = scoring.Sizes(rounds=1, few=2, many=4, short=(3, 12), tuned=3, held=2, candidates=4, history=12)
+SIZES = scoring.Sizes(rounds=1, few=2, half=3, many=4, short=(3, 12), tuned=3, held=2, candidates=4, history=12)
 
 
 @pytest.fixture()
@@ -101,9 +101,10 @@ def test_a_work_measured_again_replaces_its_rows_only(tmp_path):
 
 
 def test_linear_time_with_a_fixed_part_is_told_apart():
-    sizes = scoring.Sizes(few=500, many=5000)
-    told = scoring.linear(sizes, {"few": 2 + 5.0, "many": 2 + 50.0})
-    assert told["fixed_seconds"] == 2.0
+    sizes = scoring.Sizes(few=500, half=2750, many=5000)
+    told = scoring.linear(sizes, {"few": 2 + 5.0, "half": 2 + 27.5, "many": 2 + 50.0})
+    assert told["growth"] == 1.0 and told["fixed_seconds"] == 2.0
+    assert scoring.linear(sizes, {"few": 7.0, "half": 29.5, "many": 56.5})["growth"] == 1.2
     assert told["seconds_to_linear"] == pytest.approx(52 / 70, abs=1e-3)
     assert scoring.memory(sizes, {"few": 900.0, "many": 909.0})["worker_mib_per_1000_users"] == 2.0
 

@@ -51,7 +51,8 @@ from lakerec.world import World
 
 FEATURES = ["ranker", "ranker_reciprocal_rank"]
 REPEATABLE = ("personal", "personal_decayed")
-SMALL = 300  # queries and people of the table without each source: twenty rankers must cost less than one does
+# Of the table without each source: queries and people, and how its rankers learn. Twenty must cost no more than one.
+SMALL, COARSE = 300, {"folds": 2, "learning_rate": 0.1, "patience": 20}
 SEEDS_APART = 1000  # of the members of an ensemble
 PUT_IN = 4  # one place in so many of a training slate at most: the others must be what is served, the ranker's best
 WARM_EPOCHS = 3  # of a retriever that goes on from a trained one
@@ -406,7 +407,7 @@ def _report(night: Night, taught: Taught) -> dict[str, Any]:
 
 def _without_each(night: Night, stage: FirstStage, learned: Lessons) -> dict[str, float]:
     """NDCG@10 on validation of a small ranker (under "") and of those without each source; of some people, by seed."""
-    settings = night.config.scorer.ranker
+    settings = night.config.scorer.ranker.model_copy(update=COARSE)
     some = np.flatnonzero(np.arange(learned.queries) % max(1, learned.queries // SMALL) == 0)
     part = night.valid.part.some(SMALL, settings.seed)
     few = learned.where(np.isin(learned.query, some))
