@@ -102,10 +102,6 @@ class Shortlist:
             ranks += [place.get(int(item), np.inf) for item in wanted]
         return np.array(ranks)
 
-    def ndcg(self, scores: Floats, targets: Sequence[NDArray[np.int32]]) -> NDArray[np.float64]:
-        """NDCG@10 (people,) by scores (n,); a target that is no candidate is not found."""
-        return _ndcg(self.ranks(scores, targets), targets)
-
 
 def _ndcg(ranks: NDArray[np.float64], targets: Sequence[NDArray[np.int32]]) -> NDArray[np.float64]:
     """NDCG@10 (people,) by the rank of each of their targets (t,)."""
