@@ -138,7 +138,7 @@ class Run:
         while self._worth_going_on():
             self._epoch()
             self.save()
-        if self._spent() >= 1:
+        if self._spent() >= 1 and not fitted:  # else its processes have told
             self.progress(
                 f"the {self.budget / 60:g} minutes of scorer.training.max_minutes are used up: the training ends in "
                 f"epoch {len(self.report.train_loss)} of {self.settings.epochs} with the best weights so far"
