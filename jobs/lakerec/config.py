@@ -561,8 +561,13 @@ class Config(Model):
         return f"{self._file}, line {_line(self._node, list(keys))}: {'.'.join(keys)}"
 
     def check_impressions(self) -> None:
-        """Raise ConfigError for an event type that would say both that an item was chosen and that it was not."""
+        """Raise ConfigError for an event type that would say both that an item was chosen and that it was not.
+
+        But for the default: nobody has named it, and what is a target is passed over nowhere.
+        """
         training = self.scorer.training
+        if training.impressions == Training().impressions:
+            return
         chosen = {*training.targets, *(name for name, weight in self.event_types.items() if weight > 0)}
         if both := [name for name in training.impressions if name in chosen]:
             where = self.where("scorer", "training", "impressions")

@@ -114,7 +114,6 @@ FAULTS = {
         17,
         IMPRESSIONS.format("view"),
     ),
-    "an impression that nobody has named": ("{view: 1}", "{impression: 1}", 1, IMPRESSIONS.format("impression")),
     "a number too small": (
         "late_days: 2",
         "late_days: -2",
@@ -360,6 +359,12 @@ def test_the_columns_an_expression_reads_are_found_exactly(case):
     found = referenced_columns(expression)
     assert set(found) == names
     assert len(found) == len(names)
+
+
+@pytest.mark.parametrize("targets", ["", "\nscorer: {training: {targets: [impression]}}"])
+def test_the_default_for_impressions_refuses_no_deployment(yaml_file, targets):
+    file = yaml_file(YAML.replace("{view: 1}", "{impression: 0.1}") + targets)
+    assert load_config(file).scorer.training.impressions == ["impression"]
 
 
 def test_a_models_version_is_of_all_that_decides_it(yaml_file):
