@@ -30,10 +30,11 @@ def draw(rows: Sequence[Mapping[str, Any]], file: Path) -> None:
     axis.set_yticks(range(len(rows)), [_name(row) for row in rows], fontsize=7)
     axis.invert_yaxis()
     axis.set_xscale("log")
-    axis.set_xlim(0.5, 8 * max(row["ratio"] for row in rows))
+    axis.set_xlim(0.5, 14 * max(row["ratio"] for row in rows))
     axis.axvline(1, color="black", linewidth=0.8)
     axis.margins(y=0.01)
-    axis.set_xlabel("times the peer's rate, medians of paired runs; black marks: goals", fontsize=8)
+    told = "times the peer's rate, medians of paired runs; black marks: goals (green: met, red: not, grey: none)"
+    axis.set_xlabel(told, fontsize=8)
     figure.savefig(file, dpi=100)
     pyplot.close(figure)
 
