@@ -92,8 +92,7 @@ class Report:
 
     def target_slices(self) -> dict[str, NDArray[np.bool_]]:
         """Masks (t,) of the targets by popularity, and those that nobody had before the cut."""
-        first = np.where(self.popularity > 0, 0.0, np.inf)
-        found = metrics.target_slices(self.part.target_items, self.popularity, first)
+        found = metrics.target_slices(self.part.target_items, self.popularity)
         return {name: mask for name, mask in found.items() if mask.any()}
 
     def _ranked(self, ranks: Array, starts: NDArray[np.int64]) -> dict[str, Array]:

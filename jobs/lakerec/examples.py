@@ -51,14 +51,18 @@ def examples(
     """Rows of ml.examples (but snapshot_id): everyone with a target behind the cut, and their sequence's text.
 
     The text is null for users who were not known at the cut. What policy.filter_types takes out of a list can be no
-    target either: the protocol then is "new items only"; nor was it passed over where it was chosen again.
+    target either: the protocol then is "new items only". Passed over is what was shown and not answered by any event
+    that speaks for an item, be it of a target's type or not.
     """
     taken = excluded(events, cut, config.policy.filter_types)
     horizon, impressions = config.scorer.training.horizon_days, config.scorer.training.impressions
-    chosen = behind(events, cut, horizon, known_until, target_types(types, config.event_types))
+    wanted_types = target_types(types, config.event_types)
+    chosen = behind(events, cut, horizon, known_until, wanted_types)
     shown = behind(events, cut, horizon, known_until, impressions)
+    answers = sorted({*wanted_types, *positive(config.event_types)})
+    answered = behind(events, cut, horizon, known_until, answers)
     wanted = _by_user(chosen.join(taken, on=["user_id", "item_id"], how="left_anti"), "targets")
-    passed = _by_user(shown.join(chosen, on=["user_id", "item_id"], how="left_anti"), "passed_over")
+    passed = _by_user(shown.join(answered, on=["user_id", "item_id"], how="left_anti"), "passed_over")
     told = latest_sequences(sequences, cut).select("user_id", F.col("text").alias("history"))
     found = wanted.join(told, on="user_id", how="left").join(passed, on="user_id", how="left")
     return found.select(

@@ -243,20 +243,17 @@ def user_slices(lengths: Integers, short: int = 10) -> dict[str, Mask]:
     return {"new": lengths == 0, "short": (lengths > 0) & (lengths <= short), "long": lengths > short}
 
 
-def target_slices(
-    items: Integers, popularity: NDArray[np.number], first_seen: Array | None = None, cut: float = np.inf
-) -> dict[str, Mask]:
-    """Masks (t,) of targets `items` (t,): head, tail (all others) and, where first_seen is known, new.
+def target_slices(items: Integers, popularity: NDArray[np.number]) -> dict[str, Mask]:
+    """Masks (t,) of targets `items` (t,): head, tail (all others) and, of these, new: not chosen before the cut.
 
     popularity (n_items,) counts before the cut; head is the top 20 % of the items with a count (Abdollahpouri et al.
-    2019, "The unfairness of popularity bias"). first_seen (n_items,) in days, nan for never; new is not before `cut`.
+    2019, "The unfairness of popularity bias").
     """
     size = int(np.ceil(HEAD_SHARE * np.count_nonzero(popularity)))
     popular = np.zeros(len(popularity), dtype=bool)
     popular[np.argsort(-popularity, kind="stable")[:size]] = True
     head = popular[items]
-    new = {} if first_seen is None else {"new": ~(first_seen[items] < cut)}
-    return {"head": head, "tail": ~head, **new}
+    return {"head": head, "tail": ~head, "new": popularity[items] == 0}
 
 
 def attribute_slices(values: Sequence[str | None], at_least: int = 30) -> dict[str, Mask]:

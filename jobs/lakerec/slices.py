@@ -27,14 +27,14 @@ class Slices:
 
     @classmethod
     def of(cls, part: Part, stock: Stock) -> Slices:
-        """People by the length of their history, targets by popularity and age, as known at the cut."""
+        """People by the length of their history, targets by popularity, as known at the cut."""
         lengths, day = part.histories.lengths, float(part.histories.at.max(initial=0.0))
         people = {"all": lengths > 0} | {
             f"{name} users" if name == "new" else f"{name} histories": mask
             for name, mask in metrics.user_slices(lengths).items()
         }
         counts = stock.daily.within(day, ALWAYS)
-        targets = metrics.target_slices(part.target_items, counts, stock.first_seen, day)
+        targets = metrics.target_slices(part.target_items, counts)
         return cls(part, people, {f"{name} items": mask for name, mask in targets.items()})
 
     def by_user(self, ranks: Ranks) -> Iterator[tuple[str, dict[str, NDArray[np.float64]]]]:

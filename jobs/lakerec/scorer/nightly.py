@@ -55,6 +55,7 @@ REPEATABLE = ("personal", "personal_decayed")
 SMALL, COARSE = 300, {"folds": 2, "learning_rate": 0.1, "patience": 20}
 SEEDS_APART = 1000  # of the members of an ensemble
 PUT_IN = 4  # one place in so many of a training slate at most: the others must be what is served, the ranker's best
+LOOKED_AT = 20  # slates' length of the ranker's order, in which they are looked for
 WARM_EPOCHS = 3  # of a retriever that goes on from a trained one
 Say = Callable[[str], None]
 
@@ -221,7 +222,7 @@ class Night:
         some, passed_over = (part.some(limit, seed) for part in (cut.part, cut.passed_over))
         if self.config.scorer.language_model == "never" or not len(passed_over.target_items):
             return self.slates(stage, ranker, cut, limit).slates
-        nominated = min(len(stage.names) * stage.depth, some.histories.n_items)
+        nominated = min(len(stage.names) * stage.depth, some.histories.n_items, LOOKED_AT * size)
         whole = shortlisted(stage, ranker, some, max(size, nominated), cut.on_shelf)
         kept = with_passed_over(whole, size, some.targets, passed_over.targets)
         left = (kept.items != whole.items)[:, :size]

@@ -148,7 +148,8 @@ class _Trained:
         report, scorer, out = self.report, self.scorer, self.out
         report.language_model = kept = self._kept(pays)
         if not kept:
-            self.progress("the language model does not pay: it is left out, and costs nothing")
+            why = "by scorer.language_model" if scorer.language_model == "never" else "for it does not pay"
+            self.progress(f"the language model is left out, {why}; it costs nothing")
         settings = scorer.model_dump(mode="json", exclude={"model"})
         settings |= {"language_model": kept, "arithmetic": self.arithmetic, "agreement": self.agreement}
         settings["item_width"] = self.item_width
@@ -165,8 +166,10 @@ class _Trained:
         if wish != "always" and not self.report.best_epoch:
             return False
         exact = self.model.computing(FLOAT32)
-        if pays is not None and not pays(corrections(exact, self.packer, self.valid)) and wish != "always":
-            return False
+        if pays is not None and not pays(corrections(exact, self.packer, self.valid)):
+            if wish != "always":
+                return False
+            self.progress("the language model stays all the same, by scorer.language_model: always")
         self.arithmetic, self.agreement = arithmetic.chosen(
             self._predictor, self.model, self.valid, self.scorer.arithmetic, self.progress
         )
