@@ -27,7 +27,7 @@ def told(config: Config) -> Iterator[None]:
         yield
     except Exception as error:
         local = config.spark.properties.get("spark.local.dir", tempfile.gettempdir())
-        found = named(error, (config.lake, local))
+        found = named(error, (config.lake, *([config.resolve(config.files)] if config.files else []), local))
         if found is None:
             raise
         raise found from error

@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 from py4j.protocol import Py4JError, Py4JNetworkError
+from tests.conftest import SETTINGS
 
+from lakerec.config import Config
 from lakerec.errors import ContractError, DiskFullError, ModelError, ProcessLostError
-from lakerec.faults import named
+from lakerec.faults import named, told
 
 FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
@@ -46,6 +48,14 @@ def test_a_full_disk_is_named_with_the_room_that_is_left(error: Exception, tmp_p
     cause, told = str(found).splitlines()
     assert "full" in cause or "No space" in cause or "quota" in cause
     assert told.startswith(f"{tmp_path} has ") and " MB free" in told and "/nowhere" not in told
+
+
+def test_the_disk_of_the_models_is_named_where_it_is_not_the_lakes(tmp_path: Path) -> None:
+    spark = {"properties": {"spark.local.dir": "/dev/shm"}}
+    given = {"lake": "s3a://shop/lake", "files": str(tmp_path), "spark": spark}
+    with pytest.raises(DiskFullError) as caught, told(Config.model_validate(SETTINGS | given)):
+        raise FULL
+    assert f"{tmp_path} has " in str(caught.value) and "/dev/shm has " in str(caught.value)
 
 
 @pytest.mark.parametrize(
