@@ -1,4 +1,5 @@
--- One row for each run: what it ran, when, on which window, how it ended, and its counts over all days.
+-- One row for each run: what it ran, when, on which window, how it ended, its counts over all days, its code, settings
+-- and model, and the table versions that it read and wrote.
 -- Tables: runs (ops.runs).
 SELECT
   run_id,
@@ -12,6 +13,10 @@ SELECT
   sum(rows_quarantined) AS rows_quarantined,
   max(config_hash) AS config_hash,
   max(code_version) AS code_version,
+  -- the one whose lists, vectors or patterns it made, or that it trained, judged or promoted
+  max(coalesce(details['model'], details['version'])) AS model,
+  any_value(inputs) AS inputs,
+  any_value(outputs) AS outputs,
   min(started_at) AS started_at,
   max(seconds) AS seconds
 FROM {runs}

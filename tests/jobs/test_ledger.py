@@ -11,6 +11,7 @@ from lakerec.config import load_config
 from lakerec.errors import UsageError
 from lakerec.ledger import show_run, show_runs
 from lakerec.release import code_version
+from lakerec.tables import sql_text
 
 STEPS = ("ingest_events", "ingest_catalogue", "conform_events")
 
@@ -34,6 +35,17 @@ def test_the_newest_runs_come_first(ran, capsys):
     show_runs(ran.config, ran.spark, "conform_events", 1)
     told = capsys.readouterr().out
     assert run_of(ran, "conform_events") in told and run_of(ran, "ingest_events") not in told
+
+
+def test_the_view_of_runs_has_code_settings_versions_and_model(ran):
+    ran.run("conform_catalogue", "build_sequences", "score_candidates")
+    ledger = ran.job("look").lake.read("ops.runs")
+    view = {row["job"]: row for row in ran.spark.sql(sql_text("views", "runs"), runs=ledger).collect()}
+    told = view["score_candidates"]
+    assert told["inputs"]["ml.sequences"] == ran.version("ml.sequences") and told["model"] == "popularity"
+    assert told["outputs"] == {"gold.recommendations": ran.version("gold.recommendations")}
+    assert (told["code_version"], told["config_hash"]) == (code_version(), ran.config.hash())
+    assert view["conform_events"]["model"] is None and view["conform_events"]["rows_written"] == 5
 
 
 def test_a_run_tells_its_versions_and_who_wrote_what_it_read(ran, capsys):
