@@ -641,7 +641,7 @@ def load_config(file: Path, lake: str | None = None) -> Config:
     if not isinstance(raw, dict):
         raise ConfigError(f"{file}: a mapping of keys is expected at the top, e.g. 'lake: ./lake'")
     try:
-        config = Config.model_validate(raw)
+        config = Config.model_validate({"lake": lake, **raw} if lake else raw)
     except ValidationError as error:
         raise ConfigError(_describe(file, node, error)) from None
     config._file, config._node = file.resolve(), node

@@ -227,6 +227,16 @@ def test_another_lake_can_be_named_and_changes_no_hash(yaml_file, tmp_path, monk
     assert len({config.hash() for config in places.values()}) == 1
 
 
+def test_the_settings_that_a_run_has_kept_need_a_lake_and_no_more(yaml_file, tmp_path):
+    config = load_config(yaml_file())
+    kept = tmp_path / f"{config.hash()}.json"
+    kept.write_text(config.shown)
+    again = load_config(kept, str(tmp_path / "copy"))
+    assert (again.lake, again.hash()) == (str(tmp_path / "copy"), config.hash())
+    with pytest.raises(ConfigError, match="lake: this key is missing"):
+        load_config(kept)
+
+
 @pytest.mark.parametrize(
     ("plain", "others"),
     [
