@@ -30,6 +30,7 @@ def run(job: Job) -> dict[str, Any]:
     days = list(sources.days(job.window)) if job.every_day else [job.last_day]
     totals, done = {"written": 0, "lists": 0}, list[batch.Scored]()
     model = {"model": ",".join(sorted({version_on(log, day) for day in days}))}
+    model |= {"every_day": "yes"} if job.every_day else {}
     for day in days:
         with _lists(job, day, log, *inputs) as (rows, scored):
             totals = {name: totals[name] + n for name, n in ranking.counts(rows, day).items()}

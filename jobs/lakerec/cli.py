@@ -227,6 +227,8 @@ def list_runs(given: argparse.Namespace) -> None:
     from lakerec.ledger import show_runs
 
     config = load_config(given.config, given.lake)
+    if given.count < 1:
+        raise UsageError(f"--count {given.count}: how many of the newest runs, 1 or more")
     with _session(config, "lakerec runs") as spark:
         show_runs(config, spark, given.job, given.count)
 

@@ -26,10 +26,13 @@ def show_runs(config: Config, spark: SparkSession, job: str | None, count: int) 
     """Print the `count` newest runs, of one job where it is named, newest first."""
     runs = spark.sql(sql_text("views", "runs"), runs=_ledger(looking(config, spark, "runs").lake))
     mine = runs.where(F.col("job") == job) if job else runs
+    if not (newest := mine.orderBy(F.desc("started_at"), F.desc("run_id")).limit(count).collect()):
+        known = ", ".join(sorted(row["job"] for row in runs.select("job").distinct().collect()))
+        raise UsageError(f"{RUNS} has no run of a job {job!r}; it has those of {known}")
     table = Table(title=f"runs of {config.lake}", title_justify="left")
     for name in ("started", "job", "window", "status", "read", "written", "quarantined", "s", "run"):
         table.add_column(name, overflow="fold", no_wrap=name == "run")
-    for row in mine.orderBy(F.desc("started_at"), F.desc("run_id")).limit(count).collect():
+    for row in newest:
         counts = [_told(row[name]) for name in COUNTS]
         began = row["started_at"].astimezone(config.zone)
         seconds = f"{row['seconds'] or 0:.1f}"
@@ -52,7 +55,8 @@ def show_run(config: Config, spark: SparkSession, run_id: str) -> None:
     if (step := rows[0]["job"]) in STEPS:
         others = "" if rows[0]["config_hash"] == config.hash() else ", and by other settings than its own"
         print(f"\nto make its rows anew, from its inputs as they are now{others}")
-        print(f"  {command(config, step, rows[0]['window_start'], rows[0]['window_end'])}")
+        every = " --every-day" * ("every_day" in (rows[0]["details"] or {}))
+        print(f"  {command(config, step, rows[0]['window_start'], rows[0]['window_end'])}{every}")
     if settings := lake.kept_settings(rows[0]["config_hash"]):
         print(f"\nits settings\n  {settings}")
 
@@ -70,7 +74,7 @@ def explained(
         f"started  {first['started_at'].astimezone(zone):%Y-%m-%d %H:%M:%S %Z}",
         f"code     lakerec {first['code_version']}, settings {first['config_hash']}",
         *(f"model    {model}" for model in models),
-        *(f"{key:9s}{value}" for key, value in sorted((first["details"] or {}).items())),
+        *(f"{key:8s} {value}" for key, value in sorted((first["details"] or {}).items())),
     ]
     counted = [row for row in rows if row["ingest_date"] is not None]
     lines += [f"counts   {_counts(row)}" for row in rows if row["ingest_date"] is None]
@@ -118,8 +122,8 @@ def _last_writers(ledger: DataFrame, inputs: Mapping[str, int]) -> dict[str, str
 
 
 def _models(lake: Lake, run: Row) -> list[str]:
-    """The models behind the lists that a run wrote and that still stand."""
-    if LISTS not in (run["outputs"] or {}):
+    """The models behind the lists that a run wrote and that still stand, where it died before it could say."""
+    if LISTS not in (run["outputs"] or {}) or "model" in (run["details"] or {}):
         return []
     lists = lake.read(LISTS).where(F.col("run_id") == run["run_id"])
     return [str(row[0]) for row in lists.select("model_version").distinct().orderBy("model_version").collect()]

@@ -59,6 +59,17 @@ def test_a_run_tells_its_versions_and_who_wrote_what_it_read(ran, capsys):
     assert any(line.startswith("  silver.events ") for line in told.split("wrote")[1].splitlines())
 
 
+def test_a_run_that_scored_each_day_says_so_and_names_its_model_once(ran, capsys):
+    ran.run("conform_catalogue", "build_sequences")
+    ran.run("score_candidates", every_day=True)
+    capsys.readouterr()
+    show_run(ran.config, ran.spark, run_of(ran, "score_candidates"))
+    told = capsys.readouterr().out
+    assert [line for line in told.splitlines() if line.startswith("model ")] == ["model    popularity"]
+    assert f"jobs/score_candidates.py --config {ran.config.file}" in told
+    assert f"--start {DAY} --end {day_after(1)} --every-day" in told
+
+
 def test_what_a_run_read_can_be_read_again_after_the_table_moved_on(ran, capsys):
     first = run_of(ran, "conform_events")
     ran.deliver(DAY, [event(n) for n in range(9)])
@@ -99,6 +110,8 @@ def test_the_settings_of_a_run_make_the_same_run_again(ran, capsys, tmp_path):
 def test_an_unknown_run_and_an_empty_lake_are_named(ran, tmp_path):
     with pytest.raises(UsageError, match="knows no run 'nobody'"):
         show_run(ran.config, ran.spark, "nobody")
+    with pytest.raises(UsageError, match="no run of a job 'conform'; it has those of conform_events, ingest_cat"):
+        show_runs(ran.config, ran.spark, "conform", 5)
     ran.settings["lake"] = "elsewhere"
     with pytest.raises(UsageError, match="no run was recorded"):
         show_runs(ran.config, ran.spark, None, 5)
