@@ -9,12 +9,13 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import sqlite3
 from collections.abc import Iterator, Mapping
 from contextlib import closing, suppress
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from pathlib import Path
 
 from lakerec import __version__
@@ -25,6 +26,7 @@ from lakerec.tables import table, table_names
 
 MANIFEST = "backup.json"
 LOG, LAST_CHECKPOINT = "_delta_log", "_last_checkpoint"
+LISTS = "gold.recommendations"
 REGISTRY = "_mlflow/mlflow.db"
 # What a backup does not hold, and why it need not.
 LEFT_OUT = {
@@ -92,6 +94,14 @@ def restore_lake(config: Config, folder: Path, name: str | None) -> tuple[Path, 
             one.rename(lake / one.name)
         draft.rmdir()
     return place, made
+
+
+def last_lists(config: Config, made: Backup) -> date | None:
+    """The newest day of lists in a lake that was filled from a backup; None where it has none."""
+    place, version = Path(config.lake) / table(LISTS).path, made.tables.get(LISTS)
+    names = [] if version is None else [str(file.relative_to(place)) for file in live_files(place, version)]
+    days = [date.fromisoformat(found[1]) for name in names if (found := re.match(r"as_of_date=([\d-]+)/", name))]
+    return max(days, default=None)
 
 
 def _bring_back(place: Path, draft: Path, relative: str, digest: str) -> None:

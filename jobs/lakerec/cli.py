@@ -27,6 +27,7 @@ from lakerec.job import (
     begun,
     body,
     check_expressions,
+    command,
     done,
     give_back,
     guarded,
@@ -297,14 +298,15 @@ def back_up_lake(given: argparse.Namespace) -> None:
 
 def restore_whole_lake(given: argparse.Namespace) -> None:
     """Fill an empty lake from a backup, each file checked by its hash; then publish its last day."""
-    from lakerec.backup import restore_lake
+    from lakerec.backup import last_lists, restore_lake
 
     config = load_config(given.config, given.lake)
     with faults.told(config):
         place, made = restore_lake(config, given.folder, given.at)
-    print(
-        f"{config.lake} is as of {made.taken_at} ({place.name}); run publish_recommendations for its last day of lists"
-    )
+    print(f"{config.lake} is as of {made.taken_at} ({place.name})")
+    if day := last_lists(config, made):
+        print("to publish its last lists, unless the site has later ones")
+        print(f"  {command(config, 'publish_recommendations', day, day + timedelta(days=1))}")
 
 
 def export_table(given: argparse.Namespace) -> None:

@@ -7,6 +7,7 @@ import shutil
 import sqlite3
 import threading
 import time
+from argparse import Namespace
 from contextlib import closing
 from datetime import date
 from pathlib import Path
@@ -17,7 +18,7 @@ import yaml
 from deltalake import DeltaTable, write_deltalake
 from tests.conftest import SETTINGS
 
-from lakerec import backup
+from lakerec import backup, cli
 from lakerec.backup import back_up, backups, kept, restore_lake
 from lakerec.config import Config, load_config
 from lakerec.errors import BackupError, LakeBusyError
@@ -78,6 +79,15 @@ def test_a_destroyed_lake_comes_back_with_every_table_model_and_registry(config:
         assert base.execute("select name from runs").fetchall() == [("one",)]
     commit(lake, TABLES[0], 3)  # and goes on
     assert DeltaTable(str(lake / TABLES[0])).version() == 3
+
+
+def test_the_command_that_publishes_the_last_lists_of_a_restored_lake_is_told(config: Config, tmp_path: Path, capsys):
+    back_up(config, tmp_path / "backups", "run")
+    copy = tmp_path / "copy"
+    cli.restore_whole_lake(Namespace(config=config.file, lake=str(copy), folder=tmp_path / "backups", at=None))
+    told = capsys.readouterr().out
+    assert f"jobs/publish_recommendations.py --config {config.file} --lake {copy} " in told
+    assert told.endswith("--start 2026-03-03 --end 2026-03-04\n")
 
 
 def test_a_backup_may_lie_where_a_path_has_blanks_and_letters_of_any_alphabet(config: Config, tmp_path: Path):
