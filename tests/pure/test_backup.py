@@ -21,7 +21,7 @@ from tests.conftest import SETTINGS
 from lakerec import backup, cli
 from lakerec.backup import back_up, backups, kept, restore_lake
 from lakerec.config import Config, load_config
-from lakerec.errors import BackupError, LakeBusyError
+from lakerec.errors import BackupError, ConfigError, LakeBusyError
 from lakerec.lake import held
 
 TABLES = ("silver/events", "ml/sequences", "gold/recommendations")
@@ -215,6 +215,14 @@ def test_a_lake_that_is_not_empty_is_not_touched(config: Config, tmp_path: Path)
     with pytest.raises(BackupError, match="is not empty"):
         restore_lake(config, tmp_path / "backups", None)
     assert len(rows(Path(config.lake), TABLES[0])) == 12
+
+
+@pytest.mark.parametrize(("lake", "files"), [("s3a://shop/lake", "files"), ("lake", "files")])
+def test_a_lake_that_is_not_whole_in_one_folder_is_refused(config: Config, tmp_path: Path, lake: str, files: str):
+    config.file.write_text(yaml.safe_dump(SETTINGS | {"lake": lake, "files": files}))
+    with pytest.raises(ConfigError, match=r"is no folder: an object store|copy that folder and the lake by hand"):
+        back_up(load_config(config.file), tmp_path / "backups", "run")
+    assert not (tmp_path / "backups").exists()
 
 
 def test_what_is_no_backup_is_named(config: Config, tmp_path: Path):
