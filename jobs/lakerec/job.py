@@ -26,13 +26,14 @@ from pyspark.sql import functions as F
 
 from lakerec import faults, lineage
 from lakerec.config import Config, load_config
-from lakerec.errors import ConfigError, LakerecError, UsageError
-from lakerec.lake import Lake, Run, Window
+from lakerec.errors import AlreadyServedError, ConfigError, LakeBusyError, LakerecError, UsageError
+from lakerec.lake import FAILED, SKIPPED, Lake, Run, Window
 from lakerec.names import as_part
 
 SPARK_IS_UP = "Spark is up ({:.1f} s)"
 Body = Callable[["Job"], dict[str, Any]]
 PR_SET_PDEATHSIG = 1  # of prctl(2)
+MESSAGE = 1000  # characters of an error that the ledger keeps
 # The steps of a day, in their order.
 LAKE_STEPS = (
     "ingest_events",
@@ -210,15 +211,29 @@ def _run(name: str, run: Body, given: argparse.Namespace, ahead: str) -> None:
 def carry_out(spark: SparkSession, config: Config, name: str, run: Body, given: argparse.Namespace) -> None:
     """Run a job's body in a session that is there, and say what it counted."""
     job = start(config, spark, name, window_of(config, given), given.run_id, given.every_day)
-    with faults.told(config):
-        counts = done(job, run)
+    counts = done(job, run)
     job.say(", ".join(f"{k} {v}" for k, v in counts.items()))
 
 
 def done(job: Job, run: Body) -> dict[str, Any]:
-    """A job's counts, once it has run; OpenLineage hears of it."""
-    with lineage.told(job):
-        return run(job)
+    """A job's counts, once it has run; OpenLineage hears of it, and the ledger of the error that ended it."""
+    try:
+        with faults.told(job.config), lineage.told(job):
+            return run(job)
+    except Exception as error:
+        _record_stop(job, error)
+        raise
+
+
+def _record_stop(job: Job, error: Exception) -> None:
+    """Into ops.runs where the lake can be had: whoever ran the job hears of the error in any case."""
+    if isinstance(error, LakeBusyError):
+        return
+    known = isinstance(error, LakerecError)
+    message = str(error) if known else next(iter(str(error).splitlines()), "")
+    why = {"error": type(error).__name__, "message": message[:MESSAGE]}
+    with suppress(Exception):
+        job.lake.record_stop(SKIPPED if isinstance(error, AlreadyServedError) else FAILED, why)
 
 
 def give_back() -> None:

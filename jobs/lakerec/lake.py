@@ -44,6 +44,7 @@ from lakerec.release import code_version
 from lakerec.tables import Migration, Table, fingerprint, migrations, quoted, table, table_names
 
 RUNS = "ops.runs"
+FAILED, SKIPPED = STOPPED = "failed", "skipped"  # how ops.runs has runs that ended by an error
 # How far back in a table's history a slow run looks for a newer one.
 LOOK_BACK = 60
 # Seconds in which the JVM of a killed run is sure to have ended.
@@ -115,6 +116,8 @@ class Run:
     notes: dict[str, str] = field(default_factory=dict)
     # Whether commits are still to come: nobody may take this run for one that died before it could record itself.
     unfinished: bool = False
+    # Whether the ledger has it as one that did not come to its end: what it committed may still have to be recorded.
+    stopped: bool = False
 
     def metadata(self, replaced: Window | None = None) -> str:
         """What each commit carries in `userMetadata`: the run, its window, the versions it read, the days replaced."""
@@ -122,8 +125,7 @@ class Run:
         fields: dict[str, Any] = {"run_id": self.run_id, "job": self.job, "inputs": self.inputs}
         fields |= {"config_hash": self.config_hash, "code_version": self.code}
         days = {"replaced": [str(replaced.start), str(replaced.end)]} if replaced else {}
-        if self.unfinished:
-            fields |= {"unfinished": True}
+        fields |= {name: True for name in ("unfinished", "stopped") if getattr(self, name)}
         owed = {"owed": {str(day): counts for day, counts in self.owed.items()}} if self.owed else {}
         return json.dumps(fields | window | days | owed, sort_keys=True)
 
@@ -469,6 +471,18 @@ class Lake:
         """Append rows of `Run.row` to ops.runs: the last commit of a run."""
         self.append_rows(RUNS, rows)
 
+    def record_stop(self, status: str, why: Mapping[str, str]) -> None:
+        """Append the run to ops.runs as one that ended by an error, unless it has said itself how it ended.
+
+        Not to a lake without a ledger, which may be a slip of the pen; LakeBusyError at once where another run holds
+        the lease.
+        """
+        if RUNS in self.run.outputs or not self.exists(RUNS):
+            return
+        self.run.stopped = True
+        with self.lease(wait_seconds=0):
+            self.record([self.run.row(status, dict(why))])
+
     def _keep_settings(self) -> None:
         """Before a run's first commit: the settings, by the hash that the commit names."""
         if self._settings_kept:
@@ -499,11 +513,11 @@ class Lake:
         last = next((found for found in self._commits(name, LOOK_BACK) if found.get("job") == self.run.job), {})
         if not last or last["run_id"] == self.run.run_id or last.get("unfinished"):
             return
-        if last["run_id"] in {commit.get("run_id") for commit in self.history(RUNS, LOOK_BACK)}:
+        if last["run_id"] in {one.get("run_id") for one in self.history(RUNS, LOOK_BACK) if not one.get("stopped")}:
             return
         if self.exists(RUNS):
             ledger = self.spark.read.format("delta").load(self.path(RUNS))
-            if ledger.where(F.col("run_id") == last["run_id"]).limit(1).count():
+            if ledger.where(~F.col("status").isin(*STOPPED) & (F.col("run_id") == last["run_id"])).limit(1).count():
                 return
         window = Window(date.fromisoformat(last["start"]), date.fromisoformat(last["end"]))
         code = last.get("code_version", "")
@@ -514,12 +528,13 @@ class Lake:
         self.append_rows(RUNS, dead.rows("ok", owed) if owed else [dead.row("ok", told)])
 
     @contextmanager
-    def lease(self) -> Iterator[dict[str, str]]:
+    def lease(self, wait_seconds: int | None = None) -> Iterator[dict[str, str]]:
         """Hold the lake's only lease, its tables brought to this release's DDL; LakeBusyError after the wait.
 
         Yields what a migration has done, by table.
         """
-        with held(self.config, self.run.job, self.run.run_id) as self._still_held, _jvm_lease(self.spark, self.config):
+        holding = held(self.config, self.run.job, self.run.run_id, wait_seconds)
+        with holding as self._still_held, _jvm_lease(self.spark, self.config):
             yield self.migrate()
 
     def local_folder(self, relative: str) -> Path:
@@ -562,8 +577,11 @@ def _conformed(rows: DataFrame, spec: Table) -> DataFrame:
             f"{spec.name}: columns missing {missing}, not in the DDL {extra}; nothing was written. Let "
             f"sql/tables/{spec.name}.sql and the code that makes the rows name the same columns"
         )
-    columns = (F.col(f"`{f.name}`").cast(f.dataType).alias(f.name, metadata=f.metadata) for f in spec.schema().fields)
-    return rows.select(*columns)
+    # As text, and the comments by the schema: a call of the JVM for each column takes seven times as long.
+    columns = [
+        f"CAST({quoted(f.name)} AS {f.dataType.simpleString()}) AS {quoted(f.name)}" for f in spec.schema().fields
+    ]
+    return rows.selectExpr(*columns).to(spec.schema())
 
 
 def _completed(rows: DataFrame, name: str) -> DataFrame:
@@ -584,22 +602,23 @@ def live_files(place: Path, version: int) -> list[Path]:
 
 
 @contextmanager
-def held(config: Config, job: str, run_id: str) -> Iterator[Callable[[], None]]:
-    """Hold a lake's only lease; wait as long as the configuration says, then raise LakeBusyError.
+def held(config: Config, job: str, run_id: str, wait_seconds: int | None = None) -> Iterator[Callable[[], None]]:
+    """Hold a lake's only lease; LakeBusyError where it is not free after the wait (else the YAML's).
 
     Yields what raises ConnectionFailedError where the lease was lost.
     """
     settings = config.lease
+    wait = settings.wait_seconds if wait_seconds is None else wait_seconds
     if settings.uri_env:
         if not (uri := uri_of(settings.uri_env)):
             raise ConfigError(f"{config.where('lease')}: the environment variable {settings.uri_env} is not set")
-        with _postgres_lease(uri, config.lake, f"{job} (run {run_id})", settings.wait_seconds) as still_held:
+        with _postgres_lease(uri, config.lake, f"{job} (run {run_id})", wait) as still_held:
             yield still_held
     elif "://" in config.lake:
         place = config.where("lake")
         raise ConfigError(f"{place}: {config.lake} is no folder: set lease.uri_env to a PostgreSQL's URI")
     else:
-        with file_lease(Path(config.lake), job, run_id, settings.wait_seconds):
+        with file_lease(Path(config.lake), job, run_id, wait):
             yield lambda: None  # the kernel takes it from no process that lives
 
 

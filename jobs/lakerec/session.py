@@ -75,6 +75,8 @@ BASE = {
     # Spark hides what looks like a secret where it shows its properties; "apiKey" is one, too.
     "spark.redaction.regex": "(?i)secret|password|token|access[.]?key|api[._]?key",
     "spark.python.worker.faulthandler.enabled": "true",
+    # Each function of a column would look for the line that called it, for messages that nobody reads.
+    "spark.python.sql.dataFrameDebugging.enabled": "false",
     "spark.python.worker.reuse": "true",
     "spark.sql.legacy.timeParserPolicy": "CORRECTED",
     "spark.sql.debug.maxToStringFields": "100",

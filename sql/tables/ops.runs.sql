@@ -5,7 +5,7 @@ CREATE TABLE ops.runs (
   ingest_date DATE COMMENT 'The ingest day of the counts; null for a job without counts per day',
   window_start DATE COMMENT 'First day of the run\'s window',
   window_end DATE COMMENT 'Day behind the last of the window',
-  status STRING COMMENT 'ok or rejected',
+  status STRING COMMENT 'ok; rejected by a gate; failed or skipped, with error and message in details',
   rows_read BIGINT COMMENT 'Rows read',
   rows_written BIGINT COMMENT 'Rows written',
   rows_duplicate BIGINT COMMENT 'Rows that lost to another row of the same identity',

@@ -6,7 +6,7 @@ SELECT
   job,
   window_start,
   window_end,
-  -- a run that refused one of its days is told as rejected
+  -- a run that refused one of its days is told as rejected, one that failed behind its commit and was completed as ok
   max(status) AS status,
   sum(rows_read) AS rows_read,
   sum(rows_written) AS rows_written,

@@ -8,7 +8,9 @@ import pytest
 from tests.conftest import DAY, Shop, day_after, event
 
 from lakerec.config import load_config
-from lakerec.errors import UsageError
+from lakerec.errors import ConflictError, LakeBusyError, SourceError, UsageError
+from lakerec.job import body, done
+from lakerec.lake import held
 from lakerec.ledger import show_run, show_runs
 from lakerec.release import code_version
 from lakerec.tables import sql_text
@@ -115,3 +117,45 @@ def test_an_unknown_run_and_an_empty_lake_are_named(ran, tmp_path):
     ran.settings["lake"] = "elsewhere"
     with pytest.raises(UsageError, match="no run was recorded"):
         show_runs(ran.config, ran.spark, None, 5)
+
+
+def test_a_run_that_an_error_ended_is_in_the_ledger_with_its_cause(ran, capsys):
+    ran.deliver(day_after(1), ["1,2"], header="event_id,user_id")
+    job = ran.job("ingest_events", day_after(1))
+    with pytest.raises(SourceError):
+        done(job, body("ingest_events"))
+    (row,) = [row for row in ran.rows("ops.runs") if row["run_id"] == job.run.run_id]
+    assert (row["status"], row["outputs"], dict(row["details"])["error"]) == ("failed", [], "SourceError")
+    show_run(ran.config, ran.spark, job.run.run_id)
+    assert f"{day_after(1)}.csv.gz" in capsys.readouterr().out
+    show_runs(ran.config, ran.spark, "ingest_events", 1)
+    assert "failed" in capsys.readouterr().out
+
+
+def test_what_has_told_its_end_itself_and_what_has_no_ledger_or_no_lease_adds_nothing(ran):
+    rejected = ran.job("conform_events")
+    rejected.lake.record([rejected.run.row("rejected", {"read": 1})])
+    before = ran.version("ops.runs")
+    rejected.lake.record_stop("failed", {})
+    with held(ran.config, "another", "run"), pytest.raises(LakeBusyError):
+        ran.job("conform_events").lake.record_stop("failed", {})
+    assert ran.version("ops.runs") == before
+    ran.settings["lake"] = "a-slip-of-the-pen"
+    ran.job("conform_events").lake.record_stop("failed", {})
+    assert not (ran.folder / "a-slip-of-the-pen" / "ops").exists()
+
+
+def test_a_run_that_failed_behind_its_commit_is_still_completed_by_the_next(ran, monkeypatch):
+    def fails(_):
+        raise ConflictError("another program")
+
+    job = ran.job("conform_events")
+    with monkeypatch.context() as patched, pytest.raises(ConflictError):
+        patched.setattr(job.lake, "record", fails)
+        done(job, body("conform_events"))
+    job.lake.record_stop("failed", {"error": "ConflictError"})
+    ran.run("conform_events")
+    mine = {row["status"]: row for row in ran.rows("ops.runs") if row["run_id"] == job.run.run_id}
+    assert mine.keys() == {"failed", "ok"} and mine["ok"]["rows_written"] == 5
+    view = ran.spark.sql(sql_text("views", "runs"), runs=ran.job("look").lake.read("ops.runs"))
+    assert [row["status"] for row in view.where(f"run_id = '{job.run.run_id}'").collect()] == ["ok"]
