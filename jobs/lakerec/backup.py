@@ -21,12 +21,11 @@ from pathlib import Path
 from lakerec import __version__
 from lakerec.config import Config
 from lakerec.errors import BackupError, ConfigError
-from lakerec.lake import COMMIT, held, live_files
+from lakerec.lake import COMMIT, LISTS, held, live_files
 from lakerec.tables import table, table_names
 
 MANIFEST = "backup.json"
 LOG, LAST_CHECKPOINT = "_delta_log", "_last_checkpoint"
-LISTS = "gold.recommendations"
 REGISTRY = "_mlflow/mlflow.db"
 # What a backup does not hold, and why it need not.
 LEFT_OUT = {

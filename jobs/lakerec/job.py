@@ -100,10 +100,10 @@ def arguments(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
     return parser
 
 
-def command(config: Config, step: str, start_day: object, end_day: object) -> str:
+def command(config: Config, step: str, start_day: object, end_day: object, every_day: bool = False) -> str:
     """A step over a window as a person runs it, in the project's folder."""
     place = f"--config {quote(str(config.file))} --lake {quote(config.lake)}"
-    return f".venv/bin/python jobs/{step}.py {place} --start {start_day} --end {end_day}"
+    return f".venv/bin/python jobs/{step}.py {place} --start {start_day} --end {end_day}" + " --every-day" * every_day
 
 
 def parse_window(start_day: str, end_day: str) -> Window:

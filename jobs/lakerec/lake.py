@@ -43,7 +43,7 @@ from lakerec.postgres import uri_of
 from lakerec.release import code_version
 from lakerec.tables import Migration, Table, fingerprint, migrations, quoted, table, table_names
 
-RUNS = "ops.runs"
+RUNS, LISTS = "ops.runs", "gold.recommendations"
 FAILED, SKIPPED = STOPPED = "failed", "skipped"  # how ops.runs has runs that ended by an error
 # How far back in a table's history a slow run looks for a newer one.
 LOOK_BACK = 60

@@ -14,11 +14,10 @@ from rich.table import Table
 from lakerec.config import Config
 from lakerec.errors import UsageError
 from lakerec.job import STEPS, command
-from lakerec.lake import RUNS, Lake
+from lakerec.lake import LISTS, RUNS, Lake
 from lakerec.show import looking
 from lakerec.tables import sql_text
 
-LISTS = "gold.recommendations"
 COUNTS = ("rows_read", "rows_written", "rows_quarantined")
 
 
@@ -55,8 +54,8 @@ def show_run(config: Config, spark: SparkSession, run_id: str) -> None:
     if (step := rows[0]["job"]) in STEPS:
         others = "" if rows[0]["config_hash"] == config.hash() else ", and by other settings than its own"
         print(f"\nto make its rows anew, from its inputs as they are now{others}")
-        every = " --every-day" * ("every_day" in (rows[0]["details"] or {}))
-        print(f"  {command(config, step, rows[0]['window_start'], rows[0]['window_end'])}{every}")
+        every_day = "every_day" in (rows[0]["details"] or {})
+        print(f"  {command(config, step, rows[0]['window_start'], rows[0]['window_end'], every_day)}")
     if settings := lake.kept_settings(rows[0]["config_hash"]):
         print(f"\nits settings\n  {settings}")
 

@@ -11,10 +11,10 @@ from pyspark.errors import PySparkException
 
 from lakerec.errors import UsageError
 from lakerec.job import Job, command
-from lakerec.lake import LOOK_BACK, RUNS, Lake, Window
+from lakerec.lake import LISTS, LOOK_BACK, RUNS, Lake, Window
 from lakerec.tables import table_names
 
-PROMOTIONS, FORGOTTEN, LISTS = "ml.promotions", "ops.tombstones", "gold.recommendations"
+PROMOTIONS, FORGOTTEN = "ml.promotions", "ops.tombstones"
 SCORE, PUBLISH = "score_candidates", "publish_recommendations"
 LOGS = {
     PROMOTIONS: "`lakerec rollback` appends to it",
@@ -143,6 +143,5 @@ def told(
     lines += [f"made from what it was: {', '.join(made) or 'nothing in the lake'}"]
     lines += ["to make what follows agree with it, in this order:"] * bool(windows)
     for one, (start, end) in windows.items():
-        every = " --every-day" * (one == SCORE)
-        lines.append(f"  {command(job.config, one, start, end)}{every}")
+        lines.append(f"  {command(job.config, one, start, end, every_day=one == SCORE)}")
     return "\n".join(lines)
