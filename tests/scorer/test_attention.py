@@ -56,14 +56,28 @@ def states(encoder, owners, in_pieces):
 
 
 @settings(max_examples=40, deadline=None)
+@given(packs)
+@example([(1, [1])])
+@example([(9, [5, 5]), (1, [1])])
+def test_pieces_read_as_the_mask_does(encoder, drawn):
+    owners = owners_of(drawn)
+    with torch.no_grad():
+        found, wanted = (states(encoder, owners, in_pieces) for in_pieces in (True, False))
+    torch.testing.assert_close(found, wanted, atol=1e-4, rtol=1e-4)
+
+
+@settings(max_examples=40, deadline=None)
 @given(packs, st.sampled_from([1, 40, 2**18]))
 @example([(1, [1])], 2**18)
 @example([(9, [5, 5]), (1, [1])], 1)
-def test_pieces_read_as_the_mask_does(encoder, drawn, held):
+def test_so_they_do_with_their_keys_gathered_as_on_a_gpu(encoder, drawn, held):
     owners = owners_of(drawn)
     with torch.no_grad(), pytest.MonkeyPatch.context() as patch:
-        patch.setitem(attention.HELD, "cpu", held * 32)
-        found, wanted = (states(encoder, owners, in_pieces) for in_pieces in (True, False))
+        wanted = states(encoder, owners, in_pieces=False)
+        patch.setattr(attention, "HELD", held * 32)
+        patch.setattr(attention, "_in_two", lambda *_: pytest.fail("on a processor alone"))
+        patch.setattr(torch, "is_grad_enabled", lambda: True)
+        found = states(encoder, owners, in_pieces=True)
     torch.testing.assert_close(found, wanted, atol=1e-4, rtol=1e-4)
 
 

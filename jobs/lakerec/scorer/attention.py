@@ -7,7 +7,9 @@ can do it; `install` finds out by trying.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -20,8 +22,7 @@ from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_f
 from transformers.masking_utils import sdpa_mask
 
 IN_PIECES = "slate"  # the name under which transformers knows it
-# Numbers of the keys that are held at a time: on a processor what the cache holds, on a GPU what its memory spares.
-HELD = {"cpu": 2**18, "cuda": 2**26}
+HELD = 2**26  # numbers of the gathered keys at a time: 256 MiB in float32
 CLOSE = 1e-3  # of the largest state: two ways to the same sums in float32
 
 
@@ -29,14 +30,18 @@ CLOSE = 1e-3  # of the largest state: two ways to the same sums in float32
 class Pieces:
     """How the tokens of b packs, padded to t, fall into histories and r candidates, the longest of h and of c tokens.
 
-    past is h; keys (r, h + c) the tokens, of b t, that a candidate may see, its own last; seen (r, 1, 1 or c, h + c)
-    which of them it does, None where all; history (b, 1, 1, h) which are no padding, None where all; back (b, t) each
-    token's place among the b h tokens of the histories and the r c of the candidates.
+    past is h, first the length of the shortest history; packs (r,) the pack of each candidate; own (r, c) its tokens'
+    places among the b t; own_seen (r, 1, 1 or c, c) which of them it sees, None where all; history (b, 1, 1, h) which
+    are no padding, None where all; back (b, t) each token's place among the b h tokens of the histories and the r c of
+    the candidates.
     """
 
     past: int
-    keys: Tensor
-    seen: Tensor | None
+    first: int
+    tokens: int
+    packs: Tensor
+    own: Tensor
+    own_seen: Tensor | None
     history: Tensor | None
     back: Tensor
     causal: bool
@@ -52,11 +57,10 @@ class Pieces:
         lengths = ends + 1 - starts
         c = int(lengths.max(initial=1))
         own = starts[:, None] + np.arange(c)
-        is_past, is_own = owners[rows, :h] == 0, np.arange(c) < lengths[:, None]
-        before = np.broadcast_to(np.arange(h), (len(rows), h))
-        seen = np.concatenate([is_past, is_own], axis=1)[:, None, None]
+        is_own = np.arange(c) < lengths[:, None]
+        seen = np.ascontiguousarray(is_own)[:, None, None]
         if causal:
-            seen = seen & (np.arange(h + c) <= h + np.arange(c)[:, None])[None, None]
+            seen = seen & np.tri(c, dtype=np.bool_)[None, None]
         back = np.minimum(np.arange(packs)[:, None] * h + np.arange(tokens), packs * h - 1)
         back[rows[:, None].repeat(c, axis=1)[is_own], own[is_own]] = packs * h + np.flatnonzero(is_own)
         padded = (owners[:, :h] == 0)[:, None, None]
@@ -66,12 +70,53 @@ class Pieces:
 
         return cls(
             h,
-            told(rows[:, None] * tokens + np.concatenate([before, np.minimum(own, tokens - 1)], axis=1)),
+            int((owners == 0).sum(axis=1).min()),
+            tokens,
+            told(rows),
+            told(rows[:, None] * tokens + np.minimum(own, tokens - 1)),
             None if seen.all() else told(seen),
-            None if causal or padded.all() else told(padded),  # what is padding comes behind all that is read
+            None if padded.all() else told(padded),
             told(back),
             causal,
         )
+
+    @cached_property
+    def past_mask(self) -> Tensor | None:
+        """(b, 1, 1, h) what is added to the logits of a history's keys; None where nothing."""
+        return None if self.history is None else _added(self.history)
+
+    @cached_property
+    def own_mask(self) -> Tensor | None:
+        """(r, 1, 1 or c, c) what is added to the logits of a candidate's own keys; None where nothing."""
+        return None if self.own_seen is None else _added(self.own_seen)
+
+    @cached_property
+    def of_past(self) -> Tensor:
+        """(r, c) the candidates' tokens among the b (t - first) that come behind the shortest history."""
+        return self.own - (self.packs[:, None] + 1) * self.first
+
+    @cached_property
+    def keys(self) -> Tensor:
+        """(r, h + c) the tokens, of b t, that a candidate may see, its own last."""
+        before = self.packs[:, None] * self.tokens + torch.arange(self.past, device=self.own.device)
+        return torch.cat([before, self.own], dim=1)
+
+    @cached_property
+    def seen(self) -> Tensor | None:
+        """(r, 1, 1 or c, h + c) which of the keys a candidate sees, None where all."""
+        if self.own_seen is None and self.history is None:
+            return None
+        shape = (len(self.own), 1, self.own.shape[1] if self.causal else 1, self.past)
+        past = self._every(shape) if self.history is None else self.history[self.packs].expand(shape)
+        own = self._every((*shape[:3], self.own.shape[1])) if self.own_seen is None else self.own_seen
+        return torch.cat([past, own], dim=3)
+
+    def _every(self, shape: tuple[int, ...]) -> Tensor:
+        return torch.ones(shape, dtype=torch.bool, device=self.own.device)
+
+
+def _added(seen: Tensor) -> Tensor:
+    return torch.zeros(seen.shape, device=seen.device).masked_fill_(~seen, -torch.inf)
 
 
 def install(encoder: PreTrainedModel, causal: bool, first_position: int) -> bool:
@@ -139,23 +184,74 @@ def _attend(
     if any(more.get(name) is not None for name in ("position_bias", "softcap", "s_aux")):
         raise NotImplementedError("attention in pieces knows no biases")
     groups = getattr(module, "num_key_value_groups", 1)
-    how: Any = {"dropout_p": dropout, "scale": scaling}
     h = pieces.past
+    query, key = query.to(value.dtype), key.to(value.dtype)  # rotated positions may come in float32
     keys, values = (repeat_kv(each[:, :, :h], groups) for each in (key, value))
+    mask = None if pieces.causal else pieces.history  # what is padding comes behind all that is read
     history = scaled_dot_product_attention(
-        query[:, :, :h], keys, values, attn_mask=pieces.history, is_causal=pieces.causal, **how
+        query[:, :, :h], keys, values, attn_mask=mask, is_causal=pieces.causal, dropout_p=dropout, scale=scaling
     )
     tokens = [each.transpose(1, 2).flatten(0, 1) for each in (query, key, value)]
-    step = max(1, HELD[query.device.type] // (pieces.keys.shape[1] * query.shape[1] * query.shape[3]))
-    found = [history.transpose(1, 2).flatten(0, 1)]
+    if query.device.type == "cpu" and pieces.first and not torch.is_grad_enabled():
+        candidates: Iterable[Tensor] = [_in_two(query, keys, values, tokens, groups, scaling, pieces)]
+    else:
+        candidates = _gathered(tokens, groups, dropout, scaling, pieces)
+    found = torch.cat([history.transpose(1, 2).flatten(0, 1), *candidates])
+    return found.index_select(0, pieces.back.flatten()).unflatten(0, pieces.back.shape), None
+
+
+def _gathered(
+    tokens: list[Tensor], groups: int, dropout: float, scaling: float | None, pieces: Pieces
+) -> Iterator[Tensor]:
+    """(r c, heads, d) in parts: each candidate with the keys of the history beside its own."""
+    heads, size = tokens[0].shape[1:]
+    step = max(1, HELD // (pieces.keys.shape[1] * heads * size))
     for at in range(0, len(pieces.keys), step):
         places = pieces.keys[at : at + step]
-        queries = _taken(tokens[0], places[:, h:])
+        queries = _taken(tokens[0], places[:, pieces.past :])
         keys, values = (repeat_kv(_taken(each, places), groups) for each in tokens[1:])
         seen = None if pieces.seen is None else pieces.seen[at : at + step]
-        read = scaled_dot_product_attention(queries, keys, values, attn_mask=seen, **how)
-        found.append(read.transpose(1, 2).flatten(0, 1))
-    return torch.cat(found).index_select(0, pieces.back.flatten()).unflatten(0, pieces.back.shape), None
+        read = scaled_dot_product_attention(queries, keys, values, attn_mask=seen, dropout_p=dropout, scale=scaling)
+        yield read.transpose(1, 2).flatten(0, 1)
+
+
+def _in_two(
+    query: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    tokens: list[Tensor],
+    groups: int,
+    scaling: float | None,
+    pieces: Pieces,
+) -> Tensor:
+    """(r c, heads, d): all candidates' tokens on the history in one product, each candidate on itself, put together.
+
+    Two softmaxes are one of all keys where each counts by its sum of exponentials (Dao et al. 2022, section 3.1). The
+    keys of the history, (b, heads, h, d), are laid out for the product once, not for each candidate.
+    """
+    past, of_past = _flash(query[:, :, pieces.first :], keys, values, pieces.past_mask, scaling)
+    queries, own_keys, own_values = (
+        repeat_kv(_taken(each, pieces.own), groups if place else 1) for place, each in enumerate(tokens)
+    )
+    own, of_own = _flash(queries, own_keys, own_values, pieces.own_mask, scaling)
+    rows = pieces.of_past.flatten()
+    share = torch.sigmoid(_rows(of_past).index_select(0, rows) - _rows(of_own))[..., None].to(own.dtype)
+    return torch.lerp(_rows(own), _rows(past).index_select(0, rows), share)
+
+
+def _flash(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scaling: float | None
+) -> tuple[Tensor, Tensor]:
+    """As scaled_dot_product_attention, with the logarithm of each query's sum of exponentials (b, heads, t)."""
+    found: tuple[Tensor, Tensor] = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+        query, key, value, attn_mask=mask, scale=scaling
+    )
+    return found
+
+
+def _rows(found: Tensor) -> Tensor:
+    """(b, heads, n, ...) as (b n, heads, ...)."""
+    return found.transpose(1, 2).flatten(0, 1)
 
 
 def _taken(tokens: Tensor, places: Tensor) -> Tensor:

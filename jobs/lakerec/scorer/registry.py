@@ -102,7 +102,9 @@ def set_champion(uri: str, version: str) -> None:
     client = _client(uri)
     number = _number(client, version)
     if number is None:
-        raise ModelError(f"{uri}: {MODEL} has no version {version}; register it before it is promoted")
+        raise ModelError(
+            f"{uri}: {MODEL} has no version {version}: its training did not register it; run scorer_nightly again"
+        )
     client.set_registered_model_alias(MODEL, CHAMPION, number)
 
 
