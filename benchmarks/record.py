@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
+INSTRUCTIONS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")  # the widest last
 
 
 def data_folder(name: str) -> Path:
@@ -23,11 +24,23 @@ def data_folder(name: str) -> Path:
 
 
 def circumstances() -> dict[str, Any]:
-    """date, commit, cores, memory_gib, processor: what every result says of itself."""
+    """date, commit, cores, memory_gib, cpu: what every result says of itself."""
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    machine = {"cores": os.cpu_count(), "memory_gib": round(memory, 1), "processor": platform.machine()}
+    machine = {"cores": os.cpu_count(), "memory_gib": round(memory, 1), "cpu": processor()}
     return {"date": f"{datetime.now(UTC):%Y-%m-%d}", "commit": commit.strip(), **machine}
+
+
+def processor() -> str:
+    """The processor's name and the widest instructions it has of those that scoring gains from."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.machine()
+    told = {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
+    known = told.get("flags", "").split()
+    widest = [name for name in INSTRUCTIONS if name in known][-1:]
+    return ", ".join([told.get("model name", platform.machine()), *widest])
 
 
 def yardstick() -> float:

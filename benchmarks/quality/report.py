@@ -190,7 +190,7 @@ def _number(value: float) -> float | None:
 
 def machine() -> Row:
     """Commit, date and size of the machine: the same for every row of a run."""
-    return {name: value for name, value in circumstances().items() if name != "processor"}
+    return {name: value for name, value in circumstances().items() if name != "cpu"}
 
 
 def table(rows: Sequence[Row], published: Mapping[str, Mapping[str, float]]) -> str:

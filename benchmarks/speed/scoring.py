@@ -348,8 +348,6 @@ def _shape(sizes: Sizes) -> str:
 def complete(rows: Rows) -> Rows:
     """Each with its commit, date and machine."""
     about = circumstances()
-    for extra in ("cores", "processor"):
-        about.pop(extra)
     return [{**row, **about} for row in rows]
 
 
