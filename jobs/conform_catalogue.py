@@ -14,10 +14,13 @@ from lakerec.errors import DataQualityError
 from lakerec.job import Job, main
 from lakerec.privacy import user_key
 
+TABLES = ("silver.items", "silver.users", "silver.kg")
+
 
 def run(job: Job) -> dict[str, Any]:
     """Rebuild the tables whole: what they hold follows from the landed files, in whatever order they came."""
     with job.lake.lease():
+        job.lake.complete(*TABLES)
         tables = {name: rows.persist() for name, rows in _tables(job)}
         try:
             counts = {name: rows.count() for name, rows in tables.items()}

@@ -20,6 +20,7 @@ def run(job: Job) -> dict[str, Any]:
     """Replace each catalogue's rows of the window; files without a day in their path are known from the beginning."""
     found = sources.catalogues(job.config)
     with job.lake.lease():
+        job.lake.complete(*dict.fromkeys(TABLES.values()))
         # Every header before the first commit.
         landings = {name: sources.find(job.spark, job.config, s, name, job.window) for name, s in found.items()}
         for name, landing in landings.items():

@@ -60,7 +60,7 @@ def back_up(config: Config, folder: Path, run_id: str) -> tuple[Path, Backup, in
     with held(config, "backup", run_id):
         tables, now = pinned(lake), datetime.now(UTC)
     if not tables:
-        raise BackupError(f"the lake {lake} has no table: nothing to back up")
+        raise BackupError(f"the lake {lake} has no table, nothing to back up: is it the right lake?")
     place = folder / f"{now:%Y%m%dT%H%M%S.%f}"
     draft = folder / f".{place.name}.{os.getpid()}"
     try:

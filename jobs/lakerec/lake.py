@@ -504,25 +504,37 @@ class Lake:
     def _settings(self, config_hash: str) -> str:
         return f"{self.config.lake}/{SETTINGS}/{config_hash}.json"
 
-    def complete(self, name: str) -> None:
-        """Write the ops.runs row of a run of this job that committed `name` and died before it could record itself.
+    def complete(self, *names: str) -> None:
+        """Write the ops.runs rows of the runs of this job that committed a table and died before they could do so.
 
-        The commits of others (upkeep, foreign writers) that lie above it are passed over. A run that said it had more
-        to commit may live: it writes its row with its last commit.
+        `names` are the job's tables in the order of its commits. The commits of others (upkeep, foreign writers) that
+        lie above are passed over. A run that said it had more to commit may live: it writes its row with its last one.
         """
-        last = next((found for found in self._commits(name, LOOK_BACK) if found.get("job") == self.run.job), {})
-        if not last or last["run_id"] == self.run.run_id or last.get("unfinished"):
-            return
-        if last["run_id"] in {one.get("run_id") for one in self.history(RUNS, LOOK_BACK) if not one.get("stopped")}:
-            return
-        if self.exists(RUNS):
-            ledger = self.spark.read.format("delta").load(self.path(RUNS))
-            if ledger.where(~F.col("status").isin(*STOPPED) & (F.col("run_id") == last["run_id"])).limit(1).count():
-                return
+        dead: dict[str, dict[str, dict[str, Any]]] = {}
+        for name in names:
+            last = next((found for found in self._commits(name, LOOK_BACK) if found.get("job") == self.run.job), {})
+            if last and last["run_id"] != self.run.run_id and not last.get("unfinished"):
+                dead.setdefault(last["run_id"], {})[name] = last
+        for run_id, commits in dead.items():
+            if not self._recorded(run_id):
+                self._record_dead(run_id, commits)
+
+    def _recorded(self, run_id: str) -> bool:
+        """Whether ops.runs says how a run ended, other than by an error."""
+        if run_id in {one.get("run_id") for one in self.history(RUNS, LOOK_BACK) if not one.get("stopped")}:
+            return True
+        if not self.exists(RUNS):
+            return False
+        ledger = self.spark.read.format("delta").load(self.path(RUNS))
+        return bool(ledger.where(~F.col("status").isin(*STOPPED) & (F.col("run_id") == run_id)).limit(1).count())
+
+    def _record_dead(self, run_id: str, commits: Mapping[str, dict[str, Any]]) -> None:
+        """The row, or the row of each day, that a run owes; `commits` by table, the last at the end."""
+        last = list(commits.values())[-1]
         window = Window(date.fromisoformat(last["start"]), date.fromisoformat(last["end"]))
         code = last.get("code_version", "")
-        dead = Run(last["run_id"], last["job"], window, last["config_hash"], inputs=last["inputs"], code=code)
-        dead.outputs[name] = last["version"]
+        dead = Run(run_id, last["job"], window, last["config_hash"], inputs=last["inputs"], code=code)
+        dead.outputs.update({name: commit["version"] for name, commit in commits.items()})
         told = {"completed_by": self.run.run_id}
         owed = {date.fromisoformat(day): counts | told for day, counts in last.get("owed", {}).items()}
         self.append_rows(RUNS, dead.rows("ok", owed) if owed else [dead.row("ok", told)])

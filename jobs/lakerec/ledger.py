@@ -18,6 +18,7 @@ from lakerec.lake import LISTS, RUNS, Lake
 from lakerec.show import looking
 from lakerec.tables import sql_text
 
+WIDTH = 180  # where the table goes to a file or a pipe
 COUNTS = ("rows_read", "rows_written", "rows_quarantined")
 
 
@@ -38,7 +39,9 @@ def show_runs(config: Config, spark: SparkSession, job: str | None, count: int) 
         table.add_row(
             f"{began:%Y-%m-%d %H:%M}", row["job"], _window(row), row["status"], *counts, seconds, row["run_id"]
         )
-    Console(width=180).print(table)
+    console = Console()
+    console.width = console.width if console.is_terminal else WIDTH
+    console.print(table)
 
 
 def show_run(config: Config, spark: SparkSession, run_id: str) -> None:

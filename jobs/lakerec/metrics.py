@@ -50,7 +50,10 @@ def _require_ranks(scores: NDArray[np.floating]) -> None:
     """ModelError if a score is nan or +inf, which have no rank; -inf has the last."""
     wrong = scores.size - np.count_nonzero(scores < np.inf)
     if wrong:
-        raise ModelError(f"{wrong} of {scores.size} scores are not finite (nan or +inf; only -inf masks)")
+        raise ModelError(
+            f"{wrong} of {scores.size} scores are not finite (nan or +inf; only -inf masks): "
+            "the model is broken; train it again, or serve another by `lakerec rollback`"
+        )
 
 
 def by_user(ranks: Array, starts: NDArray[np.int64], ks: Sequence[int] = DEPTHS) -> dict[str, Array]:

@@ -29,8 +29,11 @@ pytestmark = pytest.mark.faults
 MOMENTS = 8
 TABLES = {
     "ingest_events": ("bronze.events",),
+    "ingest_catalogue": ("bronze.items",),
     "conform_events": ("silver.events", "quarantine.events"),
+    "conform_catalogue": ("silver.items",),
     "build_sequences": ("ml.sequences",),
+    "embed_items": ("ml.item_embeddings",),
     "train_scorer": (),
     "score_candidates": ("gold.recommendations",),
 }
@@ -102,7 +105,7 @@ def test_killed_at_moments_all_over_its_run(step: str, before: Before, start: St
     assert_quiet(shop, step, stages)
 
 
-COMMITTING = ("ingest_events", "conform_events", "build_sequences", "score_candidates")
+COMMITTING = [step for step in TABLES if step != "train_scorer"]
 
 
 @pytest.mark.parametrize("step", COMMITTING)
@@ -196,15 +199,30 @@ def submitted(start: Start, shop: Shop, step: str) -> subprocess.Popen:
     return start(command, shop.folder / "out.txt", PYSPARK_PYTHON=python)
 
 
+def events_files(shop: Shop) -> set[Path]:
+    return data(shop, "silver.events")
+
+
+def events_commits(shop: Shop) -> set[Path]:
+    return commits(shop, "silver.events")
+
+
+def drafts(shop: Shop) -> set[Path]:
+    return set(shop.folder.glob("lake/_models/.*"))
+
+
 @pytest.mark.parametrize("begin", [run, submitted])
-@pytest.mark.parametrize("step", ["conform_events", "train_scorer"])
+@pytest.mark.parametrize(
+    ("step", "seen"),
+    [("conform_events", events_files), ("conform_events", events_commits), ("train_scorer", drafts)],
+)
 def test_asked_to_end_it_ends_soon_with_the_lease_free_and_the_table_whole(
-    step: str, begin, before: Before, start: Start, stages: Stages
+    step: str, seen, begin, before: Before, start: Start, stages: Stages
 ):
     shop = before(step)
-    files, parts = data(shop, "silver.events"), set(shop.folder.glob("lake/_models/.*"))
+    there = seen(shop)
     process = begin(start, shop, step)
-    assert wait_until(lambda: data(shop, "silver.events") - files or set(shop.folder.glob("lake/_models/.*")) - parts)
+    assert wait_until(lambda: seen(shop) - there, process)
     process.send_signal(signal.SIGTERM)
     assert process.wait(SECONDS) != 0
     wait_until(lambda: not alive(process), seconds=SECONDS)

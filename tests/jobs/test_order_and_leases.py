@@ -180,6 +180,20 @@ def test_a_run_that_died_before_its_record_is_recorded_by_the_next(shop: Shop):
     assert line["status"] == "ok" and "completed_by" in dict(line["details"])
 
 
+def test_a_run_of_several_tables_that_died_is_recorded_with_all_that_it_committed(shop: Shop):
+    shop.run("ingest_catalogue", "conform_catalogue")
+    job = shop.job("conform_catalogue")
+    for name in ("silver.items", "silver.kg"):  # as far as it came
+        job.lake.replace(name, job.lake.read(name))
+    ledger = [row["run_id"] for row in shop.rows("ops.runs")]
+    assert job.run.run_id not in ledger
+    shop.run("conform_catalogue", "conform_catalogue")
+    (line,) = [row for row in shop.rows("ops.runs") if row["run_id"] == job.run.run_id]
+    assert dict(line["outputs"]) == {"silver.items": 1, "silver.kg": 0}
+    assert line["status"] == "ok" and "completed_by" in dict(line["details"])
+    assert len(shop.rows("ops.runs")) == len(ledger) + 3
+
+
 def test_a_run_with_commits_to_come_is_not_taken_for_one_that_died(shop: Shop):
     """Lists of each day of a window: between two of its commits another run of the same job writes its own."""
     shop.deliver(DAY, [event(1), event(2)])
