@@ -1,6 +1,6 @@
 """Where a slate's time goes on one thread, and how near that is to what the processor multiplies.
 
-    .venv/bin/python -m benchmarks.speed.slate_profile [--float32] [--slates 24]
+    .venv/bin/python -m benchmarks.speed.slate_profile [--arithmetic int8] [--slates 24]
 
 Seconds are the process's own CPU seconds: another process on the machine disturbs them less than the clock. The
 products are counted for the tokens that are needed: no padding, and attention only from a token to the history and to
@@ -23,7 +23,7 @@ from benchmarks.record import circumstances
 from benchmarks.speed import made
 from torch.profiler import ProfilerActivity, profile
 
-from lakerec.scorer.language_model import precision
+from lakerec.scorer.model import FLOAT32, INT8, NARROW
 from lakerec.scorer.prediction import Predictor
 from lakerec.scorer.slates import Pack, Packer, Slate
 
@@ -31,7 +31,7 @@ CANDIDATES, HISTORY, SQUARE = 50, 160, 2048
 REPEATS = 5
 # Names of torch's operators by what they do; the first that fits.
 PARTS = {
-    "matrix products": ("addmm", "mm", "bmm", "matmul", "linear", "mkldnn"),
+    "matrix products": ("addmm", "mm", "bmm", "matmul", "linear", "mkldnn", "quantized"),
     "attention": ("attention",),
     "GELU": ("gelu",),
     "layer norm, sums": ("layer_norm", "aten::add", "aten::mul", "aten::sum"),
@@ -108,13 +108,12 @@ def shares(model: Predictor, slates: Sequence[Slate]) -> dict[str, float]:
     return {part: round(value / whole, 3) for part, value in seconds.items()}
 
 
-def measured(float32: bool, count: int) -> dict[str, Any]:
+def measured(arithmetic: str, count: int) -> dict[str, Any]:
     """Everything, as one row."""
     torch.set_num_threads(1)
     model = Predictor.load(made.artefact(), 1)
     assert model.model is not None and model.packer is not None
-    if float32:
-        model.model.dtype = torch.float32
+    model.model = model.model.computing(arithmetic)
     slates = made.slates(made.people(count, CANDIDATES, HISTORY))
     packs = model.packer.pack(slates)
     config = model.model.encoder.config
@@ -123,12 +122,12 @@ def measured(float32: bool, count: int) -> dict[str, Any]:
     packer = model.packer
     packed = cpu_seconds(lambda: packer.pack(slates))
     tokens = sum(map(len, packs))
-    dtype = torch.float32 if float32 else precision("cpu")
+    dtype = model.model.dtype  # of int8 what goes in between the products, and what they are compared with
     longest = max(packs, key=len)
     found = rates(config, len(longest), dtype)
     return {
         **circumstances(),
-        "precision": str(dtype).removeprefix("torch."),
+        "precision": INT8 if arithmetic == INT8 else str(dtype).removeprefix("torch."),
         "slates": count,
         "tokens_per_slate": round(tokens / count),
         "gflop_per_slate": round((linear + attended) / count / 1e9, 2),
@@ -149,10 +148,10 @@ def measured(float32: bool, count: int) -> dict[str, Any]:
 def main() -> None:
     """Print the row."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--float32", action="store_true")
+    parser.add_argument("--arithmetic", choices=(NARROW, FLOAT32, INT8), default=NARROW)
     parser.add_argument("--slates", type=int, default=24)
     asked = parser.parse_args()
-    print(json.dumps(measured(asked.float32, asked.slates), indent=2))
+    print(json.dumps(measured(asked.arithmetic, asked.slates), indent=2))
 
 
 if __name__ == "__main__":
