@@ -29,6 +29,7 @@ def run(job: Job) -> dict[str, Any]:
             if written:
                 _judge(job, {name: tables[name] for name in written}, written)
                 for name in written:
+                    job.run.unfinished = name != list(written)[-1]
                     job.lake.replace(name, tables[name].coalesce(2))
                 job.lake.record([job.run.row("ok", {"written": sum(written.values()), **written})])
         finally:

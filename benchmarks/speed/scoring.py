@@ -348,7 +348,7 @@ def _shape(sizes: Sizes) -> str:
 def complete(rows: Rows) -> Rows:
     """Each with its commit, date and machine."""
     about = circumstances()
-    return [{**row, **about} for row in rows]
+    return [{**about, **row} for row in rows]
 
 
 def keep(rows: Rows, file: Path = RESULTS) -> None:

@@ -508,15 +508,16 @@ class Lake:
         """Write the ops.runs rows of the runs of this job that committed a table and died before they could do so.
 
         `names` are the job's tables in the order of its commits. The commits of others (upkeep, foreign writers) that
-        lie above are passed over. A run that said it had more to commit may live: it writes its row with its last one.
+        lie above are passed over. A run that said of each commit that more were to come may live, and writes its row
+        with the last one; or it died on its way, and has not done what it was for.
         """
         dead: dict[str, dict[str, dict[str, Any]]] = {}
         for name in names:
             last = next((found for found in self._commits(name, LOOK_BACK) if found.get("job") == self.run.job), {})
-            if last and last["run_id"] != self.run.run_id and not last.get("unfinished"):
+            if last and last["run_id"] != self.run.run_id:
                 dead.setdefault(last["run_id"], {})[name] = last
         for run_id, commits in dead.items():
-            if not self._recorded(run_id):
+            if not all(commit.get("unfinished") for commit in commits.values()) and not self._recorded(run_id):
                 self._record_dead(run_id, commits)
 
     def _recorded(self, run_id: str) -> bool:
@@ -537,7 +538,10 @@ class Lake:
         dead.outputs.update({name: commit["version"] for name, commit in commits.items()})
         told = {"completed_by": self.run.run_id}
         owed = {date.fromisoformat(day): counts | told for day, counts in last.get("owed", {}).items()}
-        self.append_rows(RUNS, dead.rows("ok", owed) if owed else [dead.row("ok", told)])
+        # In the dead run's name: this one has said nothing of itself yet, and may die before it does.
+        ledger = Lake(self.spark, self.config, dead)
+        ledger._still_held, ledger._settings_kept = self._still_held, True
+        ledger.append_rows(RUNS, dead.rows("ok", owed) if owed else [dead.row("ok", told)])
 
     @contextmanager
     def lease(self, wait_seconds: int | None = None) -> Iterator[dict[str, str]]:

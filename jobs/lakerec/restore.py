@@ -107,11 +107,11 @@ def days_replaced(lake: Lake, name: str, version: int) -> Window | None:
 def newest_inputs(lake: Lake) -> dict[str, tuple[str, set[str]]]:
     """By table: the job of its newest commit that says so, and the tables which that run read.
 
-    What was made of the table alone, as upkeep shortens it, says nothing of where its rows come from. Nothing is made
-    anew of a table that is a log: what it says has happened.
+    What was made of the table alone, as upkeep shortens it, says nothing of where its rows come from. What
+    ran follows from no table.
     """
     found = {}
-    for name in (one for one in table_names() if one not in LOGS):
+    for name in (one for one in table_names() if one != RUNS):
         commits = lake.history(name, LOOK_BACK)
         last: dict[str, Any] = next((one for one in commits if set(one.get("inputs", ())) - {name}), {})
         if last:

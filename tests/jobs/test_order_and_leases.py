@@ -180,18 +180,47 @@ def test_a_run_that_died_before_its_record_is_recorded_by_the_next(shop: Shop):
     assert line["status"] == "ok" and "completed_by" in dict(line["details"])
 
 
-def test_a_run_of_several_tables_that_died_is_recorded_with_all_that_it_committed(shop: Shop):
-    shop.run("ingest_catalogue", "conform_catalogue")
+def rebuilt(shop: Shop, *names: str, whole: bool = True) -> Job:
+    """A run of conform_catalogue that committed these tables and died; `whole`: they are all it had to commit."""
     job = shop.job("conform_catalogue")
-    for name in ("silver.items", "silver.kg"):  # as far as it came
+    job.lake.complete("silver.items", "silver.users", "silver.kg")
+    for name in names:
+        job.run.unfinished = not whole or name != names[-1]
         job.lake.replace(name, job.lake.read(name))
-    ledger = [row["run_id"] for row in shop.rows("ops.runs")]
-    assert job.run.run_id not in ledger
+    return job
+
+
+def test_runs_of_several_tables_that_died_are_recorded_each_with_all_that_it_committed(shop: Shop):
+    told = {"path": "users.csv.gz", "columns": {"user_id": "user", "text": "about"}, "mode": "snapshot"}
+    shop.settings["sources"]["users"] = shop.settings["sources"]["items"] | told
+    shop.write("users.csv.gz", "user,about", ["u1,likes trains"])
+    shop.run("ingest_catalogue", "conform_catalogue")
+    dead = [rebuilt(shop, "silver.items", "silver.users") for _ in range(2)]  # the second completes the first, and dies
     shop.run("conform_catalogue", "conform_catalogue")
-    (line,) = [row for row in shop.rows("ops.runs") if row["run_id"] == job.run.run_id]
-    assert dict(line["outputs"]) == {"silver.items": 1, "silver.kg": 0}
-    assert line["status"] == "ok" and "completed_by" in dict(line["details"])
-    assert len(shop.rows("ops.runs")) == len(ledger) + 3
+    for n, job in enumerate(dead, 1):
+        (line,) = [row for row in shop.rows("ops.runs") if row["run_id"] == job.run.run_id]
+        assert dict(line["outputs"]) == {"silver.items": n, "silver.users": n}
+        assert line["status"] == "ok" and "completed_by" in dict(line["details"])
+    assert len(shop.rows("ops.runs")) == 6
+
+
+def test_a_run_that_died_or_failed_between_its_tables_is_not_recorded_as_whole(shop: Shop):
+    shop.run("ingest_catalogue", "conform_catalogue")
+    failed = rebuilt(shop, "silver.items", whole=False)
+    failed.lake.record_stop("failed", {"error": "SourceError"})
+    dead = rebuilt(shop, "silver.items", whole=False)
+    shop.run("conform_catalogue")
+    found = [row["status"] for row in shop.rows("ops.runs") if row["run_id"] in (failed.run.run_id, dead.run.run_id)]
+    assert found == ["failed"]
+
+
+def test_a_run_that_completes_another_and_fails_says_so_of_itself(shop: Shop):
+    shop.run("ingest_catalogue", "conform_catalogue")
+    dead = rebuilt(shop, "silver.items")
+    failed = rebuilt(shop)
+    failed.lake.record_stop("failed", {"error": "SourceError"})
+    found = {row["run_id"]: row["status"] for row in shop.rows("ops.runs")}
+    assert (found[dead.run.run_id], found[failed.run.run_id]) == ("ok", "failed")
 
 
 def test_a_run_with_commits_to_come_is_not_taken_for_one_that_died(shop: Shop):

@@ -60,10 +60,37 @@ def states(encoder, owners, in_pieces):
 @example([(1, [1])])
 @example([(9, [5, 5]), (1, [1])])
 def test_pieces_read_as_the_mask_does(encoder, drawn):
-    owners = owners_of(drawn)
-    with torch.no_grad():
+    owners, ways = owners_of(drawn), []
+    with torch.no_grad(), pytest.MonkeyPatch.context() as patch:
+        two = attention._in_two
+        patch.setattr(attention, "_in_two", lambda *given: ways.append(given) or two(*given))
         found, wanted = (states(encoder, owners, in_pieces) for in_pieces in (True, False))
+    assert ways
     torch.testing.assert_close(found, wanted, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize(("dtype", "far"), [(torch.float32, 1e-5), (torch.bfloat16, 0.03), (torch.float64, 1e-5)])
+@pytest.mark.parametrize(
+    "drawn", [[(600, [3, 5]), (2, [3] * 40)], [(0, [2]), (3, [1, 600])], [(0, [2])], [(3, []), (3, [])]]
+)
+def test_long_and_empty_pieces_are_the_mask_in_any_precision(drawn, dtype, far, causal):
+    """Beyond the 512 keys that the kernel takes at a time; keys and values of half as many heads."""
+    owners = owners_of(drawn)
+    query, key, value = (
+        torch.randn(len(owners), heads, owners.shape[1], 8, generator=torch.Generator().manual_seed(heads + n))
+        for n, heads in enumerate((4, 2, 2))
+    )
+    mask = block_mask(owners, torch.float32, causal, CPU)
+    grown = (each.repeat_interleave(2, dim=1) for each in (key, value))
+    wanted = torch.nn.functional.scaled_dot_product_attention(query, *grown, attn_mask=mask).transpose(1, 2)
+    module = torch.nn.Identity()
+    module.num_key_value_groups = 2
+    given = (each.to(dtype) for each in (query, key, value))
+    with torch.no_grad():
+        found, _ = attention._attend(module, *given, None, pieces=Pieces.of(owners, causal, CPU))
+    real = torch.from_numpy(owners >= 0)
+    torch.testing.assert_close(found[real].float(), wanted[real], atol=far, rtol=far)
 
 
 @settings(max_examples=40, deadline=None)

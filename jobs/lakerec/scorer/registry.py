@@ -103,7 +103,7 @@ def set_champion(uri: str, version: str) -> None:
     number = _number(client, version)
     if number is None:
         raise ModelError(
-            f"{uri}: {MODEL} has no version {version}: its training did not register it; run scorer_nightly again"
+            f"{uri}: {MODEL} has no version {version}: register it first, by promote_scorer or by `lakerec rollback`"
         )
     client.set_registered_model_alias(MODEL, CHAMPION, number)
 
