@@ -208,6 +208,7 @@ def commands(told: str) -> dict[str, str]:
     return {line.split(".py")[0]: line[line.index("--start") :] for line in lines}
 
 
+@pytest.mark.long
 def test_the_commands_behind_a_restored_table_reach_the_lists_that_are_served(shop: Shop):
     chain = ("ingest_events", "ingest_catalogue", "conform_events", "conform_catalogue", "build_sequences")
     served = day_after(1)

@@ -74,7 +74,7 @@ def reference(spark, tmp_path_factory, model: Path) -> dict[str, list[dict]]:
 
 
 ORDERS = {
-    "forwards": (0, 1, 2, 3, 4),
+    "forwards": pytest.param((0, 1, 2, 3, 4), marks=pytest.mark.long),
     "backwards": pytest.param((4, 3, 2, 1, 0), marks=pytest.mark.long),
     "mixed, one twice": (2, 0, 4, 4, 1, 3),
 }
