@@ -38,7 +38,6 @@ class Pieces:
 
     past: int
     first: int
-    tokens: int
     packs: Tensor
     own: Tensor
     own_seen: Tensor | None
@@ -50,7 +49,8 @@ class Pieces:
     def of(cls, owners: NDArray[np.int64], causal: bool, place: torch.device) -> Pieces:
         """owners (b, t): 0 a token of the history, which comes first, 1, 2, ... of a candidate, -1 padding."""
         packs, tokens = owners.shape
-        h = int((owners == 0).sum(axis=1).max())
+        lengths_of_past = (owners == 0).sum(axis=1)
+        h = int(lengths_of_past.max())
         changes = np.diff(owners, axis=1, prepend=0, append=-2) != 0  # where a run begins, and behind the last token
         rows, ends = np.nonzero(changes[:, 1:] & (owners > 0))
         starts = np.nonzero(changes[:, :-1] & (owners > 0))[1]
@@ -58,7 +58,7 @@ class Pieces:
         c = int(lengths.max(initial=1))
         own = starts[:, None] + np.arange(c)
         is_own = np.arange(c) < lengths[:, None]
-        seen = np.ascontiguousarray(is_own)[:, None, None]
+        seen = is_own[:, None, None]
         if causal:
             seen = seen & np.tri(c, dtype=np.bool_)[None, None]
         back = np.minimum(np.arange(packs)[:, None] * h + np.arange(tokens), packs * h - 1)
@@ -70,8 +70,7 @@ class Pieces:
 
         return cls(
             h,
-            int((owners == 0).sum(axis=1).min()),
-            tokens,
+            int(lengths_of_past.min()),
             told(rows),
             told(rows[:, None] * tokens + np.minimum(own, tokens - 1)),
             None if seen.all() else told(seen),
@@ -83,12 +82,12 @@ class Pieces:
     @cached_property
     def past_mask(self) -> Tensor | None:
         """(b, 1, 1, h) what is added to the logits of a history's keys; None where nothing."""
-        return None if self.history is None else _added(self.history)
+        return None if self.history is None else _added(self.history, torch.float32)
 
     @cached_property
     def own_mask(self) -> Tensor | None:
         """(r, 1, 1 or c, c) what is added to the logits of a candidate's own keys; None where nothing."""
-        return None if self.own_seen is None else _added(self.own_seen)
+        return None if self.own_seen is None else _added(self.own_seen, torch.float32)
 
     @cached_property
     def of_past(self) -> Tensor:
@@ -98,7 +97,7 @@ class Pieces:
     @cached_property
     def keys(self) -> Tensor:
         """(r, h + c) the tokens, of b t, that a candidate may see, its own last."""
-        before = self.packs[:, None] * self.tokens + torch.arange(self.past, device=self.own.device)
+        before = self.packs[:, None] * self.back.shape[1] + torch.arange(self.past, device=self.own.device)
         return torch.cat([before, self.own], dim=1)
 
     @cached_property
@@ -115,8 +114,9 @@ class Pieces:
         return torch.ones(shape, dtype=torch.bool, device=self.own.device)
 
 
-def _added(seen: Tensor) -> Tensor:
-    return torch.zeros(seen.shape, device=seen.device).masked_fill_(~seen, -torch.inf)
+def _added(seen: Tensor, dtype: torch.dtype) -> Tensor:
+    """What is added to the logits, of the same shape: nothing where `seen`, elsewhere the least that there is."""
+    return torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill_(~seen, torch.finfo(dtype).min)
 
 
 def install(encoder: PreTrainedModel, causal: bool, first_position: int) -> bool:
@@ -164,8 +164,7 @@ def block_mask(owners: NDArray[np.int64], dtype: torch.dtype, causal: bool, plac
     seen = (owner[:, None, :] == 0) | (owner[:, :, None] == owner[:, None, :])
     if causal:
         seen = seen.tril()
-    mask = torch.zeros(seen.shape, dtype=dtype, device=place).masked_fill_(~seen, torch.finfo(dtype).min)
-    return mask[:, None]
+    return _added(seen, dtype)[:, None]
 
 
 def _attend(
@@ -237,9 +236,8 @@ def _in_two(
     keys of the history, (b, heads, h, d), are laid out for the product once, not for each candidate.
     """
     past, of_past = _flash(query[:, :, pieces.first :], keys, values, pieces.past_mask, scaling)
-    queries, own_keys, own_values = (
-        repeat_kv(_taken(each, pieces.own), groups if place else 1) for place, each in enumerate(tokens)
-    )
+    queries = _taken(tokens[0], pieces.own)
+    own_keys, own_values = (repeat_kv(_taken(each, pieces.own), groups) for each in tokens[1:])
     own, of_own = _flash(queries, own_keys, own_values, pieces.own_mask, scaling)
     rows = pieces.of_past.flatten()
     share = torch.sigmoid(_rows(of_past).index_select(0, rows) - _rows(of_own))[..., None].to(own.dtype)
