@@ -70,6 +70,14 @@ def asked(
     return _answer(known, f"api/v2/{path}", method if change else "GET", change, token)
 
 
+def listed(known: Mapping[str, str], path: str, kind: str) -> list[dict[str, Any]]:
+    """All entries of a list of the REST API, by pages: Airflow gives 100 at a time, whatever is asked for."""
+    found: list[dict[str, Any]] = []
+    while part := asked(known, f"{path}?limit=100&offset={len(found)}")[kind]:
+        found += part
+    return found
+
+
 def _answer(
     known: Mapping[str, str], path: str, method: str, body: Mapping[str, Any] | None, token: str = ""
 ) -> dict[str, Any]:

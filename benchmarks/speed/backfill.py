@@ -23,7 +23,7 @@ from typing import Any
 import yaml
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from airflow_run import airflow, asked, run_of, seconds, serving_database
+from airflow_run import airflow, listed, run_of, seconds, serving_database
 from record import ROOT, data_folder, keep, yardstick
 
 from lakerec import job as jobs
@@ -94,7 +94,7 @@ def backfilled(environment: dict[str, str], config: Path, end: date, chunk_days:
     speed = yardstick()
     conf = json.dumps({"start": str(FIRST), "end": str(end), "chunk_days": chunk_days})
     run, path = run_of(environment, config, "reco_backfill", "--conf", conf)
-    tasks = asked(environment, f"{path}/taskInstances?limit=1000")["task_instances"]
+    tasks = listed(environment, f"{path}/taskInstances", "task_instances")
     took = {one["task_id"]: 0.0 for one in sorted(tasks, key=lambda one: str(one["start_date"]))}
     for one in tasks:
         took[one["task_id"]] += one["duration"] or 0

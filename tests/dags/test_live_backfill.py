@@ -10,7 +10,7 @@ from http.server import HTTPServer
 from pathlib import Path
 
 import pytest
-from benchmarks.speed.airflow_run import airflow, asked, called, serving_database, up
+from benchmarks.speed.airflow_run import airflow, asked, called, listed, serving_database, up
 from tests.conftest import DAY, LAKE_STEPS, ROOT, Shop, day_after, event
 from tests.dags.test_alerts import Web, serving
 from tests.processes import wait_until
@@ -36,14 +36,6 @@ def deliver(shop: Shop, days: int = DAYS) -> None:
         shop.deliver(day_after(n), [*rows, *late, "torn"])
 
 
-def everything(known: dict[str, str], path: str, kind: str) -> list[dict]:
-    """All of a list that Airflow gives a hundred at a time."""
-    found: list[dict] = []
-    while part := asked(known, f"{path}?limit=100&offset={len(found)}")[kind]:
-        found += part
-    return found
-
-
 def test_days_at_once_beside_the_scheduled_day_make_the_tables_of_one_window(shop: Shop, tmp_path):
     deliver(shop, MANY)
     shop.settings |= {"spark": {"reuse": True, "driver_memory": "2g"}, "lease": {"wait_seconds": 60}}
@@ -55,11 +47,11 @@ def test_days_at_once_beside_the_scheduled_day_make_the_tables_of_one_window(sho
         called(known, "airflow.sh", "backfill", "create", "--dag-id", "reco_daily", *days)
 
         def ended() -> list[dict]:
-            runs = everything(known, "dags/reco_daily/dagRuns", "dag_runs")
+            runs = listed(known, "dags/reco_daily/dagRuns", "dag_runs")
             return runs if len(runs) > MANY and {run["state"] for run in runs} <= DONE else []
 
         runs = wait_until(ended, seconds=1200 + 200 * MANY, every=POLL)
-        tasks = everything(known, "dags/reco_daily/dagRuns/~/taskInstances", "task_instances")
+        tasks = listed(known, "dags/reco_daily/dagRuns/~/taskInstances", "task_instances")
         nights = wait_until(lambda: asked(known, "dags/scorer_nightly/dagRuns")["dag_runs"], every=POLL)
     assert {run["state"] for run in runs} == {"success"}
     scheduled = [run["data_interval_start"][:10] for run in runs if run["run_type"] == "scheduled"]
@@ -114,7 +106,7 @@ def test_a_chunk_that_fails_is_told_of_keeps_the_lists_back_and_goes_on_when_it_
             path = f"dags/reco_backfill/dagRuns/{run['dag_run_id']}"
 
             def tasks() -> dict[tuple[str, int], dict]:
-                found = asked(known, f"{path}/taskInstances?limit=100")["task_instances"]
+                found = listed(known, f"{path}/taskInstances", "task_instances")
                 return {(one["task_id"], one["map_index"]): one for one in found}
 
             before = tasks()
