@@ -107,8 +107,8 @@ def days_replaced(lake: Lake, name: str, version: int) -> Window | None:
 def newest_inputs(lake: Lake) -> dict[str, tuple[str, set[str]]]:
     """By table: the job of its newest commit that says so, and the tables which that run read.
 
-    What was made of the table alone, as upkeep shortens it, says nothing of where its rows come from. What
-    ran follows from no table.
+    What was made of the table alone, as upkeep shortens it, says nothing of where its rows come from. What ran
+    follows from no table.
     """
     found = {}
     for name in (one for one in table_names() if one != RUNS):

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from tests.conftest import DAY, LAKE_STEPS, ROOT, Shop, day_after, event
 
+import conform_catalogue
 import train_scorer
 from lakerec import models, postgres
 from lakerec.errors import LakeBusyError, StaleRunError
@@ -183,7 +184,7 @@ def test_a_run_that_died_before_its_record_is_recorded_by_the_next(shop: Shop):
 def rebuilt(shop: Shop, *names: str, whole: bool = True) -> Job:
     """A run of conform_catalogue that committed these tables and died; `whole`: they are all it had to commit."""
     job = shop.job("conform_catalogue")
-    job.lake.complete("silver.items", "silver.users", "silver.kg")
+    job.lake.complete(*conform_catalogue.TABLES)
     for name in names:
         job.run.unfinished = not whole or name != names[-1]
         job.lake.replace(name, job.lake.read(name))
