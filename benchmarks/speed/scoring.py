@@ -187,14 +187,13 @@ def slate_rows(name: str, found: list[Any], sizes: Sizes) -> Rows:
     from lakerec.scorer.prediction import Predictor
 
     torch.set_num_threads(CORES)
-    model = Predictor.load(made.artefact(model=sizes.model), CORES)
-    assert model.model is not None
+    artefact = made.artefact(model=sizes.model)
     pairs = [(slate.history, text) for slate in found[: sizes.cross_users] for text in slate.texts]
     least = real.ceiling(found)
     told = f"slates of {sizes.candidates} candidates of {len(found)} people of {name}, one process"
     rows = []
     for kind, arithmetic in zip(KINDS, (FLOAT32, NARROW), strict=True):
-        ours = Predictor(model.manifest, model.model.computing(arithmetic), model.packer)
+        ours = Predictor.load(artefact, CORES, arithmetic)
         tokens = sizes.history + made.CANDIDATE_TOKENS + 3
         kinds = {"dtype": getattr(torch, kind)}
         peer = sentence_transformers.CrossEncoder(

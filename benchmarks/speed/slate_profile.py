@@ -111,9 +111,8 @@ def shares(model: Predictor, slates: Sequence[Slate]) -> dict[str, float]:
 def measured(arithmetic: str, count: int) -> dict[str, Any]:
     """Everything, as one row."""
     torch.set_num_threads(1)
-    model = Predictor.load(made.artefact(), 1)
+    model = Predictor.load(made.artefact(), 1, arithmetic)
     assert model.model is not None and model.packer is not None
-    model.model = model.model.computing(arithmetic)
     slates = made.slates(made.people(count, CANDIDATES, HISTORY))
     packs = model.packer.pack(slates)
     config = model.model.encoder.config

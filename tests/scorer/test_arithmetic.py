@@ -4,13 +4,16 @@ import numpy as np
 import pytest
 import torch
 
-from conftest import make_slates
+from conftest import DECODERS, make_slates
 from lakerec.config import Scorer, Training
 from lakerec.scorer import arithmetic, training
+from lakerec.scorer import model as model_module
 from lakerec.scorer.arithmetic import compared
 from lakerec.scorer.artefact import load, load_manifest
+from lakerec.scorer.language_model import load_encoder
+from lakerec.scorer.model import SlateScorer
 from lakerec.scorer.prediction import Predictor
-from lakerec.scorer.slates import Slate
+from lakerec.scorer.slates import Packer, Slate
 
 
 def slate(labels):
@@ -75,6 +78,26 @@ def test_the_machines_own_arithmetic_is_checked_and_float32_never(tiny, tmp_path
     manifest = load_manifest(tmp_path / "b")
     assert manifest.settings["arithmetic"] == "float32" and manifest.settings["agreement"] == {}
     assert load(tmp_path / "b")[0].dtype == torch.float32
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU casts each product by itself")
+@pytest.mark.parametrize("kind", ["bert", *DECODERS])
+def test_narrow_weights_read_as_float32_does_and_leave_the_model_as_it_was(models, kind, monkeypatch):
+    """Whatever is no weight keeps its digits: rotary frequencies in bf16 would move far positions."""
+    monkeypatch.setattr(model_module, "precision", lambda place: torch.bfloat16)
+    encoder, tokenizer = load_encoder(models[kind])
+    model = SlateScorer(encoder, np.zeros(1, np.float32), np.ones(1, np.float32), torch.bfloat16).eval()
+    narrow, exact = model.computing("narrow"), model.computing("float32")
+    assert {weight.dtype for weight in narrow.encoder.parameters()} == {torch.bfloat16}
+    assert {weight.dtype for weight in exact.encoder.parameters()} == {torch.float32}
+    for one, other in zip(narrow.encoder.buffers(), model.encoder.buffers(), strict=True):
+        assert one.dtype == other.dtype and torch.equal(one, other)
+    packs = Packer(tokenizer, history_tokens=20, candidate_tokens=8).pack(make_slates(8, 3))
+    with torch.inference_mode():
+        found, wanted = (each.read(each.collate(packs)) for each in (narrow, exact))
+    assert found.dtype == torch.float32
+    gap = (found - wanted).norm() / wanted.norm()
+    assert 0 < gap < 0.03
 
 
 def test_a_kind_that_is_another_elsewhere_is_judged_by_the_worst(monkeypatch):

@@ -205,3 +205,31 @@ def test_the_bundled_model_is_the_real_one_and_others_are_refused_offline():
     assert (folder("minilm-l6") / "model.safetensors").stat().st_size > 80e6
     with pytest.raises(ModelError, match="HF_HUB_OFFLINE"):
         folder("nobody/nothing")
+
+
+def test_the_machines_threads_share_slates_and_change_no_score(any_scorer):
+    model, packer = any_scorer
+    slates = [slate(" ".join(WORDS[:n]), WORDS[: 1 + n % 5]) for n in range(9)]
+    before = torch.get_num_threads()
+    try:
+        found = []
+        for threads in (1, 3):
+            torch.set_num_threads(threads)
+            found.append(np.concatenate(prediction.corrections(model, packer, slates)))
+            assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+    assert (found[0] == found[1]).all() and found[0].std() > 0
+
+
+def test_a_slate_that_cannot_be_read_is_told_whatever_the_threads(scorer, monkeypatch):
+    model, packer = scorer
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        monkeypatch.setattr(SlateScorer, "read", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            prediction.corrections(model, packer, [slate("tea", ["kettle"])] * 3)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)

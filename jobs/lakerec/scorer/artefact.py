@@ -118,8 +118,8 @@ def checked(path: Path) -> Manifest:
     return manifest
 
 
-def load(path: Path) -> tuple[SlateScorer, Packer, Manifest]:
-    """A language model ready to predict, of an artefact that has one."""
+def load(path: Path, arithmetic: str | None = None) -> tuple[SlateScorer, Packer, Manifest]:
+    """A language model ready to predict, of an artefact that has one; arithmetic: other than it records."""
     manifest = checked(path)
     encoder, tokenizer = load_encoder(path)
     model = build(encoder, _array(manifest.mean), _array(manifest.std), manifest.settings.get("item_width", 0))
@@ -128,8 +128,8 @@ def load(path: Path) -> tuple[SlateScorer, Packer, Manifest]:
         raise ModelError(f"{path / HEAD}: weights that are missing or not known: {', '.join(wrong)}; train again")
     settings = manifest.settings
     model = model.eval()
-    if "arithmetic" in settings:
-        model = model.computing(settings["arithmetic"])
+    if kind := arithmetic or settings.get("arithmetic"):
+        model = model.computing(kind)
     return model, Packer.of(tokenizer, Form.of(settings), model.in_pieces), manifest
 
 

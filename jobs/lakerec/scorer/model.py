@@ -115,14 +115,17 @@ class SlateScorer(nn.Module):
     def computing(self, kind: str) -> SlateScorer:
         """The same weights in another arithmetic, for scoring alone.
 
-        narrow: bf16 where the machine multiplies it fast (fp16 on older GPUs); int8: the linear layers' weights in 8
-        bits a channel, their inputs as they come (dynamic quantisation), on a GPU the same as narrow.
+        narrow: bf16 where the machine multiplies it fast (fp16 on older GPUs), on a processor with the encoder's
+        weights and states in it; int8: the linear layers' weights in 8 bits a channel, their inputs as they come
+        (dynamic quantisation), on a GPU the same as narrow. To be asked of a model with the weights as they were made.
         """
         made, place = copy.copy(self), self.mean.device.type
         made._modules = dict(self._modules)
         made.dtype = precision(place) if kind == NARROW or (kind == INT8 and place != "cpu") else torch.float32
         if kind == INT8 and place == "cpu":
             made.encoder = _quantised(self.encoder)
+        elif made.dtype == torch.bfloat16 and place == "cpu":
+            made.encoder = _narrowed(self.encoder, made.dtype)
         return made
 
     def collate(self, packs: Sequence[Pack]) -> Batch:
@@ -135,8 +138,8 @@ class SlateScorer(nn.Module):
 
     def read(self, batch: Batch) -> Tensor:
         """The encoder's view of each candidate, (r, 2d) float32: its pooled state, and that times history's."""
-        fast = self.dtype != torch.float32
-        with torch.autocast(batch.ids.device.type, dtype=self.dtype, enabled=fast):
+        casts = self.dtype != self.encoder.dtype  # the products alone, each with a copy of its weights
+        with torch.autocast(batch.ids.device.type, dtype=self.dtype, enabled=casts):
             words = self.encoder.get_input_embeddings()(batch.ids)
             hidden = self.encoder(
                 inputs_embeds=words if self.items is None else self.items.put(words, batch.items),
@@ -158,6 +161,12 @@ class SlateScorer(nn.Module):
     def forward(self, batch: Batch, features: Tensor) -> Tensor:
         """Logits (r,) of the batch's candidates; features (r, f) in the order of `batch.rows`."""
         return self.combine(self.read(batch), features)
+
+
+def _narrowed(encoder: Any, dtype: torch.dtype) -> Any:
+    """Its weights in a dtype; what is no weight, such as the frequencies of rotated positions, stays as it is."""
+    weights = {id(weight): nn.Parameter(weight.detach().to(dtype), False) for weight in encoder.parameters()}
+    return copy.deepcopy(encoder, weights)
 
 
 def _quantised(encoder: Any) -> Any:

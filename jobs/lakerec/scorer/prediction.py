@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -26,12 +28,12 @@ class Predictor:
         self.manifest, self.model, self.packer = manifest, model, packer
 
     @classmethod
-    def load(cls, path: Path, threads: int) -> Predictor:
-        """Load an artefact and let torch use so many threads of this process."""
+    def load(cls, path: Path, threads: int, arithmetic: str | None = None) -> Predictor:
+        """Load an artefact and let torch use so many threads of this process; arithmetic: other than it records."""
         torch.set_num_threads(threads)
         if not load_manifest(path).language_model:
             return cls(checked(path))
-        model, packer, manifest = load(path)
+        model, packer, manifest = load(path, arithmetic)
         return cls(manifest, model, packer)
 
     def score(self, slates: Sequence[Slate]) -> list[NDArray[np.float32]]:
@@ -66,15 +68,42 @@ class Predictor:
         return np.split(told.numpy(), np.cumsum(counts)[:-1]) if slates else []
 
 
-@torch.inference_mode()
 def corrections(model: SlateScorer, packer: Packer, slates: Sequence[Slate]) -> list[NDArray[np.float32]]:
     """What a model adds to each candidate's logit, one float32 array (n,) per slate."""
     counts = [len(slate.texts) for slate in slates]
-    packs, found = packer.pack(slates), torch.zeros(sum(counts))
-    for indices in batches([len(pack) for pack in packs], BATCH_TOKENS[model.mean.device.type]):
+    packs, found, place = packer.pack(slates), torch.zeros(sum(counts)), model.mean.device.type
+
+    @torch.inference_mode()
+    def read(indices: list[int]) -> None:
         batch = model.collate([packs[index] for index in indices])
         found[batch.rows] = model.correction(model.read(batch)).cpu()
+
+    tasks = batches([len(pack) for pack in packs], BATCH_TOKENS[place])
+    if place == "cpu":
+        _a_thread_each(read, tasks)
+    else:
+        for indices in tasks:
+            read(indices)
     return np.split(found.numpy(), np.cumsum(counts)[:-1]) if slates else []
+
+
+def _a_thread_each(work: Callable[[list[int]], None], tasks: Sequence[list[int]]) -> None:
+    """Do the tasks side by side, each on one of torch's threads.
+
+    A slate's products are too small to be shared out: two threads made a slate 1.3 times as fast, two slates 1.9 times.
+    And its sums come in the same order however many threads there are.
+    """
+    threads = torch.get_num_threads()
+    if threads == 1:
+        for task in tasks:
+            work(task)
+        return
+    try:
+        with ThreadPoolExecutor(threads, initializer=partial(torch.set_num_threads, 1)) as pool:
+            for done in [pool.submit(work, task) for task in tasks]:
+                done.result()
+    finally:
+        torch.set_num_threads(threads)
 
 
 def stack_features(slates: Sequence[Slate], width: int) -> torch.Tensor:
