@@ -496,11 +496,13 @@ TRAINED_ON = ("ml.sequences", "ml.behaviour_patterns", "ml.user_patterns")
 class Config(Model):
     """A deployment; `files` is the folder of what is no table, needed where the lake is none on this machine's disk.
 
-    `retention` has the days that a table keeps; a table that it does not name keeps all.
+    Relative paths are those of `folder`, without it of the YAML's own. `retention` has the days that a table keeps; a
+    table that it does not name keeps all.
     """
 
     lake: str
     files: str | None = None
+    folder: str = "."
     timezone: str = "UTC"
     sources: Sources
     event_types: dict[str, float]
@@ -582,10 +584,10 @@ class Config(Model):
         return ZoneInfo(self.timezone)
 
     def resolve(self, path: str) -> str:
-        """A path of the YAML, relative to the YAML's folder; a URI stays as it is."""
+        """A path of the YAML, relative to the folder of its relative paths; a URI stays as it is."""
         if re.match(r"^[a-z][a-z0-9+.-]*://", path) or Path(path).is_absolute():
             return path
-        return str((self._file.parent / path).resolve())
+        return str((self._file.parent / self.folder / path).resolve())
 
     @property
     def on_s3(self) -> bool:
@@ -605,15 +607,19 @@ class Config(Model):
     @property
     def told(self) -> str:
         """All settings as JSON, which is YAML as well, but for where the lake and its files are."""
-        return self.model_dump_json(by_alias=True, exclude={"lake", "files"})
+        return self.model_dump_json(by_alias=True, exclude={"lake", "files", "folder"})
 
     @property
     def shown(self) -> str:
-        """As `told`, without what may be secret: values of most Spark properties, users and passwords in URIs."""
+        """As `told`, without what may be secret: values of most Spark properties, users and passwords in URIs.
+
+        With the folder of its relative paths, so that it reads the same files wherever it is kept.
+        """
         known = self.spark.properties
         secret = {key: "(not shown)" for key in known if SECRET.search(key) or not PLAIN.match(key)}
         spark = self.spark.model_copy(update={"properties": known | secret})
-        told = self.model_copy(update={"spark": spark}).told
+        whole = self.model_copy(update={"spark": spark, "folder": self.resolve(".")})
+        told = whole.model_dump_json(by_alias=True, exclude={"lake", "files"})
         return PASSWORD.sub(lambda found: "(not shown)" + "@" * found[0].endswith("@"), told)
 
     @property

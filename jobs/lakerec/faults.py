@@ -25,6 +25,8 @@ def told(config: Config) -> Iterator[None]:
     """Raise DiskFullError or ProcessLostError in the place of whatever means the one or the other."""
     try:
         yield
+    except DiskFullError:
+        raise  # of another disk than those below
     except Exception as error:
         local = config.spark.properties.get("spark.local.dir", tempfile.gettempdir())
         found = named(error, (config.lake, *([config.resolve(config.files)] if config.files else []), local))

@@ -19,7 +19,7 @@ from psycopg.rows import class_row
 
 from lakerec import postgres
 from lakerec.config import Config
-from lakerec.errors import AlreadyServedError, ConnectionFailedError, ServingError
+from lakerec.errors import AlreadyServedError, ConnectionFailedError, DiskFullError, ServingError
 
 FALLBACK_USER = "*"
 LOCK = 0x1A4E_5EC1  # any fixed number: the advisory lock of publishers
@@ -105,8 +105,8 @@ def publish(uri: str, rows: Iterator[tuple[Any, ...]], as_of: date, expected: in
     """Serve exactly these rows (columns of Recommendation; user '*' is the fallback) as of a day.
 
     Raises AlreadyServedError for an older day than the one served, ServingError for another number of rows than
-    expected, no row of the day, no fallback or rows that break the table; then nothing changes.
-    ConnectionFailedError is worth a retry.
+    expected, no row of the day, no fallback or rows that break the table; then nothing changes, nor where DiskFullError
+    says that the server has no room. ConnectionFailedError is worth a retry.
     """
     with _connected(uri) as connection:
         _ensure_schema(connection)
@@ -176,6 +176,11 @@ def _connected(uri: str) -> Iterator[psycopg.Connection[Any]]:
     except psycopg.errors.UndefinedTable as error:
         raise ServingError(
             f"nothing has been published yet ({error.diag.message_primary}): run publish_recommendations"
+        ) from error
+    except psycopg.errors.DiskFull as error:
+        raise DiskFullError(
+            f"PostgreSQL serving: {error.diag.message_primary}; the lists that are served are whole. Make room on the "
+            "disk of its data, run again"
         ) from error
     # A server that ends makes each of the three, by what the connection was at.
     except (psycopg.OperationalError, psycopg.InterfaceError, psycopg.InternalError) as error:

@@ -6,12 +6,15 @@ import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
+import psycopg
 import pytest
 from stages import DAYS, NEXT, Stages, state
 from tests.conftest import Shop, Start
 from tests.processes import ended, said
 
+from lakerec import serving
 from lakerec.errors import DiskFullError
 from lakerec.tables import table_names
 
@@ -21,8 +24,10 @@ MEGABYTES = 400
 STEPS = [
     ("ingest_events", "bronze.events", 24 << 10),
     ("conform_events", "silver.events", 48 << 10),
+    ("embed_items", "ml.item_embeddings", 8 << 10),
     ("train_scorer", "", 512 << 10),
     ("score_candidates", "gold.recommendations", 12 << 10),
+    ("publish_recommendations", "", 1 << 20),  # for the server's folders, and not for its cluster
 ]
 
 
@@ -69,6 +74,29 @@ def test_a_full_disk_is_one_message_and_leaves_the_tables(
     quiet, names = Shop(stages[NEXT[step]], shop.spark), [name] if name else []
     assert state(shop, *names) == state(quiet, *names)
     assert models(shop) == models(quiet)
+
+
+def test_a_server_without_room_serves_the_lists_it_has(disk: Path, before: Callable[..., Shop], start: Start):
+    """The embedded one, whose disk is the lake's; any other says the same of its own."""
+    shop, step = before("publish_recommendations"), "publish_recommendations"
+    shutil.move(shop.folder / "lake", disk / "lake")
+    (shop.folder / "lake").symlink_to(disk / "lake")
+    ended(start, shop, step, DAYS)
+    with serving.target(shop.config) as uri:
+        lists = rows_of(uri)
+        ballast = fill(disk, 64 << 10)
+        message = said(ended(start, shop, step, DAYS, DiskFullError.exit_code), "DiskFullError")
+        assert "PostgreSQL serving" in message and "No space left" in message and "are whole" in message
+        assert rows_of(uri) == lists
+        ballast.unlink()
+        ended(start, shop, step, DAYS)
+        assert rows_of(uri) == lists
+
+
+def rows_of(uri: str) -> list[tuple[Any, ...]]:
+    """What is served."""
+    with psycopg.connect(uri) as connection:
+        return connection.execute("select * from serving.recommendations order by user_id, rank").fetchall()
 
 
 def models(shop: Shop) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from argparse import Namespace
 from datetime import date, datetime, timedelta
@@ -229,10 +230,12 @@ def test_another_lake_can_be_named_and_changes_no_hash(yaml_file, tmp_path, monk
 
 def test_the_settings_that_a_run_has_kept_need_a_lake_and_no_more(yaml_file, tmp_path):
     config = load_config(yaml_file())
-    kept = tmp_path / f"{config.hash()}.json"
+    kept = tmp_path / "elsewhere" / f"{config.hash()}.json"
+    kept.parent.mkdir()
     kept.write_text(config.shown)
     again = load_config(kept, str(tmp_path / "copy"))
     assert (again.lake, again.hash()) == (str(tmp_path / "copy"), config.hash())
+    assert again.resolve("events.csv") == config.resolve("events.csv") == str(tmp_path / "events.csv")
     with pytest.raises(ConfigError, match="lake: this key is missing"):
         load_config(kept)
 
@@ -441,7 +444,16 @@ def test_what_may_be_secret_is_hashed_and_not_shown(tmp_path: Path) -> None:
     file.write_text(text.replace("hidden-2", "hidden-4"))
     assert load_config(file).hash() != config.hash()
     file.write_text(YAML)
-    assert load_config(file).shown == load_config(file).told
+    plain = load_config(file)
+    assert json.loads(plain.shown) == {"folder": str(file.parent), **json.loads(plain.told)}
+
+
+def test_relative_paths_are_those_of_the_folder_and_the_hash_knows_none(yaml_file, tmp_path):
+    config = load_config(yaml_file())
+    moved = load_config(yaml_file(YAML + "folder: ../data\n"))
+    assert moved.resolve("events.csv") == str(tmp_path.parent / "data" / "events.csv")
+    assert moved.lake == str(tmp_path.parent / "data" / "lake") and config.lake == str(tmp_path / "lake")
+    assert moved.hash() == config.hash()
 
 
 def test_a_day_that_has_not_begun_is_refused_in_the_shops_timezone(tmp_path: Path) -> None:
