@@ -7,7 +7,8 @@ no slot of the pool, so reco_daily may run beside it and waits for seconds.
 - *maintain_lake*: removes the days past `retention`, merges small files, removes the files and commits that
   `maintenance` does not keep, and models that never served; its log ends with the size of every table and
   the seconds of every job.
-- *audit_lake*: checks whole tables: keys, counts, lists, histories; `ops.dq_results` has every outcome.
+- *audit_lake*: checks whole tables: keys, counts, lists, histories; `ops.dq_results` has every outcome. It
+  comes behind the upkeep, whatever became of that.
 
 **When it is red**, open the log of the red task. *maintain_lake* names the table: look at memory and disk of
 the machine. *audit_lake* names the table, the rule that is broken and its first rows: rebuild the days that
@@ -24,5 +25,13 @@ from airflow.sdk import DAG
 from common.defaults import settings
 from common.operators import LakerecJob
 
-with DAG("lake_maintenance", **settings(__doc__, "0 12 * * 0", hours=6), tags=["lakerec", "weekly"], max_active_runs=1):
-    LakerecJob(task_id="maintain_lake") >> LakerecJob(task_id="audit_lake")
+with DAG(
+    "lake_maintenance",
+    **settings(__doc__, "0 12 * * 0", hours=6),
+    tags=["lakerec", "weekly"],
+    max_active_runs=1,
+    max_active_tasks=1,
+):
+    # One after the other, and the second whatever became of the first: each one's red makes the run's.
+    LakerecJob(task_id="maintain_lake", priority_weight=2)
+    LakerecJob(task_id="audit_lake")

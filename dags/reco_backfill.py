@@ -26,14 +26,15 @@ waits for one task of this DAG at the most. Smaller chunks let the day through s
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Any
 
 from airflow.sdk import DAG, Param, task, task_group
 from airflow.sdk.exceptions import AirflowFailException
 
-from common.defaults import WARM, settings
+from common.defaults import TIMEZONE, WARM, settings
 from common.operators import LakerecJob
-from common.rules import chunks
+from common.rules import begun, chunks
 
 CHUNK = {**WARM, "max_active_tis_per_dagrun": 1}
 
@@ -42,6 +43,7 @@ CHUNK = {**WARM, "max_active_tis_per_dagrun": 1}
 def plan_chunks(params: dict[str, Any]) -> list[dict[str, str]]:
     """The chunks, oldest first; wrong dates fail at once."""
     try:
+        begun(params["end"], datetime.now(UTC), TIMEZONE)
         return [{"start": a, "end": b} for a, b in chunks(params["start"], params["end"], params["chunk_days"])]
     except ValueError as error:
         raise AirflowFailException(f"{error}. Trigger the DAG again with other dates.") from error

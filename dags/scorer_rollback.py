@@ -23,12 +23,12 @@ from __future__ import annotations
 
 from airflow.sdk import DAG, Param
 
-from common.defaults import DAY_PARAM, LAKE, TODAY, settings
+from common.defaults import DAY_PARAM, LAKE, URGENT, settings
 from common.operators import LakerecJob
 
 with DAG(
     "scorer_rollback",
-    **settings(__doc__, None, hours=3, weight=TODAY),
+    **settings(__doc__, None, hours=3, weight=URGENT),
     params={
         "version": Param(type="string", pattern=r"^[\w.-]+$", description="the model version that serves again"),
         "day": DAY_PARAM,

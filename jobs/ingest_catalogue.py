@@ -24,6 +24,9 @@ def run(job: Job) -> dict[str, Any]:
         # Every header before the first commit.
         landings = {name: sources.find(job.spark, job.config, s, name, job.window) for name, s in found.items()}
         for name, landing in landings.items():
+            landed = job.lake.newest(TABLES[name]).where(F.startswith("source_file", F.lit(f"{name}/")))
+            sources.refuse_gone(landed, landing, found[name], name)
+        for name, landing in landings.items():
             job.run.unfinished = name != list(landings)[-1]
             _land(job, name, found[name], landing)
         files = {f"files_{name}": len(landing.files) for name, landing in landings.items()}

@@ -25,7 +25,7 @@ def run(job: Job) -> dict[str, Any]:
     measured = []
     for name in names:
         with job.lake.lease():
-            job.run.inputs.clear()  # a table's upkeep follows from that table as it is now, not as it was an hour ago
+            job.run.forget_reads()  # a table's upkeep follows from that table as it is now, not as it was an hour ago
             counts["rows_expired"] += _expire(job, name)
             counts["files_merged"] += job.lake.tidy(name, job.config.maintenance)
             measured.append(sizes.of_table(job.lake, name, job.last_day))

@@ -30,9 +30,10 @@ SCHEDULED = os.environ.get("LAKEREC_SCHEDULES", "on") != "off"  # off: every run
 
 LAKE: dict[str, Any] = {"pool": "lake"}  # one slot: jobs that hold the lake's lease wait here, not inside a JVM
 WARM = {**LAKE, "warm": True}  # of these, those that `spark.reuse` may run in one warm driver
-# Who gets the lake's slot first, whatever else waits for it: what is served today, then the model of the night; what
-# has 1 comes last. A task weighs this for itself and for each one before it, so the steps are far apart.
-TODAY, TONIGHT = 100, 10
+# Who gets the lake's slot first, whatever else waits for it: an earlier model that is to serve again, then what is
+# served today, then the model of the night; what has 1 comes last. A task weighs this for itself and for each one
+# before it, so the steps are far apart. Airflow gives a tie to the earlier day, and last to a run without one.
+URGENT, TODAY, TONIGHT = 1000, 100, 10
 GPU: dict[str, Any] = {"pool": "gpu"}
 if os.environ.get("LAKEREC_GPU_QUEUE"):  # only executors with workers of their own (Celery) have queues
     GPU["queue"] = os.environ["LAKEREC_GPU_QUEUE"]

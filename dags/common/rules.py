@@ -80,6 +80,12 @@ def chunks(start: str, end: str, days: int) -> list[tuple[str, str]]:
     return [(one.isoformat(), min(one + timedelta(days=days), last).isoformat()) for one in starts]
 
 
+def begun(end: str, now: datetime, timezone: str) -> None:
+    """ValueError where the last day of a window has not begun: it would be refused behind all others."""
+    if date.fromisoformat(end) > (latest := local_day(now, timezone) + timedelta(days=1)):
+        raise ValueError(f"end ({end}) lies behind {latest}: a day that has not begun has no events")
+
+
 def must_wait(earlier: Iterable[tuple[str | None, bool]]) -> bool:
     """Whether a day's task waits for an earlier day's: that one's state and whether its run goes on, newest first.
 

@@ -112,7 +112,10 @@ def _bring_back(place: Path, draft: Path, relative: str, digest: str) -> None:
         raise BackupError(f"{place / relative} is missing: the backup is damaged; use an earlier one")
     _copy(place / relative, draft / relative)
     if _sha256(draft / relative) != digest:
-        raise BackupError(f"{place / relative} differs from its hash: the backup is damaged; use an earlier one")
+        raise BackupError(
+            f"{place / relative} differs from its hash: the backup is damaged, and each other one that has "
+            "this file from the same time; use one that has not"
+        )
 
 
 def backups(folder: Path) -> list[Path]:
@@ -171,7 +174,10 @@ def _versions(log: Path) -> list[int]:
 
 
 def _copy_all(lake: Path, draft: Path, tables: Mapping[str, int], before: Path | None) -> tuple[dict[str, str], int]:
-    """Copy or link each file; their hashes, and how many were copied. A file that goes meanwhile is left out."""
+    """Copy or link each file; their hashes, and how many were copied. A file that goes meanwhile is left out.
+
+    What is linked is read: all backups that have a file share it, and its loss would be theirs.
+    """
     known = manifest(before).files if before else {}
     found, copied = {}, 0
     for relative in sorted(_walk(lake)):
@@ -180,7 +186,8 @@ def _copy_all(lake: Path, draft: Path, tables: Mapping[str, int], before: Path |
         path = relative.as_posix()
         old = before / relative if before and path in known else None
         with suppress(FileNotFoundError):
-            if old is not None and _same(lake / relative, old) and path != REGISTRY:
+            same = old is not None and path != REGISTRY and _same(lake / relative, old)
+            if old is not None and same and _sha256(old) == known[path]:
                 _link(old, draft / relative)
                 found[path] = known[path]
             else:

@@ -252,7 +252,7 @@ def roll_back(given: argparse.Namespace) -> None:
     with _session(config, "lakerec rollback") as spark:
         day = asked or _rollback_day(config, spark)
         window = begun(config, Window(day, day + timedelta(days=1)))
-        body("rollback_scorer")(start(config, spark, "rollback_scorer", window))
+        done(start(config, spark, "rollback_scorer", window), body("rollback_scorer"))
     print(f"{given.version} serves from {day} on; score and publish that day to show its lists")
 
 

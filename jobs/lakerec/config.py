@@ -54,6 +54,8 @@ def referenced_columns(expression: str) -> list[str]:
 class Source(Model):
     """One kind of file: where its files lie, how they are read and what becomes of their columns.
 
+    `missing`: what a day without a file, or with an empty one, means. `empty`: no rows, and an error where the day has
+    landed some before, for files are archived more often than withdrawn; `remove`: no rows any more; `error`.
     `max_bytes`: what one file, CSV or JSON, may hold once it is decompressed.
     """
 
@@ -61,7 +63,7 @@ class Source(Model):
     from_: Literal["events"] | None = Field(default=None, alias="from")
     format: Literal["csv", "json", "parquet", "delta"] = "csv"
     mode: Literal["snapshot", "delta"] = "delta"
-    missing: Literal["empty", "error"] = "empty"
+    missing: Literal["empty", "remove", "error"] = "empty"
     options: dict[str, str] = Field(default_factory=dict)
     max_bytes: int = Field(default=16 * 2**30, ge=1)
     optional: list[str] = Field(default_factory=list)

@@ -20,14 +20,16 @@ from pathlib import Path
 from shlex import quote
 from typing import Any
 
+from py4j.protocol import Py4JJavaError
 from pyspark.errors import PySparkException
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
+from pyspark.sql.types import StringType, StructField, StructType
 
 from lakerec import faults, lineage
 from lakerec.config import Config, load_config
 from lakerec.errors import AlreadyServedError, ConfigError, LakeBusyError, LakerecError, UsageError
-from lakerec.lake import FAILED, SKIPPED, Lake, Run, Window
+from lakerec.lake import FAILED, SKIPPED, Lake, Run, Window, local_frame
 from lakerec.names import as_part
 
 SPARK_IS_UP = "Spark is up ({:.1f} s)"
@@ -43,6 +45,7 @@ LAKE_STEPS = (
     "build_sequences",
     "embed_items",
 )
+MAPPING_STEPS = LAKE_STEPS[:4]  # what reads the sources, or computes their expressions
 TRAINING_STEPS = ("build_patterns", "build_examples", "train_scorer", "evaluate_scorer", "promote_scorer")
 SERVING_STEPS = ("score_candidates", "publish_recommendations")
 STEPS = (*LAKE_STEPS, *TRAINING_STEPS, *SERVING_STEPS)
@@ -140,22 +143,30 @@ def body(name: str) -> Body:
     return found
 
 
-def check_expressions(config: Config, spark: SparkSession) -> None:
-    """Let Spark resolve every SQL expression of the configuration on a row of texts; raises ConfigError with its place.
+def check_expressions(config: Config, spark: SparkSession, compute: bool = True) -> None:
+    """Let Spark resolve every SQL expression of the configuration, and compute it on a row of texts.
 
-    So a function that does not exist is found before any job starts, and not behind the landing of a year.
+    So a function that does not exist, or a pattern of dates that Spark does not know, is found before any job starts,
+    and not behind the landing of a year: ConfigError, with the expression's place. To compute costs a new session a
+    second.
     """
     for name, source in config.sources:
-        columns = [F.lit(None).cast("string").alias(column) for column in source.source_columns()] if source else []
-        rows = spark.range(0).select(F.col("id").alias("_row"), *columns)
-        for keys, expression in (source.expressions() if source else {}).items():
+        known = source.expressions() if source else {}
+        texts = dict.fromkeys(source.source_columns(), "1") if source else {}
+        schema = StructType([StructField(column, StringType()) for column in ("_row", *texts)])
+        rows, sound = local_frame(spark, schema, [texts]), not compute
+        with suppress(PySparkException, Py4JJavaError):
+            # Of one local row the optimizer computes all of them, without a Spark job.
+            sound = sound or bool(rows.select("_row", *map(F.expr, known.values())).collect())
+        for keys, expression in known.items():
             try:
                 # Beside a plain column an aggregate is refused; a rule has to be a condition.
-                rows.where(expression) if keys[0] == "rules" else rows.select("_row", F.expr(expression))
-            except PySparkException as error:
+                one = rows.where(expression) if keys[0] == "rules" else rows.select("_row", F.expr(expression))
+                sound or one.collect()
+            except (PySparkException, Py4JJavaError) as error:
                 cause = next((line for line in str(error).splitlines() if line.strip()), "")
                 place = config.where("sources", name, *keys)
-                raise ConfigError(f"{place}: Spark cannot resolve {expression!r}: {cause[:200]}") from None
+                raise ConfigError(f"{place}: Spark cannot compute {expression!r}: {cause[:200]}") from None
 
 
 _importing: list[threading.Thread] = []
@@ -204,7 +215,7 @@ def _run(name: str, run: Body, given: argparse.Namespace, ahead: str) -> None:
     with faults.told(config):
         spark = build_session(config, name, window.days)
         print(SPARK_IS_UP.format(time.monotonic() - began), flush=True)
-        check_expressions(config, spark)
+        check_expressions(config, spark, name in MAPPING_STEPS)
     carry_out(spark, config, name, run, given)
 
 

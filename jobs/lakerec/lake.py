@@ -7,12 +7,13 @@ import hashlib
 import json
 import os
 import re
+import sys
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -39,14 +40,15 @@ from lakerec.errors import (
     StaleRunError,
 )
 from lakerec.files import files
-from lakerec.postgres import uri_of
+from lakerec.postgres import BOUNDS, refuse_login, uri_of
 from lakerec.release import code_version
 from lakerec.tables import Migration, Table, fingerprint, migrations, quoted, table, table_names
 
 RUNS, LISTS = "ops.runs", "gold.recommendations"
 FAILED, SKIPPED = STOPPED = "failed", "skipped"  # how ops.runs has runs that ended by an error
-# How far back in a table's history a slow run looks for a newer one.
-LOOK_BACK = 60
+# How far back in a table's history a slow run looks for a newer one: as many commits at least, and all that were made
+# since it began, by clocks that differ by an hour at most.
+LOOK_BACK, CLOCKS = 60, timedelta(hours=1)
 # Seconds in which the JVM of a killed run is sure to have ended.
 DYING = 60
 # Any number that is the lake's own: the key of the advisory lock in PostgreSQL.
@@ -107,6 +109,8 @@ class Run:
     config_hash: str
     started_at: datetime = field(default_factory=lambda: datetime.now(UTC))
     inputs: dict[str, int] = field(default_factory=dict)
+    # What it looked for and what was not there yet.
+    absent: set[str] = field(default_factory=set)
     outputs: dict[str, int] = field(default_factory=dict)
     # Counts per ingest day that go to ops.runs once the table is committed: a commit carries them, so that the
     # next run can write them where this one dies in between.
@@ -118,6 +122,11 @@ class Run:
     unfinished: bool = False
     # Whether the ledger has it as one that did not come to its end: what it committed may still have to be recorded.
     stopped: bool = False
+
+    def forget_reads(self) -> None:
+        """See every table as it is at its next reading."""
+        self.inputs.clear()
+        self.absent.clear()
 
     def metadata(self, replaced: Window | None = None) -> str:
         """What each commit carries in `userMetadata`: the run, its window, the versions it read, the days replaced."""
@@ -246,17 +255,24 @@ class Lake:
         return found
 
     def read(self, name: str, version: int | None = None) -> DataFrame:
-        """A table at the version this run first saw (or at the one given); empty where it does not exist.
+        """A table at the version this run first saw (or at the one given); empty where it did not exist.
 
         It has every column of the DDL: one that came later than the version is null.
         """
         pinned = self.run.inputs.get(name) if version is None else version
-        pinned = self.version(name) if pinned is None else pinned
+        if pinned is None and (name not in self.run.absent or name in self.run.outputs):
+            pinned = self.version(name)
         if pinned is None:
+            self.run.absent.add(name)
             return local_frame(self.spark, table(name).schema())
         if version is None:
             self.run.inputs[name] = pinned
         return _completed(self.spark.read.format("delta").option("versionAsOf", pinned).load(self.path(name)), name)
+
+    def newest(self, name: str) -> DataFrame:
+        """A table as it is now, for a look that is none of the run's inputs: it decides nothing of what is written."""
+        version = self.version(name)
+        return local_frame(self.spark, table(name).schema()) if version is None else self.read(name, version)
 
     def replace(self, name: str, rows: DataFrame, days: Window | None = None, where: str | None = None) -> int:
         """Replace the rows of `days` (or of an SQL predicate; of the whole table) in one commit; its version.
@@ -292,19 +308,25 @@ class Lake:
 
     def pin(self, names: Iterable[str]) -> None:
         """Read these tables at their newest versions from now on: under the lease, one state of the lake."""
-        self.run.inputs |= {name: version for name in names if (version := self.version(name)) is not None}
+        for name in names:
+            version = self.version(name)
+            if version is None:
+                self.run.absent.add(name)
+            else:
+                self.run.inputs[name] = version
 
     def tidy(self, name: str, kept: Maintenance) -> int:
-        """Merge a table's small files, remove what no kept version needs, shorten its log; how many files were merged.
+        """Remove what no kept version needs, merge a table's small files, shorten its log; how many files were merged.
 
-        A checkpoint has Delta remove the commits before it that are older than `log_days`; the newest always stays.
+        In this order: on a disk without room the first still can, and makes some. A checkpoint has Delta remove the
+        commits before it that are older than `log_days`; the newest always stays.
         """
         self._keep(name, kept)
         found = DeltaTable.forPath(self.spark, self.path(name))
         with self._committing(name):
-            merged = found.optimize().executeCompaction().select("metrics.numFilesRemoved").first()
-        with self._committing(name):
             found.vacuum()
+        with self._committing(name):
+            merged = found.optimize().executeCompaction().select("metrics.numFilesRemoved").first()
         self._snapshot(name).deltaLog().checkpoint()
         return int(merged["numFilesRemoved"]) if merged else 0
 
@@ -384,13 +406,21 @@ class Lake:
         return max(self._versions(name))
 
     def _refuse_stale(self, name: str, days: Window | None) -> None:
-        for commit in self.history(name, LOOK_BACK):
-            newer = [t for t, v in commit.get("inputs", {}).items() if v > self.run.inputs.get(t, v)]
+        unseen = dict.fromkeys(self.run.absent, -1)
+        for commit in self._since(name):
+            newer = [t for t, v in commit.get("inputs", {}).items() if v > self.run.inputs.get(t, unseen.get(t, v))]
             if newer and _touches(commit, days):
                 raise StaleRunError(
                     f"{self.run.job}: run {commit.get('run_id')} has written {name} from newer versions of "
                     f"{', '.join(newer)} than this run read; nothing was overwritten. Run the job again."
                 )
+
+    def _since(self, name: str) -> Iterator[dict[str, Any]]:
+        """The newest commits of a table, newest first: LOOK_BACK of them, and all that are not older than this run."""
+        for number, commit in enumerate(self._commits(name, sys.maxsize)):
+            if number >= LOOK_BACK and self.written_at(name, commit["version"]) < self.run.started_at - CLOCKS:
+                return
+            yield commit
 
     def migrate(self) -> dict[str, str]:
         """Bring every table that is there to its DDL, unless this release did before; what was done, by table.
@@ -717,7 +747,7 @@ def _postgres_lease(uri: str, lake: str, who: str, wait_seconds: int) -> Iterato
 
     Yields what raises ConnectionFailedError where it has gone: another run may hold the lease by then.
     """
-    with _answering(lake), psycopg.connect(uri, autocommit=True, connect_timeout=10) as connection:
+    with _answering(lake), psycopg.connect(uri, autocommit=True, **BOUNDS) as connection:
         # A machine that loses its power says no goodbye: the server asks, and frees the lock.
         settings = {"lock_timeout": f"{max(wait_seconds, 1)}s", "application_name": who} | KEEPALIVE
         for name, value in settings.items():
@@ -744,6 +774,7 @@ def _answering(lake: str) -> Iterator[None]:
     try:
         yield
     except (psycopg.OperationalError, psycopg.InterfaceError) as error:
+        refuse_login(error)
         raise ConnectionFailedError(
             f"the lease of {lake} cannot be had, or was lost, since its PostgreSQL does not answer ({error}); nothing "
             "more is committed without it. See to the server of lease.uri_env, then run again"

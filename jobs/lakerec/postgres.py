@@ -34,7 +34,18 @@ from psycopg.conninfo import conninfo_to_dict
 from lakerec.errors import ConfigError, ConnectionFailedError, UsageError
 
 USER = "lakerec"
+REFUSED = re.compile(
+    r"password authentication failed|no pg_hba.conf entry|role .* does not exist|is not permitted to log in"
+)
 START_SECONDS = 60  # crash recovery after kill -9 takes a few seconds on a small database
+# Of a connection: who waits for a machine that lost its power is told in a minute or two, not by the kernel in hours.
+BOUNDS: dict[str, Any] = {
+    "connect_timeout": 10,
+    "keepalives_idle": 30,
+    "keepalives_interval": 15,
+    "keepalives_count": 4,
+    "tcp_user_timeout": 90_000,
+}
 SETTINGS = "-c listen_addresses=127.0.0.1 -c unix_socket_directories='' -c password_encryption=scram-sha-256"
 
 
@@ -78,6 +89,16 @@ def _is_uri(given: str) -> bool:
         return False
     odd = (str(parts.get(name, "")) for name in ("host", "dbname", "user"))
     return re.fullmatch(r"[\d,]*", str(parts.get("port", ""))) is not None and not any("@" in one for one in odd)
+
+
+def refuse_login(error: psycopg.Error) -> None:
+    """ConfigError where a server refused the role or its password: the same ones are refused again."""
+    said = next((line.strip() for line in str(error).splitlines() if REFUSED.search(line)), None)
+    if said:
+        raise ConfigError(
+            f"PostgreSQL refused the login: {said}; correct role and password in the URI (the environment variable "
+            "that serving.uri_env or lease.uri_env names, or Airflow's connection)"
+        ) from error
 
 
 def running(data_dir: Path) -> bool:

@@ -19,7 +19,7 @@ from psycopg.rows import class_row
 
 from lakerec import postgres
 from lakerec.config import Config
-from lakerec.errors import AlreadyServedError, ConnectionFailedError, DiskFullError, ServingError
+from lakerec.errors import AlreadyServedError, ConfigError, ConnectionFailedError, DiskFullError, ServingError
 
 FALLBACK_USER = "*"
 LOCK = 0x1A4E_5EC1  # any fixed number: the advisory lock of publishers
@@ -171,8 +171,13 @@ def last_publications(uri: str, count: int = 30) -> list[Published]:
 def _connected(uri: str) -> Iterator[psycopg.Connection[Any]]:
     """A connection whose errors become those of lakerec; the password never shows."""
     try:
-        with psycopg.connect(uri, connect_timeout=10, autocommit=True) as connection:
+        with psycopg.connect(uri, autocommit=True, **postgres.BOUNDS) as connection:
             yield connection
+    except psycopg.errors.InsufficientPrivilege as error:
+        raise ConfigError(
+            f"PostgreSQL serving: {error.diag.message_primary}; nothing changed. Let the role of the URI create and "
+            "write the schema serving: GRANT CREATE ON DATABASE ... TO it, or the ownership of that schema"
+        ) from error
     except psycopg.errors.UndefinedTable as error:
         raise ServingError(
             f"nothing has been published yet ({error.diag.message_primary}): run publish_recommendations"
@@ -184,6 +189,7 @@ def _connected(uri: str) -> Iterator[psycopg.Connection[Any]]:
         ) from error
     # A server that ends makes each of the three, by what the connection was at.
     except (psycopg.OperationalError, psycopg.InterfaceError, psycopg.InternalError) as error:
+        postgres.refuse_login(error)
         raise ConnectionFailedError(
             f"PostgreSQL serving: {error}; the lists that are served are whole, run the job again"
         ) from error

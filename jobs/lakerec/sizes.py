@@ -62,18 +62,13 @@ def of_folder(lake: Lake, name: str, as_of: date) -> dict[str, Any]:
 
 def print_report(lake: Lake) -> None:
     """Print the last sizes with their growth since the upkeep before, and the seconds of each job lately."""
-    growth = lake.spark.sql(sql_text("views", "table_growth"), sizes=_newest(lake, SIZES))
+    growth = lake.spark.sql(sql_text("views", "table_growth"), sizes=lake.newest(SIZES))
     columns = ("files", "small_files", "MB", "rows", "days", "commits", "log_files", "old_MB", "grown_rows", "grown_MB")
     _print(f"sizes of {lake.config.lake}", ("table_name", *columns), growth.orderBy("table_name").collect())
-    runs = lake.spark.sql(sql_text("views", "runs"), runs=_newest(lake, RUNS))
+    runs = lake.spark.sql(sql_text("views", "runs"), runs=lake.newest(RUNS))
     cost = lake.spark.sql(sql_text("views", "job_seconds"), days=COST_DAYS, runs=runs)
     dearest = cost.orderBy(F.desc("seconds"), "job").collect()
     _print(f"seconds by job, the last {COST_DAYS} days", ("job", "runs", "seconds", "median", "longest"), dearest)
-
-
-def _newest(lake: Lake, name: str) -> DataFrame:
-    """A table as it is now, not as the run has read it."""
-    return lake.read(name, lake.version(name))
 
 
 def _print(title: str, columns: Sequence[str], rows: Sequence[Any]) -> None:

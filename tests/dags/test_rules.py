@@ -15,7 +15,20 @@ from lakerec import quality
 from lakerec.errors import AlreadyServedError, DataQualityError, leaves
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "dags"))
-from common.rules import CAUSE, ENDED, ERRORS, NOTHING_TO_DO, can_retry, chunks, days, must_wait, page, trains, window
+from common.rules import (
+    CAUSE,
+    ENDED,
+    ERRORS,
+    NOTHING_TO_DO,
+    begun,
+    can_retry,
+    chunks,
+    days,
+    must_wait,
+    page,
+    trains,
+    window,
+)
 
 START, END = "2024-06-30T19:00+00:00", "2024-07-01T19:00+00:00"  # from 04:00 to 04:00 in Tokyo
 NOW = "2024-07-01T17:00+00:00"  # 02:00 of July 2 in Tokyo
@@ -130,6 +143,12 @@ def test_chunks_cover_the_days_once_and_in_order(first, days, size) -> None:
 def test_wrong_dates_of_a_backfill_are_named(start, end, days, words) -> None:
     with pytest.raises(ValueError, match=words):
         chunks(start, end, days)
+
+
+def test_a_backfill_ends_with_a_day_that_has_begun_where_the_shop_is() -> None:
+    begun("2024-07-03", datetime.fromisoformat(NOW), "Asia/Tokyo")
+    with pytest.raises(ValueError, match=r"end \(2024-07-03\) lies behind 2024-07-02: a day that has not begun"):
+        begun("2024-07-03", datetime.fromisoformat(NOW), "UTC")
 
 
 TOLD = [

@@ -104,7 +104,16 @@ def test_a_missing_required_column_is_named_and_nothing_is_written(shop: Shop):
     assert shop.version("bronze.events") == -1
 
 
-@pytest.mark.parametrize("wrong", ["to_timstamp(event_time)", "cast(event_time as timstamp)", "max(event_time)"])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        "to_timstamp(event_time)",
+        "cast(event_time as timstamp)",
+        "max(event_time)",
+        "to_timestamp(event_time, 'YYYY-MM-dd')",
+        "to_timestamp(event_time, 'nonsense')",
+    ],
+)
 def test_an_expression_that_spark_cannot_resolve_is_named_with_its_line(shop: Shop, spark: SparkSession, wrong: str):
     shop.settings["sources"]["events"]["columns"]["event_time"] = wrong
     with pytest.raises(ConfigError, match=r"config.yaml, line \d+: sources.events.columns.event_time: .*"):
@@ -156,6 +165,29 @@ def test_a_day_without_rows_is_empty_or_an_error_as_configured(shop: Shop):
     shop.settings["sources"]["events"]["missing"] = "error"
     with pytest.raises(SourceError, match=f"no rows for 2 days, the first {day_after(1)}"):
         shop.run("ingest_events", days=4)
+
+
+def test_days_whose_files_are_gone_keep_their_rows_unless_they_were_withdrawn(shop: Shop):
+    shop.settings["sources"]["users"] = {"path": "users/{date}.csv.gz", "columns": {"user_id": "user_id", "text": "t"}}
+    for n in range(3):
+        shop.deliver(day_after(n), [event(n, day=day_after(n))])
+        shop.write(f"users/{day_after(n)}.csv.gz", "user_id,t", [f"u{n},words"])
+    steps = ("ingest_events", "ingest_catalogue")
+    for step in steps:
+        shop.run(step, days=4)
+    tables = {"events": "bronze.events", "users": "bronze.users"}
+    versions = {name: shop.version(name) for name in tables.values()}
+    for step, source in zip(steps, tables, strict=True):
+        for n in (0, 2):
+            (shop.folder / f"{source}/{day_after(n)}.csv.gz").rename(shop.folder / f"archived-{source}-{n}")
+        told = rf"sources.{source}: .* 2 days, the first {DAY}, that have landed 2 before"
+        with pytest.raises(SourceError, match=told):
+            shop.run(step, days=4)
+    assert {name: shop.version(name) for name in tables.values()} == versions
+    for step, source in zip(steps, tables, strict=True):
+        shop.settings["sources"][source]["missing"] = "remove"
+        shop.run(step, days=4)
+        assert [row["ingest_date"] for row in shop.rows(tables[source])] == [day_after(1)]
 
 
 def test_an_empty_day_behind_others_counts_no_row_of_theirs(shop: Shop):

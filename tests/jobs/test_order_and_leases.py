@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from tests.conftest import DAY, LAKE_STEPS, ROOT, Shop, day_after, event
 
 import conform_catalogue
 import train_scorer
+from lakerec import lake as lake_module
 from lakerec import models, postgres
 from lakerec.errors import LakeBusyError, StaleRunError
 from lakerec.job import Job
@@ -167,6 +169,37 @@ def test_a_slow_run_does_not_overwrite_what_a_newer_one_made(shop: Shop):
     with pytest.raises(StaleRunError, match=r"newer versions of .*silver.events"):
         slow.lake.replace("ml.sequences", slow_rows, Window(DAY, day_after(1)))
     assert [row["events"] for row in shop.rows("ml.sequences")] == [2]
+
+
+def test_nor_what_a_newer_one_made_of_a_table_that_was_not_there_before(shop: Shop):
+    shop.deliver(DAY, [event(1)])
+    shop.run("ingest_events", "ingest_catalogue")
+    slow = shop.job("build_sequences")
+    assert not slow.lake.read("silver.events").count()
+    slow_rows = slow.lake.read("ml.sequences")
+    shop.run(*LAKE_STEPS[2:])
+    assert not slow.lake.read("silver.events").count() and "silver.events" not in slow.run.inputs
+    with pytest.raises(StaleRunError, match=r"newer versions of .*silver.events"):
+        slow.lake.replace("ml.sequences", slow_rows, Window(DAY, day_after(1)))
+
+
+def test_nor_does_it_overlook_a_newer_one_behind_many_commits(shop: Shop, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(lake_module, "LOOK_BACK", 1)
+    shop.deliver(DAY, [event(1)])
+    shop.run(*LAKE_STEPS)
+    slow = shop.job("build_sequences")
+    slow_rows = [slow.lake.read(name) for name in ("silver.events", "ml.sequences")][1]
+    shop.deliver(DAY, [event(1), event(2)])
+    shop.run(*LAKE_STEPS)
+    for n in (1, 2):
+        shop.deliver(day_after(n), [event(10 * n, day=day_after(n))])
+        shop.run(*LAKE_STEPS, start=day_after(n))
+    with pytest.raises(StaleRunError, match=r"newer versions of .*silver.events"):
+        slow.lake.replace("ml.sequences", slow_rows, Window(DAY, day_after(1)))
+    late = shop.job("build_sequences")
+    late.run.started_at += timedelta(days=1)  # nothing has been written since
+    late.lake.read("silver.events")
+    assert len(list(late.lake._since("ml.sequences"))) == 1
 
 
 def test_a_run_that_died_before_its_record_is_recorded_by_the_next(shop: Shop):

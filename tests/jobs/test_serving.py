@@ -15,7 +15,7 @@ import psycopg
 import pytest
 
 from lakerec import postgres
-from lakerec.errors import AlreadyServedError, ConnectionFailedError, ServingError
+from lakerec.errors import AlreadyServedError, ConfigError, ConnectionFailedError, ServingError
 from lakerec.serving import Publication, list_for, publish
 
 DAY = date(2024, 3, 1)
@@ -192,6 +192,22 @@ def test_a_server_that_is_down_is_worth_a_retry() -> None:
         list_for("postgresql://lakerec:secret-word@127.0.0.1:1/serving", "ann")
     assert caught.value.retry
     assert "secret-word" not in str(caught.value)
+
+
+def test_a_login_or_a_right_that_is_refused_is_no_fault_of_the_rows_and_not_tried_again(uri) -> None:
+    parts = urlsplit(uri)
+    wrong = parts._replace(netloc=f"{postgres.USER}:secret-word@127.0.0.1:{parts.port}").geturl()
+    with pytest.raises(ConfigError, match=r"PostgreSQL refused the login: .*authentication failed") as caught:
+        load(wrong, rows(DAY, USERS), DAY)
+    assert "secret-word" not in str(caught.value)
+    with psycopg.connect(uri, autocommit=True) as connection:
+        connection.execute("create role guest login password 'guest'")
+    guest = parts._replace(netloc=f"guest:guest@127.0.0.1:{parts.port}").geturl()
+    with pytest.raises(ConfigError, match=r"permission denied for database .*; nothing changed. .*GRANT CREATE"):
+        load(guest, rows(DAY, USERS), DAY)
+    load(uri, rows(DAY, USERS), DAY)
+    with pytest.raises(ConfigError, match="permission denied"):
+        load(guest, rows(DAY, USERS), DAY)
 
 
 def test_the_server_comes_back_after_kill_minus_9_and_several_may_start_it(tmp_path) -> None:
