@@ -26,10 +26,10 @@ def data_folder(name: str) -> Path:
 def circumstances() -> dict[str, Any]:
     """date, commit (with a + where the code was changed behind it), cores, memory_gib, cpu: what every result says."""
     commit = git("rev-parse", "--short", "HEAD").stdout.strip()
-    changed = git("diff", "--quiet", "HEAD", "--", ".", ":!benchmarks/*/results").returncode
+    changed = git("status", "--porcelain", "--", ".", ":!benchmarks/*/results").stdout
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     machine = {"cores": os.cpu_count(), "memory_gib": round(memory, 1), "cpu": processor()}
-    return {"date": f"{datetime.now(UTC):%Y-%m-%d}", "commit": f"{commit}{'+' * bool(changed)}", **machine}
+    return {"date": f"{datetime.now(UTC):%Y-%m-%d}", "commit": f"{commit}{'+' * bool(changed.strip())}", **machine}
 
 
 def git(*asked: str) -> subprocess.CompletedProcess[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 from pyspark.sql import DataFrame
@@ -24,8 +25,7 @@ def run(job: Job) -> dict[str, Any]:
         # Every header before the first commit.
         landings = {name: sources.find(job.spark, job.config, s, name, job.window) for name, s in found.items()}
         for name, landing in landings.items():
-            landed = job.lake.newest(TABLES[name]).where(F.startswith("source_file", F.lit(f"{name}/")))
-            sources.refuse_gone(landed, landing, found[name], name)
+            sources.refuse_gone(partial(_landed, job, name), landing, found[name], name)
         for name, landing in landings.items():
             job.run.unfinished = name != list(landings)[-1]
             _land(job, name, found[name], landing)
@@ -33,6 +33,11 @@ def run(job: Job) -> dict[str, Any]:
         if files:
             job.lake.record([job.run.row("ok", files)])
     return files or {"files": 0}
+
+
+def _landed(job: Job, name: str) -> DataFrame:
+    """What bronze has of a source: the graph's triples and its links share a table."""
+    return job.lake.newest(TABLES[name]).where(F.startswith("source_file", F.lit(f"{name}/")))
 
 
 def _land(job: Job, name: str, source: Source, landing: sources.Landing) -> None:

@@ -19,7 +19,7 @@ def run(job: Job) -> dict[str, Any]:
     with job.lake.lease():
         job.lake.complete(TABLE)
         landing = sources.find(job.spark, job.config, source, "events", job.window)
-        sources.refuse_gone(job.lake.newest(TABLE), landing, source, "events")
+        sources.refuse_gone(lambda: job.lake.newest(TABLE), landing, source, "events")
         version = sources.land(job.spark, job.config, source, "events", landing, lambda rows: _replace(job, rows))
         return _record(job, landing, job.lake.rows_added(TABLE, version))
 

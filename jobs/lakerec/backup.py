@@ -186,8 +186,7 @@ def _copy_all(lake: Path, draft: Path, tables: Mapping[str, int], before: Path |
         path = relative.as_posix()
         old = before / relative if before and path in known else None
         with suppress(FileNotFoundError):
-            same = old is not None and path != REGISTRY and _same(lake / relative, old)
-            if old is not None and same and _sha256(old) == known[path]:
+            if old is not None and path != REGISTRY and _intact(old, lake / relative, known[path]):
                 _link(old, draft / relative)
                 found[path] = known[path]
             else:
@@ -201,9 +200,15 @@ def _walk(lake: Path) -> Iterator[Path]:
         yield from (Path(folder, name).relative_to(lake) for name in names)
 
 
-def _same(file: Path, old: Path) -> bool:
-    one, other = file.stat(), old.stat()
-    return (one.st_size, one.st_mtime_ns) == (other.st_size, other.st_mtime_ns)
+def _intact(old: Path, file: Path, digest: str) -> bool:
+    """Whether an older backup has a file as it is now, and its disk gives back what was written."""
+    now = file.stat()
+    try:
+        known = old.stat()
+        unchanged = (known.st_size, known.st_mtime_ns) == (now.st_size, now.st_mtime_ns)
+        return unchanged and _sha256(old) == digest
+    except OSError:
+        return False
 
 
 def _copy(source: Path, target: Path) -> None:

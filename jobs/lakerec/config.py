@@ -537,6 +537,13 @@ class Config(Model):
             raise ValueError(f"unknown time zone {name!r}{_nearest(name, available_timezones())}")
         return name
 
+    @field_validator("folder")
+    @classmethod
+    def _on_a_disk(cls, folder: str) -> str:
+        if "://" in folder:
+            raise ValueError("a folder on a disk is expected; paths on an object store are written whole")
+        return folder
+
     @field_validator("event_types")
     @classmethod
     def _some_types(cls, types: dict[str, float]) -> dict[str, float]:

@@ -7,6 +7,7 @@ import ctypes
 import gc
 import importlib
 import os
+import re
 import signal
 import sys
 import threading
@@ -22,7 +23,7 @@ from typing import Any
 
 from py4j.protocol import Py4JJavaError
 from pyspark.errors import PySparkException
-from pyspark.sql import SparkSession
+from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.types import StringType, StructField, StructType
 
@@ -49,6 +50,7 @@ MAPPING_STEPS = LAKE_STEPS[:4]  # what reads the sources, or computes their expr
 TRAINING_STEPS = ("build_patterns", "build_examples", "train_scorer", "evaluate_scorer", "promote_scorer")
 SERVING_STEPS = ("score_candidates", "publish_recommendations")
 STEPS = (*LAKE_STEPS, *TRAINING_STEPS, *SERVING_STEPS)
+DATE_PATTERN = re.compile(r"DATETIME|pattern", re.IGNORECASE)  # in what Spark says of one that it does not know
 CODEGEN = "spark.sql.codegen.factoryMode"
 FEW_DAYS = 7  # windows that `spark.small_days` is for: it costs where rows are many
 
@@ -144,29 +146,41 @@ def body(name: str) -> Body:
 
 
 def check_expressions(config: Config, spark: SparkSession, compute: bool = True) -> None:
-    """Let Spark resolve every SQL expression of the configuration, and compute it on a row of texts.
+    """Let Spark resolve every SQL expression of the configuration, and its patterns of dates on a row of texts.
 
-    So a function that does not exist, or a pattern of dates that Spark does not know, is found before any job starts,
-    and not behind the landing of a year: ConfigError, with the expression's place. To compute costs a new session a
-    second.
+    So a function that does not exist, or a pattern that Spark does not know, is found before any job starts, and not
+    behind the landing of a year: ConfigError, with the expression's place. To compute costs a new session a second;
+    what else a value may bring about (`assert_true`, `unbase64`) is for the real ones to say.
     """
     for name, source in config.sources:
         known = source.expressions() if source else {}
         texts = dict.fromkeys(source.source_columns(), "1") if source else {}
         schema = StructType([StructField(column, StringType()) for column in ("_row", *texts)])
-        rows, sound = local_frame(spark, schema, [texts]), not compute
-        with suppress(PySparkException, Py4JJavaError):
-            # Of one local row the optimizer computes all of them, without a Spark job.
-            sound = sound or bool(rows.select("_row", *map(F.expr, known.values())).collect())
+        rows = local_frame(spark, schema, [texts])
+        sound = not compute or not _fault(rows, [*known.values()])
         for keys, expression in known.items():
             try:
                 # Beside a plain column an aggregate is refused; a rule has to be a condition.
-                one = rows.where(expression) if keys[0] == "rules" else rows.select("_row", F.expr(expression))
-                sound or one.collect()
-            except (PySparkException, Py4JJavaError) as error:
-                cause = next((line for line in str(error).splitlines() if line.strip()), "")
-                place = config.where("sources", name, *keys)
-                raise ConfigError(f"{place}: Spark cannot compute {expression!r}: {cause[:200]}") from None
+                rows.where(expression) if keys[0] == "rules" else rows.select("_row", F.expr(expression))
+                cause = "" if sound else _fault(rows, [expression])
+            except PySparkException as error:
+                cause = _first_line(error)
+            if cause:
+                raise ConfigError(f"{config.where('sources', name, *keys)}: Spark cannot take {expression!r}: {cause}")
+
+
+def _fault(rows: DataFrame, expressions: Sequence[str]) -> str:
+    """What Spark says of a pattern of dates in the expressions; of one local row the optimizer computes them."""
+    try:
+        rows.select("_row", *map(F.expr, expressions)).collect()
+    except (PySparkException, Py4JJavaError) as error:
+        told = _first_line(error)
+        return told if DATE_PATTERN.search(told) else "" if len(expressions) == 1 else told
+    return ""
+
+
+def _first_line(error: Exception) -> str:
+    return next((line for line in str(error).splitlines() if line.strip()), "")[:200]
 
 
 _importing: list[threading.Thread] = []

@@ -514,17 +514,18 @@ class Lake:
             self.record([self.run.row(status, dict(why))])
 
     def _keep_settings(self) -> None:
-        """Before a run's first commit: the settings, by the hash that the commit names."""
+        """Before a run's first commit: the settings, by the hash that the commit names.
+
+        The first run's stay: where relative paths begin is not in the hash.
+        """
         if self._settings_kept:
             return
         self._settings_kept = True
-        place, told = self._settings(self.run.config_hash), self.config.shown
+        place = self._settings(self.run.config_hash)
         try:
-            kept = files(self.spark).text(place)
-        except Py4JJavaError:  # there is none
-            kept = ""
-        if kept != told:  # or half a file of a run that was killed
-            files(self.spark).write(place, told)
+            json.loads(files(self.spark).text(place))
+        except (ValueError, Py4JJavaError):  # half a file of a run that was killed, or none
+            files(self.spark).write(place, self.config.shown)
 
     def kept_settings(self, config_hash: str) -> str | None:
         """The JSON file with the settings of this hash; None where no run has kept them."""

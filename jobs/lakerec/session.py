@@ -35,9 +35,9 @@ def _option(flag: str, path: Path) -> str:
 LOG4J = _option("-Dlog4j2.configurationFile=", HOME / "jobs/lakerec/log4j2.properties")
 DEPLOY_MODE = "spark.submit.deployMode"
 ONE_ATTEMPT = {"spark.yarn.maxAppAttempts": "1"}  # Airflow tries again, and knows which exit codes are worth it
-# A driver that gave up over lost executors would exit with 11, as for a fault of a source, and not be tried again: the
-# stage whose tasks lose theirs four times fails instead, by an error with a name.
-PATIENT = {"spark.executor.maxNumFailures": str(2**31 - 1)}
+# A driver that gives up over lost executors exits with 11, as for a fault of a source, and is not tried again. Before
+# so many are lost in an hour, tasks that lost theirs four times have failed their stage, by an error with a name.
+PATIENT = {"spark.executor.maxNumFailures": "100", "spark.executor.failuresValidityInterval": "1h"}
 # Keys of Airflow's Spark connection, and the properties that say the same.
 CONNECTION = {
     "deploy-mode": DEPLOY_MODE,
@@ -151,8 +151,9 @@ def _cluster(config: Config, days: int) -> dict[str, str]:
     flags = {"spark.driver.extraJavaOptions": _driver_options(config, days)}
     if config.spark.master.startswith("k8s://"):  # the image holds the project, at the path of whoever submits
         return {"spark.jars": ",".join(f"local://{jar}" for jar in jars), **PATIENT, **flags}
-    whole = {"spark.jars": ",".join(map(str, jars)), "spark.submit.pyFiles": str(PACKAGE)}
-    shipped = {**whole, **ONE_ATTEMPT, **PATIENT}
+    shipped = {"spark.jars": ",".join(map(str, jars)), "spark.submit.pyFiles": str(PACKAGE), **ONE_ATTEMPT}
+    if config.spark.master == "yarn":
+        shipped |= PATIENT
     # A driver of a cluster's machine has no file of this one that its JVM's flags may name.
     return shipped if config.spark.properties.get(DEPLOY_MODE) == "cluster" else shipped | flags
 

@@ -89,20 +89,21 @@ def find(spark: SparkSession, config: Config, source: Source, name: str, window:
     return Landing(tuple(found), tuple(empty), new)
 
 
-def refuse_gone(landed: DataFrame, landing: Landing, source: Source, name: str) -> None:
+def refuse_gone(landed: Callable[[], DataFrame], landing: Landing, source: Source, name: str) -> None:
     """SourceError where days without a file have rows of an earlier delivery, which nobody has said to remove.
 
-    landed: what bronze holds of the source.
+    landed: what bronze holds of the source, asked for where there are such days.
     """
     if source.missing == "remove" or not landing.empty_days:
         return
-    gone = landed.where(F.col("ingest_date").isin(list(landing.empty_days))).groupBy("ingest_date").count()
+    gone = landed().where(F.col("ingest_date").isin(list(landing.empty_days))).groupBy("ingest_date").count()
     if found := gone.orderBy("ingest_date").collect():
         rows = sum(row["count"] for row in found)
         raise SourceError(
             f"sources.{name}: {source.path} has no rows for {len(found)} days, the first {found[0]['ingest_date']}, "
             f"that have landed {rows:,} before; nothing was replaced. Bring the files back, or leave these days out of "
-            f"the window; if they were withdrawn, set sources.{name}.missing: remove"
+            f"the window. A day that was withdrawn: deliver a file of its header alone, or set "
+            f"sources.{name}.missing: remove"
         )
 
 

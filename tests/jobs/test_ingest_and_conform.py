@@ -120,6 +120,16 @@ def test_an_expression_that_spark_cannot_resolve_is_named_with_its_line(shop: Sh
         jobs.check_expressions(shop.config, spark)
 
 
+def test_an_expression_that_some_texts_break_is_for_the_real_ones_to_say(shop: Shop, spark: SparkSession):
+    columns = shop.settings["sources"]["events"]["columns"]
+    columns["value"] = "cast(unbase64(price) as string)"
+    columns["event_type"] = "if(event_type = '1', raise_error('no such type'), event_type)"
+    jobs.check_expressions(shop.config, spark)
+    columns["event_time"] = "to_timestamp(event_time, 'YYYY-MM-dd')"
+    with pytest.raises(ConfigError, match=r"sources.events.columns.event_time: "):
+        jobs.check_expressions(shop.config, spark)
+
+
 @pytest.mark.parametrize("damage", ["truncated", "no gzip"])
 def test_a_damaged_file_is_named_and_the_table_stays(shop: Shop, damage: str):
     shop.deliver(DAY, [event(1)])

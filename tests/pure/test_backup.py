@@ -113,7 +113,8 @@ def test_the_second_backup_copies_only_what_is_new_and_outlives_the_first(config
     assert len(rows(lake, TABLES[0])) == 12
 
 
-def test_a_file_that_has_rotted_in_the_last_backup_is_copied_anew(config: Config, tmp_path: Path):
+@pytest.mark.parametrize("gone", [False, True], ids=["other bytes", "gone"])
+def test_a_file_that_is_lost_in_the_last_backup_is_copied_anew(config: Config, tmp_path: Path, gone: bool):
     lake, folder = Path(config.lake), tmp_path / "backups"
     first, made, _ = back_up(config, folder, "run")
     data = next(name for name in made.files if name.endswith(".parquet"))
@@ -122,10 +123,12 @@ def test_a_file_that_has_rotted_in_the_last_backup_is_copied_anew(config: Config
     rotten[7] ^= 1
     (first / data).write_bytes(rotten)
     os.utime(first / data, ns=(known.st_atime_ns, known.st_mtime_ns))
+    if gone:
+        (first / data).unlink()
     second, made, _ = back_up(config, folder, "run")
     assert (second / data).read_bytes() == (lake / data).read_bytes()
     shutil.rmtree(lake)
-    with pytest.raises(BackupError, match="differs from its hash"):
+    with pytest.raises(BackupError, match="is missing" if gone else "differs from its hash"):
         restore_lake(config, folder, first.name)
     restore_lake(config, folder, second.name)
 

@@ -93,6 +93,17 @@ def test_long_and_empty_pieces_are_the_mask_in_any_precision(drawn, dtype, far, 
     torch.testing.assert_close(found[real].float(), wanted[real], atol=far, rtol=far)
 
 
+def test_a_candidates_own_products_are_in_float32_whatever_is_cast_around_them():
+    owners = owners_of([(60, [3, 5, 4]), (9, [7] * 5)])
+    query, key, value = (torch.randn(2, 4, owners.shape[1], 8, dtype=torch.bfloat16) for _ in range(3))
+    given, pieces = (torch.nn.Identity(), query, key, value, None), Pieces.of(owners, False, CPU)
+    with torch.no_grad():
+        wanted, _ = attention._attend(*given, pieces=pieces)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            found, _ = attention._attend(*given, pieces=pieces)
+    assert torch.equal(found[torch.from_numpy(owners >= 0)], wanted[torch.from_numpy(owners >= 0)])
+
+
 @settings(max_examples=40, deadline=None)
 @given(packs, st.sampled_from([1, 40, 2**18]))
 @example([(1, [1])], 2**18)

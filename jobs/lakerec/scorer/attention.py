@@ -221,6 +221,7 @@ def _fits_two(query: Tensor, pieces: Pieces) -> bool:
     return known and pieces.first > 0 and len(pieces.own) > 0
 
 
+@torch.autocast("cpu", enabled=False)
 def _in_two(
     query: Tensor,
     keys: Tensor,

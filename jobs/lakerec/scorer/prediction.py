@@ -100,8 +100,8 @@ def _a_thread_each(work: Callable[[list[int]], None], tasks: Sequence[list[int]]
         return
     try:
         with ThreadPoolExecutor(threads, initializer=partial(torch.set_num_threads, 1)) as pool:
-            for done in [pool.submit(work, task) for task in tasks]:
-                done.result()
+            for _ in pool.map(work, tasks):  # where one fails, those that have not begun never do
+                pass
     finally:
         torch.set_num_threads(threads)
 
