@@ -63,15 +63,16 @@ def test_killed_at_moments_all_over_its_run(before: Callable[..., Shop], start: 
     assert any(last[name] != first[name] for name in RETENTION)
     draw, died, seen = random.Random(STEP), 0, []
     for moment in range(MOMENTS):
-        process = start(job_command(shop, STEP, days=DAYS), shop.folder / "out.txt")
+        process, began = start(job_command(shop, STEP, days=DAYS), shop.folder / "out.txt"), time.monotonic()
         with suppress(subprocess.TimeoutExpired):
             process.wait(seconds * (0.25 + 0.75 * (moment + draw.random()) / MOMENTS))
+            seconds = time.monotonic() - began  # it came to its end: less was left to do, or the machine is faster now
         died += process.poll() is None
         kill(process, whole=moment % 2 == 0)  # else its JVM is left to find out
         now = rows(shop)
         assert all(last[name] <= now[name] <= first[name] for name in first)
         seen.append(now)
-    assert died > MOMENTS // 2 and seen[0] != last  # it died before all was done, too
+    assert died >= MOMENTS // 2 and seen[0] != last  # it died before all was done, too
     ended(start, shop, STEP, DAYS)
     assert rows(shop) == last
     for name in tables(shop):
