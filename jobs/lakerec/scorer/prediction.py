@@ -90,7 +90,7 @@ def corrections(model: SlateScorer, packer: Packer, slates: Sequence[Slate]) -> 
 def _a_thread_each(work: Callable[[list[int]], None], tasks: Sequence[list[int]]) -> None:
     """Do the tasks side by side, each on one of torch's threads.
 
-    A slate's products are too small to be shared out: two threads made a slate 1.3 times as fast, two slates 1.9 times.
+    A slate's products are too small to be shared out: on two threads one is hardly faster (docs/performance.md).
     And its sums come in the same order however many threads there are.
     """
     threads = torch.get_num_threads()
