@@ -30,7 +30,7 @@ from pyspark.sql.types import StringType, StructField, StructType
 from lakerec import faults, lineage
 from lakerec.config import Config, load_config
 from lakerec.errors import AlreadyServedError, ConfigError, LakeBusyError, LakerecError, UsageError
-from lakerec.lake import FAILED, SKIPPED, Lake, Run, Window, local_frame
+from lakerec.lake import FAILED, SKIPPED, Lake, Run, Window, first_line, local_frame
 from lakerec.names import as_part
 
 SPARK_IS_UP = "Spark is up ({:.1f} s)"
@@ -164,7 +164,7 @@ def check_expressions(config: Config, spark: SparkSession, compute: bool = True)
                 rows.where(expression) if keys[0] == "rules" else rows.select("_row", F.expr(expression))
                 cause = "" if sound else _fault(rows, [expression])
             except PySparkException as error:
-                cause = _first_line(error)
+                cause = first_line(error)
             if cause:
                 raise ConfigError(f"{config.where('sources', name, *keys)}: Spark cannot take {expression!r}: {cause}")
 
@@ -174,13 +174,9 @@ def _fault(rows: DataFrame, expressions: Sequence[str]) -> str:
     try:
         rows.select("_row", *map(F.expr, expressions)).collect()
     except (PySparkException, Py4JJavaError) as error:
-        told = _first_line(error)
+        told = first_line(error)
         return told if DATE_PATTERN.search(told) else "" if len(expressions) == 1 else told
     return ""
-
-
-def _first_line(error: Exception) -> str:
-    return next((line for line in str(error).splitlines() if line.strip()), "")[:200]
 
 
 _importing: list[threading.Thread] = []

@@ -391,7 +391,7 @@ class Lake:
         except CONFLICTS as error:
             raise ConflictError(
                 f"{self.path(name)}: another program has committed while this run wrote, without the lake's "
-                f"lease; what this run wrote is not in it ({_first_line(error)}). Run the job again, and let that "
+                f"lease; what this run wrote is not in it ({first_line(error)}). Run the job again, and let that "
                 "program write when no job runs"
             ) from None
 
@@ -738,7 +738,7 @@ def _jvm_lock(file: Any, place: Path) -> Any:
         if error.java_exception.getClass().getName() != "java.io.IOException":
             raise
         raise ConfigError(
-            f"{place} cannot be locked ({_first_line(error)}): 'files' has to be on a disk with locks"
+            f"{place} cannot be locked ({first_line(error)}): 'files' has to be on a disk with locks"
         ) from None
 
 
@@ -782,5 +782,6 @@ def _answering(lake: str) -> Iterator[None]:
         ) from None
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """The first line of an error's text, its type where it has none; 200 characters at most."""
     return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)[:200]
