@@ -17,10 +17,12 @@ from lakerec.lake import Window
 from lakerec.models import version_on
 from lakerec.scorer.base_model import model_id
 from lakerec.scorer.bundle import Bundle
+from lakerec.scorer.serving_day import ScoringDay
 from lakerec.scoring import bucket_scorer, list_scorer
 from lakerec.session import task_threads
 
 TABLE = "gold.recommendations"
+SAMPLE = 256  # users by whom it is told how much an approximate search finds
 
 
 def run(job: Job) -> dict[str, Any]:
@@ -84,8 +86,11 @@ def _scored(job: Job, model: models.Promotion, day: date, users: DataFrame, tota
     buckets, run = batch.count_of(total, job.spark.sparkContext.defaultParallelism), job.run
     name = batch.fingerprint(day, model.version, run.config_hash, run.inputs, run.window, total, buckets)
     with batch.workspace(job.lake.local_folder("_scoring"), f"{day}-{name}", run.run_id) as place:
-        shelf.save(place / "shelf.npz")
-        lists = list_scorer(str(artefact), str(place / "shelf.npz"), task_threads(job.spark), job.config.slate_size)
+        shelf.save(file := place / "shelf.npz")
+        if shelf.on_shelf.sum() > job.config.candidates.exact_items:
+            sample = users.orderBy(F.xxhash64("user_id")).limit(SAMPLE).toPandas()
+            ScoringDay.load(artefact, file).invert(sample, place, job.say)
+        lists = list_scorer(str(artefact), str(file), task_threads(job.spark), job.config.slate_size)
         yield batch.run(job.spark, users, total, buckets, bucket_scorer(lists, str(place)), place, job.say)
 
 

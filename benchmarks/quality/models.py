@@ -20,17 +20,18 @@ from numpy.typing import NDArray
 
 from lakerec import generators
 from lakerec.config import Ranker as RankerSettings
-from lakerec.features import Stock, nominate
+from lakerec.features import Stock
 from lakerec.generators.base import Shelf
 from lakerec.generators.blend import blended, standardised
 from lakerec.generators.factors import Als
+from lakerec.generators.scores import Scores, Whole, best
 from lakerec.histories import Floats, Histories
 from lakerec.metrics import mean_ranks
 from lakerec.protocols import Part
 from lakerec.scorer.bundle import averaged
 from lakerec.scorer.nightly import SEEDS_APART
 from lakerec.scorer.ranker import Lessons, Ranker
-from lakerec.scorer.recommender import SCORES, FirstStage, Recommender, Scores, allowed, lessons, tuned
+from lakerec.scorer.recommender import SCORES, FirstStage, Recommender, Scorer, allowed, lessons, tuned
 from lakerec.scorer.retriever import ItemSide, Retriever, RetrieverSettings, fit
 
 K = 10  # length of the lists
@@ -88,6 +89,10 @@ class Ensemble:
         """(users, items)."""
         profile = histories.profiles if self.told else None
         return averaged(member.score(histories, profile=profile) for member in self.members)
+
+    def said(self, histories: Histories) -> Scores:
+        """The same."""
+        return Whole(self.score(histories))
 
 
 @dataclass
@@ -190,7 +195,7 @@ def chosen_settings(course: Course, dataset: Dataset, names: Sequence[str], plac
 
 
 def catalogue_outcomes(
-    sources: Mapping[str, Scores], part: Part, repeats: bool, weights: Mapping[str, float], blend: str = "blend"
+    sources: Mapping[str, Scorer], part: Part, repeats: bool, weights: Mapping[str, float], blend: str = "blend"
 ) -> dict[str, Outcome]:
     """Each source's ranks in the whole catalogue and its lists; with `weights` those of the blend."""
     names = [*sources, *([blend] if weights else [])]
@@ -199,7 +204,7 @@ def catalogue_outcomes(
     seconds = dict.fromkeys(names, 0.0)
     for people in part.histories.blocks(max(1, SCORES // max(part.histories.n_items, 1))):
         mine = part.histories.select(people)
-        mask = allowed(mine, repeats)
+        mask = allowed(mine, repeats).mask
         span = slice(part.target_starts[people[0]], part.target_starts[people[-1] + 1])
         targets = part.target_users[span] - people[0], part.target_items[span]
         sofar: dict[str, Floats] = {}
@@ -211,8 +216,8 @@ def catalogue_outcomes(
             if name in weights:
                 sofar[name] = standardised(score)
             ranks[name][span] = mean_ranks(np.where(mask, score, -np.inf).astype(np.float32), *targets)
-            person, item, place = nominate({name: score}, mask, K)
-            lists[name][people[person], place[:, 0]] = item
+            person, item, place = best(score, mask, K)
+            lists[name][people[person], place] = item
             seconds[name] += time.perf_counter() - began
     return {name: Outcome(ranks[name], lists[name], seconds[name]) for name in names}
 

@@ -27,7 +27,7 @@ from benchmarks.record import ROOT
 
 from lakerec.features import feature_names
 from lakerec.scorer.ranker import Lessons
-from lakerec.scorer.recommender import FirstStage, Recommender, Scores, blend_weights, without_each
+from lakerec.scorer.recommender import FirstStage, Recommender, Scorer, blend_weights, without_each
 
 RESULTS = ROOT / "benchmarks" / "quality" / "results"
 EACH = 2000  # people that the table without each source is made on
@@ -108,7 +108,7 @@ class Bench:
             als = models.spark_als(self.course.judged.ground, self.settings["als"], self.plan.seeds[0])
             self._alone("spark_als", None, als, time.perf_counter() - began)
 
-    def _alone(self, name: str, seed: int | None, source: Scores, seconds: float) -> None:
+    def _alone(self, name: str, seed: int | None, source: Scorer, seconds: float) -> None:
         """One source over the whole catalogue."""
         found = models.catalogue_outcomes({name: source}, self.part, self.course.repeats, {})[name]
         self.report.add(name, seed, replace(found, seconds=found.seconds + seconds))

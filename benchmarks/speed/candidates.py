@@ -21,11 +21,12 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from lakerec import generators
-from lakerec.features import Stock
+from lakerec.features import Stock, candidates
 from lakerec.generators.base import Generator, Shelf
 from lakerec.generators.linear import Ease
+from lakerec.generators.scores import Index, Products, Scores
 from lakerec.histories import Histories
-from lakerec.scorer.recommender import RETRIEVER, FirstStage
+from lakerec.scorer.recommender import PEOPLE, FirstStage
 
 EVENTS, DAYS, TEXT, SIZE, NODES, KNOWN = 30, 200, 384, 64, 200, 12_000
 
@@ -34,12 +35,16 @@ EVENTS, DAYS, TEXT, SIZE, NODES, KNOWN = 30, 200, 384, 64, 200, 12_000
 class Network:
     """A retriever's last product: people drawn, items fixed."""
 
-    items: NDArray[np.float32]
+    index: Index
+
+    def said(self, histories: Histories) -> Scores:
+        """Log-probabilities."""
+        people = np.random.default_rng(len(histories)).standard_normal((len(histories), SIZE), dtype=np.float32)
+        return Products(people, self.index, self.index.normaliser(people))
 
     def score(self, histories: Histories) -> NDArray[np.float32]:
         """(users, items)."""
-        people = np.random.default_rng(len(histories)).standard_normal((len(histories), SIZE), dtype=np.float32)
-        return people @ self.items.T
+        return self.said(histories).whole()
 
 
 def made(items: int, people: int) -> tuple[Histories, Shelf]:
@@ -74,14 +79,14 @@ def measured(items: int, known: int, asked: int) -> dict[str, Any]:
     members = {name: fitted(name, histories, shelf) for name in generators.MEMBERS}
     vectors = np.random.default_rng(2).standard_normal((items, SIZE), dtype=np.float32)
     price = np.random.default_rng(3).random(items) * 100
-    stage = FirstStage(members, Network(vectors), shelf, Stock.of(histories, price), 100, repeats=False)
+    stage = FirstStage(members, Network(Index(vectors)), shelf, Stock.of(histories, price), 100, repeats=False)
     some = histories.select(np.arange(asked))
-    for _, mine, scores in stage.blocks(histories.select(np.arange(asked, asked + 4))):
-        stage.candidates(mine, scores)
+    for _, mine in stage.blocks(histories.select(np.arange(asked, asked + 4))):
+        stage.candidates(mine)
     spent, count, began = 0.0, 0, time.process_time()
-    for _, mine, scores in stage.blocks(some):
-        start = time.process_time()
-        count += len(stage.candidates(mine, scores))
+    for _, mine in stage.blocks(some):
+        scores, start = stage.scores(mine), time.process_time()
+        count += len(candidates(scores, mine, stage.allowed(mine), shelf, stage.stock, stage.depth))
         spent += time.process_time() - start
     whole = time.process_time() - began
     return {
@@ -96,14 +101,14 @@ def measured(items: int, known: int, asked: int) -> dict[str, Any]:
 
 
 def _slowest(stage: FirstStage, people: Histories) -> dict[str, float]:
-    """CPU milliseconds a person of the sources that take longest, in one block."""
-    mine = people.select(np.arange(min(len(people), 16)))
-    took = {}
-    for name, member in [*stage.members.items(), (RETRIEVER, stage.retriever)]:
+    """CPU milliseconds a person of the sources that take longest with their best, in one block."""
+    mine = people.select(np.arange(min(len(people), PEOPLE)))
+    given, took = stage.allowed(mine), {}
+    for name in stage.names:
         began = time.process_time()
-        member.score(mine)  # type: ignore[union-attr]
+        stage.scores_of(name, mine).survey(given, stage.depth)
         took[name] = round((time.process_time() - began) / len(mine) * 1e3, 2)
-    return dict(sorted(took.items(), key=lambda pair: -pair[1])[:5])
+    return dict(sorted(took.items(), key=lambda pair: -pair[1])[:8])
 
 
 def main() -> None:

@@ -30,7 +30,7 @@ from pyspark.sql import DataFrame, SparkSession
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from record import ROOT
 
-from lakerec.scorer.nearest import Catalogue, Exact
+from lakerec.generators.nearest import Catalogue, Exact
 
 CORES, SIZE, N, ITEMS, USERS, PART = 2, 64, 100, 100_000, 100_000, 2_000
 ROUNDS, LONG_ROUNDS, LONG = 5, 3, 60.0  # pairs; fewer where one run takes more than a minute

@@ -217,11 +217,13 @@ class Candidates(Model):
     """Which generators nominate items for a user (all of them without a list), and how many are scored.
 
     `per_user` of the final ranker's best go to the language model; `popular_days` is the window of the popular list.
+    Where more than `exact_items` may be recommended, the nearest vectors are looked for in an inverted file.
     """
 
     per_user: int = Field(default=20, ge=1, le=1000)
     popular_days: int = Field(default=30, ge=1)
     generators: dict[str, dict[str, int | float]] = Field(default_factory=dict)
+    exact_items: int = Field(default=1_000_000, ge=1)
 
 
 class Policy(Model):

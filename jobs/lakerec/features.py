@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 
 from lakerec.generators.base import Shelf, largest
 from lakerec.generators.popularity import ALWAYS, DailyCounts
+from lakerec.generators.scores import Allowed, Scores, Survey
 from lakerec.histories import Floats, Histories
 
 WINDOWS = (1.0, 7.0, 30.0, 90.0, 365.0, ALWAYS)  # days
-GROUPS = 16  # of columns for each of the best that are asked for
 FILL = "catalogue"  # the source of what only fills a list up
 
 
@@ -69,64 +69,41 @@ def _told(days: float) -> str:
     return "always" if days >= ALWAYS else f"{days:.0f}d"
 
 
-def nominate(scores: Mapping[str, Floats], allowed: NDArray[np.bool_], depth: int) -> tuple[NDArray, NDArray, NDArray]:
+def nominate(surveys: Sequence[Survey], items: int, depth: int) -> tuple[NDArray, NDArray, NDArray]:
     """person, item, ranks (n, generators): everything that a generator has among its `depth` best.
 
-    `scores` are (users, items), `allowed` what may be recommended; a rank is from 0, `depth` where beyond or silent.
+    A rank is from 0, `depth` where beyond or silent.
     """
-    depth = min(depth, allowed.shape[1])
-    found = [_best(score, allowed, depth) for score in scores.values()]
     none = np.zeros(0, dtype=np.int64)
-    pairs = np.concatenate([none, *(person * allowed.shape[1] + item for person, item, _ in found)])
+    pairs = np.concatenate([none, *(each.person * items + each.item for each in surveys)])
     named, which = np.unique(pairs, return_inverse=True)
-    ranks = np.full((len(named), len(found)), depth, dtype=np.int16)
-    by = np.repeat(np.arange(len(found)), np.array([len(rank) for *_, rank in found], dtype=np.int64))
-    ranks[which, by] = np.concatenate([none, *(rank for *_, rank in found)])
-    person, item = np.divmod(named, max(allowed.shape[1], 1))
+    ranks = np.full((len(named), len(surveys)), depth, dtype=np.int16)
+    by = np.repeat(np.arange(len(surveys)), np.array([len(each.rank) for each in surveys], dtype=np.int64))
+    ranks[which, by] = np.concatenate([none, *(each.rank for each in surveys)])
+    person, item = np.divmod(named, max(items, 1))
     return person, item, ranks
 
 
-def _best(scores: Floats, allowed: NDArray[np.bool_], depth: int) -> tuple[NDArray, NDArray, NDArray]:
-    """person, item, rank of the `depth` best of each row that are allowed and above its least; ties by item.
-
-    The depth-th largest maximum of groups of columns is at most the depth-th largest score: what lies below it is not
-    looked at again.
-    """
-    known = allowed & np.isfinite(scores)
-    least = np.where(known, scores, np.inf).min(axis=1, initial=np.inf, keepdims=True)
-    open_ = np.where(known, scores, -np.inf)
-    width = scores.shape[1] // (GROUPS * depth) if depth else 0
-    above = open_ > least
-    if width > 1:
-        groups = scores.shape[1] // width
-        tops = open_[:, : width * groups].reshape(-1, width, groups).max(axis=1)
-        above &= open_ >= np.partition(tops, groups - depth, axis=1)[:, groups - depth, None]
-    person, item = np.divmod(np.flatnonzero(above), max(scores.shape[1], 1))
-    order = np.lexsort((item, -open_[person, item], person))
-    person, item = person[order], item[order]
-    rank = np.arange(len(person)) - np.searchsorted(person, np.arange(len(scores)))[person]
-    kept = rank < depth
-    return person[kept], item[kept], rank[kept]
-
-
 def candidates(
-    scores: Mapping[str, Floats],
+    scores: Mapping[str, Scores],
     histories: Histories,
-    allowed: NDArray[np.bool_],
+    allowed: Allowed,
     shelf: Shelf,
     stock: Stock,
     depth: int,
 ) -> Candidates:
     """Everything the generators nominate for these people, with the features of `feature_names`."""
-    person, item, ranks = nominate(scores, allowed, depth)
+    depth = min(depth, histories.n_items)
+    surveys = [score.survey(allowed, depth) for score in scores.values()] if depth else []
+    person, item, ranks = nominate(surveys, histories.n_items, depth)
     if not len(person):
         return Candidates(person, item, np.zeros((0, len(feature_names(list(scores)))), dtype=np.float32), person)
     said = []
-    for place, score in enumerate(scores.values()):
-        value = score[person, item]
-        mean, std = score.mean(axis=1), score.std(axis=1)
-        said += [value, (value - mean[person]) / np.maximum(std[person], 1e-9), np.log1p(ranks[:, place])]
-    agree = (ranks < min(depth, allowed.shape[1])).sum(axis=1)
+    for place, (score, survey) in enumerate(zip(scores.values(), surveys, strict=True)):
+        value = score.at(person, item)
+        z = (value - survey.mean[person]) / np.maximum(survey.std[person], 1e-9)
+        said += [value, z, np.log1p(ranks[:, place])]
+    agree = (ranks < depth).sum(axis=1)
     columns = [*said, agree, *_popularity(histories, item, person, stock)]
     columns += _item(histories, person, item, shelf, stock)
     columns += _own(histories, person, item) + _person(histories, person, item, stock)

@@ -180,6 +180,17 @@ def extension(connection: duckdb.DuckDBPyConnection) -> None:
     connection.execute(f"LOAD '{file}'")
 
 
+def test_a_catalogue_beyond_exact_items_has_inverted_files_that_say_their_recall(trained: Shop, capsys, monkeypatch):
+    """A worker reads them; so small a catalogue's scores are arrays, so the lists are as before."""
+    before = {(row["user_id"], row["rank"]): row["item_id"] for row in trained.rows("gold.recommendations")}
+    monkeypatch.setitem(trained.settings, "candidates", {**trained.settings["candidates"], "exact_items": 9})
+    trained.run("score_candidates", days=DAYS)
+    told = capsys.readouterr().out
+    assert "text: inverted file of 10 items, 1 of 1 lists, recall@100 1.0000 on 9 users (target 0.98)" in told
+    after = {(row["user_id"], row["rank"]): row["item_id"] for row in trained.rows("gold.recommendations")}
+    assert after == before
+
+
 def test_publishing_serves_every_list(trained: Shop):
     counts = trained.run("publish_recommendations", days=DAYS)
     assert counts["served"] == 50

@@ -7,12 +7,30 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy import sparse
 
-from lakerec import generators
-from lakerec.features import WINDOWS, Candidates, Stock, candidates, feature_names, nominate
+from lakerec import features, generators
+from lakerec.features import WINDOWS, Candidates, Stock, feature_names
 from lakerec.generators.base import Shelf
+from lakerec.generators.scores import Allowed, Whole
 from lakerec.histories import Histories
 
 PEOPLE, ITEMS, AT = 7, 12, 400.0
+
+
+def open_to(mask):
+    """Everything is on the shelf, what the mask (people, items) has not is closed."""
+    return Allowed.of(len(mask), np.ones(mask.shape[1], bool), *np.nonzero(~mask))
+
+
+def candidates(scores, histories, mask, *rest):
+    """By whole arrays and a mask."""
+    return features.candidates({name: Whole(s) for name, s in scores.items()}, histories, open_to(mask), *rest)
+
+
+def nominate(scores, mask, depth):
+    """By whole arrays and a mask."""
+    depth = min(depth, mask.shape[1])
+    surveys = [Whole(score).survey(open_to(mask), depth) for score in scores.values()]
+    return features.nominate(surveys, mask.shape[1], depth)
 
 
 def made(rows, people=PEOPLE, items=ITEMS, at=AT):

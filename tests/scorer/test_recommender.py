@@ -100,7 +100,7 @@ def test_what_may_be_recommended_by_repeats_and_hidden_types():
         (False, (1,)): [(0, 1), (0, 2), (1, 2)],
     }
     for (repeats, hidden), gone in masks.items():
-        mask = allowed(known, repeats, hidden)
+        mask = allowed(known, repeats, hidden).mask
         assert list(zip(*np.nonzero(~mask), strict=True)) == gone, (repeats, hidden)
 
 
@@ -172,12 +172,24 @@ def test_the_rank_of_a_target_among_its_persons_candidates_and_infinite_where_it
 def test_everybodys_candidates_in_one_go_or_in_blocks(fitted, blocks):
     recommender, _ = fitted
     whole = recommender.stage
-    scores = whole.scores(PART.histories)
-    found = whole.candidates(PART.histories, scores)
+    found = whole.candidates(PART.histories)
     ranked = recommender.rank(PART.histories)
     assert np.array_equal(ranked.found.person, found.person) and np.array_equal(ranked.found.item, found.item)
     assert np.array_equal(ranked.found.source, found.source)
     assert np.allclose(ranked.score, recommender.ranker.score(found.features), atol=1e-5)
+
+
+def test_a_large_catalogue_is_ranked_and_taught_as_a_small_one(fitted, monkeypatch):
+    recommender, learned = fitted
+    shelf, pairs = np.arange(ITEMS) != 5, (np.array([0, 3, 3]), np.array([1, 2, 9]))
+    small = recommender.rank(PART.histories, shelf, pairs)
+    monkeypatch.setattr(module, "LARGE", ITEMS - 1)
+    found = recommender.rank(PART.histories, shelf, pairs)
+    assert np.array_equal(found.found.person, small.found.person) and np.array_equal(found.found.item, small.found.item)
+    assert np.allclose(found.score, small.score, atol=1e-4)
+    again = lessons(recommender.stage, SPLIT.valid, QUICK)
+    assert np.array_equal(again.labels, learned.labels)
+    assert np.allclose(again.features, learned.features, atol=1e-4, equal_nan=True)
 
 
 def test_nothing_off_the_shelf_and_no_pair_that_is_not_to_be_shown_is_ranked(fitted, blocks):
@@ -196,11 +208,11 @@ def test_nothing_off_the_shelf_and_no_pair_that_is_not_to_be_shown_is_ranked(fit
 
 def test_what_a_person_had_by_a_hidden_type_is_never_a_candidate():
     stage = stage_of(hidden=(1, 2))
-    found = stage.candidates(PART.histories, stage.scores(PART.histories))
+    found = stage.candidates(PART.histories)
     had = PART.histories.keep(np.isin(PART.histories.types, (1, 2))).matrix()
     assert len(found) and not np.asarray(had[found.person, found.item]).any()
     everything = stage_of()
-    free = everything.candidates(PART.histories, everything.scores(PART.histories))
+    free = everything.candidates(PART.histories)
     assert np.asarray(had[free.person, free.item]).any()
 
 
@@ -219,7 +231,7 @@ def test_a_person_without_events_gets_what_is_popular(fitted):
 def test_a_source_that_is_no_generator_stands_last(fitted):
     stage = replace(stage_of(), retriever=Said([np.arange(ITEMS)]))
     assert stage.names == [*MEMBERS, "retriever"] and list(stage.scores(PART.histories)) == stage.names
-    found = stage.candidates(PART.histories, stage.scores(PART.histories))
+    found = stage.candidates(PART.histories)
     assert set(range(ITEMS - 6, ITEMS)) <= set(found.item[found.person == 0])
 
 
@@ -228,8 +240,7 @@ def test_a_source_that_is_no_generator_stands_last(fitted):
 
 def test_a_lesson_labels_the_targets_among_the_candidates(blocks):
     stage, part = stage_of(), SPLIT.valid
-    scores = stage.scores(part.histories)
-    found = stage.candidates(part.histories, scores)
+    found = stage.candidates(part.histories)
     wanted = {(int(p), int(i)) for p, i in zip(part.target_users, part.target_items, strict=True)}
     among = [(int(p), int(i)) for p, i in zip(found.person, found.item, strict=True)]
     told = targeted(part, found.person, found.item, ITEMS)
@@ -243,7 +254,7 @@ def test_an_item_off_the_shelf_is_in_no_lesson():
     stage, part, shelf = stage_of(), SPLIT.valid, np.arange(ITEMS) % 4 != 0
     wide = QUICK.model_copy(update={"negatives": 10_000})
     learned = lessons(stage, part, wide, shelf)
-    found = stage.candidates(part.histories, stage.scores(part.histories), stage.allowed(part.histories) & shelf)
+    found = stage.candidates(part.histories, stage.allowed(part.histories, shelf))
     kept = np.isin(found.person, np.flatnonzero(np.isin(part.people, learned.person)))
     assert np.array_equal(learned.features, found.features[kept], equal_nan=True)
     assert len(learned.labels) < len(lessons(stage, part, wide).labels)
@@ -264,7 +275,7 @@ def test_people_are_scored_by_the_boosters_that_did_not_learn_from_them(fitted):
     part, stage = SPLIT.valid, recommender.stage
     seen = recommender.rank(part.histories)
     unseen = recommender.rank(part.histories, unseen=part.people)
-    made = stage.candidates(part.histories, stage.scores(part.histories), stage.allowed(part.histories))
+    made = stage.candidates(part.histories)
     assert np.array_equal(unseen.score, recommender.ranker.unseen(made.features, part.people[made.person]))
     assert np.array_equal(unseen.found.item, seen.found.item) and not np.allclose(unseen.score, seen.score)
 

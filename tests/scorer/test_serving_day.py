@@ -1,5 +1,6 @@
 """A day's lists: the file that the workers read, and that a list is a matter of the user alone."""
 
+import shutil
 from dataclasses import fields, replace
 
 import nights
@@ -22,12 +23,14 @@ from nights import (
 )
 from scipy import sparse
 
+from lakerec.generators.nearest import Approximate
 from lakerec.generators.popularity import ALWAYS
+from lakerec.scorer import recommender
 from lakerec.scorer.bundle import Bundle
 from lakerec.scorer.final import Shortlist
 from lakerec.scorer.nightly import ranker_features
 from lakerec.scorer.prediction import Predictor
-from lakerec.scorer.serving_day import ScoringDay, ShelfOfDay, pattern_shares
+from lakerec.scorer.serving_day import INVERTED, ScoringDay, ShelfOfDay, pattern_shares
 from lakerec.scorer.slates import Slate
 from lakerec.scoring import list_scorer
 from lakerec.world import day_number
@@ -133,8 +136,8 @@ def test_the_lists_of_a_frame_are_those_computed_directly(served, frame):
     artefact, _, day, predictor = served
     world = make_world()
     shelf = shelf_of(world)
-    recommender = Bundle.open(artefact).recommender("serving", shelf.shelf, shelf.stock, shelf.patterns)
-    ranked = recommender.rank(world.known(LAST), world.on_shelf(LAST))
+    made = Bundle.open(artefact).recommender("serving", shelf.shelf, shelf.stock, shelf.patterns)
+    ranked = made.rank(world.known(LAST), world.on_shelf(LAST))
     items, places = ranked.tops(len(PEOPLE), PER_USER)
     wanted = {}
     for row, user in enumerate(PEOPLE):
@@ -151,7 +154,7 @@ def test_the_lists_of_a_frame_are_those_computed_directly(served, frame):
             place = np.empty(len(mine), dtype=int)
             place[np.lexsort((mine, -score))] = np.arange(1, len(mine) + 1)
             chance = day.final.calibration.probabilities(score, place)
-        names = [recommender.stage.names[source] for source in ranked.found.source[where]]
+        names = [made.stage.names[source] for source in ranked.found.source[where]]
         wanted[user] = [(ITEMS[i], p, s) for i, p, s in zip(mine, chance, names, strict=True)]
     lists = day.lists(frame, predictor, PER_USER)
     assert list(lists.columns) == ["user_id", "item_id", "score", "source"] and lists["score"].dtype == np.float32
@@ -178,6 +181,40 @@ def test_cutting_the_frame_in_pieces_gives_the_same_rows(served, frame):
     assert same(pieces, whole)
     mixed = frame.sample(frac=1, random_state=3)
     assert same(day.lists(mixed, predictor, PER_USER), whole)
+
+
+@pytest.fixture
+def large(monkeypatch):
+    """Every catalogue is one whose scores are not written down."""
+    monkeypatch.setattr(recommender, "LARGE", 0)
+
+
+def test_the_lists_of_a_large_catalogue_are_those_of_a_small_one(served, frame, monkeypatch):
+    artefact, file, day, predictor = served
+    profiles = frame.assign(profile=[day.day.shelf.text[n % 5] if n % 2 else None for n in range(len(frame))])
+    for given in (frame, profiles):
+        small = day.lists(given, predictor, PER_USER)
+        with monkeypatch.context() as patched:
+            patched.setattr(recommender, "LARGE", 0)
+            assert same(ScoringDay.load(artefact, file).lists(given, predictor, PER_USER), small)
+
+
+def test_beyond_it_inverted_files_are_searched_and_say_what_they_find(served, frame, tmp_path, large):
+    artefact, file, day, predictor = served
+    lines = []
+    shutil.copy(file, tmp_path / "shelf.npz")
+    ScoringDay.load(artefact, file).invert(frame, tmp_path, lines.append)
+    sources = {"als", "text", "retriever"} & set(day.recommender.stage.names)
+    assert {each.stem for each in (tmp_path / INVERTED).iterdir()} == sources  # one for both that compare texts
+    assert {line.split(":")[0] for line in lines} == sources
+    assert all("recall@" in line and f"of {day.day.on_shelf.sum()} items" in line for line in lines)
+    found = ScoringDay.load(artefact, tmp_path / "shelf.npz")
+    searched = []
+    with pytest.MonkeyPatch.context() as patched:
+        search = Approximate.search
+        patched.setattr(Approximate, "search", lambda self, *given: searched.append(self) or search(self, *given))
+        assert same(found.lists(frame, predictor, PER_USER), day.lists(frame, predictor, PER_USER))
+    assert len({id(each) for each in searched}) == len(sources)
 
 
 def test_what_is_not_to_be_shown_and_what_is_off_the_shelf_is_in_no_list(served, frame):

@@ -10,15 +10,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, NamedTuple, cast
 
-import numpy as np
-
 from lakerec.generators.base import Generator, Shelf, State
 from lakerec.generators.content import Graph, Profile, Text
 from lakerec.generators.factors import Als
 from lakerec.generators.linear import Ease
 from lakerec.generators.neighbours import ItemKnn, Markov, UserKnn
 from lakerec.generators.popularity import ALWAYS, New, PatternPopular, Personal, Popular, Rising
-from lakerec.histories import Floats, Histories
+from lakerec.generators.scores import Scores
+from lakerec.histories import Histories
 
 Settings = dict[str, Any]
 
@@ -85,13 +84,11 @@ class Widened(Generator):
         """Not fitted: it widens what was."""
         raise NotImplementedError
 
-    def score(self, histories: Histories) -> Floats:
-        """(users, n_items): what the inner one says of the items it knows, 0 elsewhere."""
-        found = np.zeros((len(histories), self.n_items), dtype=np.float32)
+    def said(self, histories: Histories) -> Scores:
+        """What the inner one says of the items it knows, 0 elsewhere."""
         known = self.inner.items
-        told = replace(histories.keep(histories.items < known), n_items=known)
-        found[:, :known] = self.inner.score(told)
-        return found
+        told = self.inner.said(replace(histories.keep(histories.items < known), n_items=known))
+        return told if known == self.n_items else told.widened(self.n_items)
 
     def state(self) -> State:
         """That of the inner one."""

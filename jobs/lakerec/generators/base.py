@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
+from lakerec.generators.scores import Index, Scores
 from lakerec.histories import Floats, Histories
 
 State = dict[str, NDArray[Any]]
@@ -37,6 +38,11 @@ class Shelf:
         moved = np.where(told[:, None], self.text - mean, 0.0)
         return (moved / np.maximum(np.linalg.norm(moved, axis=1, keepdims=True), 1e-9)).astype(np.float32)
 
+    @cached_property
+    def likeness(self) -> Index:
+        """`centred`, to be searched."""
+        return Index(self.centred)
+
     def __len__(self) -> int:
         """Number of items."""
         return len(self.text)
@@ -57,8 +63,12 @@ class Generator(ABC):
         """Learn from histories (weights above 0 count as a choice)."""
 
     @abstractmethod
+    def said(self, histories: Histories) -> Scores:
+        """What it says of all items to each person, the greater the better; needs nothing but their own events."""
+
     def score(self, histories: Histories) -> Floats:
-        """(users, items) float32, the greater the better; needs nothing but the person's own events."""
+        """The same as an array (users, items)."""
+        return self.said(histories).whole()
 
     @property
     def items(self) -> int:
@@ -121,9 +131,3 @@ def strongest(matrix: sparse.csr_matrix, count: int) -> sparse.csr_matrix:
         kept[span] = best
     ends = np.append(0, np.cumsum(kept))[matrix.indptr]
     return sparse.csr_matrix((matrix.data[kept], matrix.indices[kept], ends), shape=matrix.shape)
-
-
-def dense(matrix: sparse.spmatrix | NDArray[np.floating]) -> Floats:
-    """As a float32 array."""
-    array = matrix if isinstance(matrix, np.ndarray) else matrix.toarray()
-    return np.asarray(array, dtype=np.float32)

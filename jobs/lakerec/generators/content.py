@@ -8,8 +8,9 @@ from typing import ClassVar
 import numpy as np
 from scipy import sparse
 
-from lakerec.generators.base import Generator, Shelf, State, dense, faded, pack, unpack
-from lakerec.histories import Floats, Histories
+from lakerec.generators.base import Generator, Shelf, State, faded, pack, unpack
+from lakerec.generators.scores import Index, Links, Products, Scores, Sparse
+from lakerec.histories import Histories
 
 
 @dataclass(frozen=True)
@@ -19,30 +20,30 @@ class Text(Generator):
     name: ClassVar[str] = "text"
     late: ClassVar[tuple[str, ...]] = ("length", "keep")
     fresh: ClassVar[bool] = True
-    vectors: Floats
+    index: Index
     length: int
     keep: float
 
     @classmethod
     def fit(cls, histories: Histories, shelf: Shelf, length: int = 50, keep: float = 0.9) -> Text:  # type: ignore[override]
         """The shelf's vectors, centred: what all items share says nothing of one."""
-        return cls(shelf.centred, length, keep)
+        return cls(shelf.likeness, length, keep)
 
-    def score(self, histories: Histories) -> Floats:
-        """(users, items)."""
-        people = faded(histories, self.keep, self.length) @ self.vectors
+    def said(self, histories: Histories) -> Scores:
+        """The faded mean of each person's x the vectors."""
+        people = faded(histories, self.keep, self.length) @ self.index.vectors
         people /= np.maximum(np.linalg.norm(people, axis=1, keepdims=True), 1e-9)
-        return dense(people @ self.vectors.T)
+        return Products(people, self.index)
 
     def state(self) -> State:
         """The vectors."""
-        return {"vectors": self.vectors, "numbers": np.array([self.length, self.keep])}
+        return {"vectors": self.index.vectors, "numbers": np.array([self.length, self.keep])}
 
     @classmethod
     def restore(cls, state: State) -> Text:
         """From `state`."""
         length, keep = state["numbers"]
-        return cls(state["vectors"], int(length), float(keep))
+        return cls(Index(state["vectors"]), int(length), float(keep))
 
 
 @dataclass(frozen=True)
@@ -51,27 +52,27 @@ class Profile(Generator):
 
     name: ClassVar[str] = "profile"
     fresh: ClassVar[bool] = True
-    vectors: Floats
+    index: Index
 
     @classmethod
     def fit(cls, histories: Histories, shelf: Shelf) -> Profile:  # type: ignore[override]
         """The shelf's vectors as they are: a profile is no mean of items."""
-        return cls(shelf.text)
+        return cls(Index(shelf.text))
 
-    def score(self, histories: Histories) -> Floats:
-        """(users, items): 0 for people without a profile."""
-        if histories.profiles is None or histories.profiles.shape[1] != self.vectors.shape[1]:
-            return np.zeros((len(histories), histories.n_items), dtype=np.float32)
-        return dense(histories.profiles @ self.vectors.T)
+    def said(self, histories: Histories) -> Scores:
+        """Each profile x the vectors; nothing to people without one."""
+        if histories.profiles is None or histories.profiles.shape[1] != self.index.vectors.shape[1]:
+            return Sparse(sparse.csr_matrix((len(histories), histories.n_items), dtype=np.float32))
+        return Products(histories.profiles, self.index)
 
     def state(self) -> State:
         """The vectors."""
-        return {"vectors": self.vectors}
+        return {"vectors": self.index.vectors}
 
     @classmethod
     def restore(cls, state: State) -> Profile:
         """From `state`."""
-        return cls(state["vectors"])
+        return cls(Index(state["vectors"]))
 
 
 @dataclass(frozen=True)
@@ -94,10 +95,9 @@ class Graph(Generator):
         norm = np.sqrt(np.asarray(told.multiply(told).sum(axis=1)).ravel())
         return cls((sparse.diags(1 / np.maximum(norm, 1e-9)) @ told).tocsr().astype(np.float32), length, keep)
 
-    def score(self, histories: Histories) -> Floats:
-        """(users, items)."""
-        people = faded(histories, self.keep, self.length) @ self.members
-        return dense(people @ self.members.T)
+    def said(self, histories: Histories) -> Scores:
+        """The nodes of each person's items x those of all."""
+        return Links(faded(histories, self.keep, self.length) @ self.members, self.members)
 
     def state(self) -> State:
         """The weighted memberships."""

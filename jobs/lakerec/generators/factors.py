@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import ClassVar
 
 import numpy as np
 
 from lakerec.generators.base import Generator, Shelf, State
+from lakerec.generators.scores import Index, Products, Scores
 from lakerec.histories import Floats, Histories
 
 
@@ -44,10 +46,15 @@ class Als(Generator):
             items = solve(by_item, people, alpha, reg)
         return cls(items.astype(np.float32), alpha, reg)
 
-    def score(self, histories: Histories) -> Floats:
-        """(users, items): folded-in people x item factors."""
+    @cached_property
+    def index(self) -> Index:
+        """The factors, to be searched."""
+        return Index(self.factors)
+
+    def said(self, histories: Histories) -> Scores:
+        """Folded-in people x item factors."""
         people = solve(histories.chosen().matrix(), self.factors.astype(np.float64), self.alpha, self.reg)
-        return (people @ self.factors.T).astype(np.float32)
+        return Products(people, self.index)
 
     @property
     def items(self) -> int:

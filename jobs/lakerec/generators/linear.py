@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from scipy.linalg import lapack
 
 from lakerec.errors import ConfigError
-from lakerec.generators.base import Generator, Shelf, State, dense, faded
+from lakerec.generators.base import Generator, Shelf, State, faded
+from lakerec.generators.scores import Columns, Scores, dense
 from lakerec.histories import Floats, Histories
 
 
@@ -44,11 +45,10 @@ class Ease(Generator):
         weights[np.diag_indices_from(weights)] = 0.0
         return cls(weights.astype(np.float32), columns, histories.n_items, keep)
 
-    def score(self, histories: Histories) -> Floats:
-        """(users, items): faded history x B."""
-        scores = np.zeros((len(histories), self.n_items), dtype=np.float32)
-        scores[:, self.columns] = dense(faded(histories, self.keep)[:, self.columns] @ self.weights)
-        return scores
+    def said(self, histories: Histories) -> Scores:
+        """Faded history x B."""
+        told = dense(faded(histories, self.keep)[:, self.columns] @ self.weights)
+        return Columns(told, self.columns, self.n_items)
 
     @property
     def items(self) -> int:

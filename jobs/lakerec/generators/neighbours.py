@@ -8,8 +8,9 @@ from typing import ClassVar
 import numpy as np
 from scipy import sparse
 
-from lakerec.generators.base import Generator, Shelf, State, dense, faded, pack, strongest, unpack
-from lakerec.histories import Floats, Histories
+from lakerec.generators.base import Generator, Shelf, State, faded, pack, strongest, unpack
+from lakerec.generators.scores import Scores, Sparse
+from lakerec.histories import Histories
 
 
 @dataclass(frozen=True)
@@ -35,9 +36,9 @@ class ItemKnn(Generator):
         pairs.eliminate_zeros()
         return cls(strongest(pairs, neighbours), keep)
 
-    def score(self, histories: Histories) -> Floats:
-        """(users, items): faded history x similarity."""
-        return dense(faded(histories, self.keep) @ self.similar)
+    def said(self, histories: Histories) -> Scores:
+        """Faded history x similarity."""
+        return Sparse(faded(histories, self.keep) @ self.similar)
 
     @property
     def items(self) -> int:
@@ -71,15 +72,15 @@ class UserKnn(Generator):
         most = np.sort(np.argsort(-histories.lengths, kind="stable")[:limit])
         return cls(_unit(faded(histories.select(most), keep)), neighbours, keep)
 
-    def score(self, histories: Histories) -> Floats:
-        """(users, items); a person is not a neighbour of their own (cosine above .9999)."""
+    def said(self, histories: Histories) -> Scores:
+        """The neighbours' choices; a person is no neighbour of their own (cosine above .9999)."""
         near = (_unit(faded(histories, self.keep)) @ self.people.T).tocsr()
         near.data[near.data > 0.9999] = 0.0
         near = strongest(near, self.neighbours)
         near.data **= 2
         chosen = self.people.copy()
         chosen.data = np.ones_like(chosen.data)
-        return dense(near @ chosen)
+        return Sparse(near @ chosen)
 
     @property
     def items(self) -> int:
@@ -129,9 +130,9 @@ class Markov(Generator):
         share = sparse.diags(1 / total) @ counted
         return cls(strongest(share.astype(np.float32), neighbours), length, keep)
 
-    def score(self, histories: Histories) -> Floats:
-        """(users, items): the last `length` choices x P."""
-        return dense(faded(histories, self.keep, self.length) @ self.following)
+    def said(self, histories: Histories) -> Scores:
+        """The last `length` choices x P."""
+        return Sparse(faded(histories, self.keep, self.length) @ self.following)
 
     @property
     def items(self) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -9,7 +10,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import sparse
 
-from lakerec.generators.base import Generator, Shelf, State, dense, pack, unpack
+from lakerec.generators.base import Generator, Shelf, State, pack, unpack
+from lakerec.generators.scores import Rows, Scores, Sparse
 from lakerec.histories import Floats, Histories
 
 ALWAYS = 1e9  # days: a window over everything
@@ -70,10 +72,9 @@ class Popular(Generator):
         """Count by day."""
         return cls(DailyCounts.of(histories), days)
 
-    def score(self, histories: Histories) -> Floats:
-        """(users, items): one row for all who are scored on the same day."""
-        found, which = np.unique(np.floor(histories.at), return_inverse=True)
-        return np.stack([self._row(at) for at in found])[which] if len(found) else _nothing(histories)
+    def said(self, histories: Histories) -> Scores:
+        """One row for all who are scored on the same day."""
+        return by_day(self._row, np.floor(histories.at), histories.n_items)
 
     def _row(self, at: float) -> Floats:
         counted = self.daily.within(at, self.days) + 1e-6 * self.daily.within(at, ALWAYS)
@@ -110,10 +111,9 @@ class Rising(Generator):
         """Count by day."""
         return cls(DailyCounts.of(histories), days, past)
 
-    def score(self, histories: Histories) -> Floats:
-        """(users, items): one row for all who are scored on the same day."""
-        found, which = np.unique(np.floor(histories.at), return_inverse=True)
-        return np.stack([self._row(at) for at in found])[which] if len(found) else _nothing(histories)
+    def said(self, histories: Histories) -> Scores:
+        """One row for all who are scored on the same day."""
+        return by_day(self._row, np.floor(histories.at), histories.n_items)
 
     def _row(self, at: float) -> Floats:
         recent = self.daily.within(at, self.days)
@@ -147,11 +147,13 @@ class New(Generator):
         first = shelf.first_seen if shelf.first_seen is not None else DailyCounts.of(histories).first_days()
         return cls(first, days)
 
-    def score(self, histories: Histories) -> Floats:
-        """(users, items): 1 for an item of the day, falling to 0 at `days`."""
-        age = histories.at[:, None] - self.first_seen[None]
-        share = np.where((age >= 0) & (age < self.days), 1 - age / self.days, 0.0)
-        return share.astype(np.float32)
+    def said(self, histories: Histories) -> Scores:
+        """1 for an item of the day, falling to 0 at `days`."""
+        return by_day(self._row, histories.at, histories.n_items)
+
+    def _row(self, at: float) -> Floats:
+        age = at - self.first_seen
+        return np.where((age >= 0) & (age < self.days), 1 - age / self.days, 0.0).astype(np.float32)
 
     def state(self) -> State:
         """The first days."""
@@ -176,11 +178,11 @@ class Personal(Generator):
         """Nothing to learn."""
         return cls(half_life)
 
-    def score(self, histories: Histories) -> Floats:
-        """(users, items): the person's own faded choices."""
+    def said(self, histories: Histories) -> Scores:
+        """The person's own faded choices."""
         chosen = histories.chosen()
         age = np.repeat(chosen.at, chosen.lengths) - chosen.times
-        return dense(chosen.matrix(np.power(0.5, np.maximum(age, 0) / self.half_life)))
+        return Sparse(chosen.matrix(np.power(0.5, np.maximum(age, 0) / self.half_life)))
 
     def state(self) -> State:
         """The half-life."""
@@ -210,13 +212,12 @@ class PatternPopular(Generator):
         np.add.at(shares, (of_event[of_event >= 0], recent.items[of_event >= 0]), 1.0)
         return cls(shares / np.maximum(shares.sum(axis=1, keepdims=True), 1.0))
 
-    def score(self, histories: Histories) -> Floats:
-        """(users, items): 0 for people without a pattern."""
-        found = _nothing(histories)
-        if histories.groups is not None and len(self.shares):
-            known = (histories.groups >= 0) & (histories.groups < len(self.shares))
-            found[known] = self.shares[histories.groups[known]]
-        return found
+    def said(self, histories: Histories) -> Scores:
+        """One row for all of a pattern, 0 for people without one."""
+        count = len(self.shares)
+        groups = np.full(len(histories), count) if histories.groups is None else histories.groups.astype(np.int64)
+        rows = np.concatenate([self.shares, np.zeros((1, histories.n_items), dtype=np.float32)])
+        return Rows(rows, np.where((groups >= 0) & (groups < count), groups, count))
 
     def state(self) -> State:
         """The shares."""
@@ -228,5 +229,7 @@ class PatternPopular(Generator):
         return cls(state["shares"])
 
 
-def _nothing(histories: Histories) -> Floats:
-    return np.zeros((len(histories), histories.n_items), dtype=np.float32)
+def by_day(row: Callable[[float], Floats], days: NDArray[np.float64], items: int) -> Rows:
+    """One row (items,) for each of the different days (users,)."""
+    found, which = np.unique(days, return_inverse=True)
+    return Rows(np.stack([row(at) for at in found]) if len(found) else np.zeros((0, items), dtype=np.float32), which)

@@ -18,10 +18,11 @@ from lakerec.errors import ContractError, ModelError
 from lakerec.features import Stock
 from lakerec.generators.base import Generator, Shelf
 from lakerec.generators.popularity import PATTERN_DAYS, New, PatternPopular, Popular, Rising
+from lakerec.generators.scores import Index, Products, Scores
 from lakerec.histories import Floats, Histories
 from lakerec.scorer.final import ORDER, Final
 from lakerec.scorer.ranker import Ranker
-from lakerec.scorer.recommender import FirstStage, Recommender, Scores
+from lakerec.scorer.recommender import FirstStage, Recommender, Source
 from lakerec.scorer.retriever import Catalogue, ItemSide, Retriever
 
 RECIPE, ITEMS, NODES = "recipe.json", "items.json", "nodes.json"
@@ -78,6 +79,27 @@ class RetrieverSource:
         """(users, items) the mean of their log-probabilities."""
         pairs = zip(self.models, self.catalogues, strict=True)
         return averaged(model.score(histories, made, histories.profiles) for model, made in pairs)
+
+    @cached_property
+    def indexes(self) -> list[Index]:
+        """Each model's items."""
+        pairs = zip(self.models, self.catalogues, strict=True)
+        return [Index(model.item_vectors(made), model.item_biases(made)) for model, made in pairs]
+
+    @cached_property
+    def index(self) -> Index:
+        """All models' items side by side, so that one product is the sum of theirs."""
+        if len(self.indexes) == 1:
+            return self.indexes[0]
+        vectors = np.concatenate([each.vectors for each in self.indexes], axis=1)
+        return Index(vectors, averaged(each.biases for each in self.indexes if each.biases is not None))
+
+    def said(self, histories: Histories) -> Scores:
+        """The same, of a catalogue that is large."""
+        pairs = zip(self.models, self.catalogues, strict=True)
+        people = [model.user_vectors(histories, made, histories.profiles) for model, made in pairs]
+        totals = [index.normaliser(mine) for index, mine in zip(self.indexes, people, strict=True)]
+        return Products(np.concatenate(people, axis=1) / np.float32(len(people)), self.index, np.mean(totals, axis=0))
 
 
 def averaged(scores: Iterable[Floats]) -> Floats:
@@ -183,7 +205,7 @@ class Bundle:
         settings = self.recipe.settings
         members = {name: self._member(role, name, shelf, stock, patterns) for name in settings}
         models = self.retrievers(role)
-        source: Scores | None = RetrieverSource(models, side(shelf)) if models else None
+        source: Source | None = RetrieverSource(models, side(shelf)) if models else None
         stage = FirstStage(
             members, source, shelf, stock, self.recipe.depth, self.recipe.repeats, tuple(self.recipe.hidden)
         )

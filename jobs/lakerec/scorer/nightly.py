@@ -279,9 +279,8 @@ def shortlisted(
 ) -> Shortlist:
     """The ranker's `k` best of each person of a part; `unseen`: by the boosters that did not learn from that person."""
     found: list[Shortlist] = []
-    for people, mine, scores in stage.blocks(part.histories):
-        mask = stage.allowed(mine)
-        made = stage.candidates(mine, scores, mask if on_shelf is None else mask & on_shelf)
+    for people, mine in stage.blocks(part.histories):
+        made = stage.candidates(mine, stage.allowed(mine, on_shelf))
         who = part.people[people][made.person]
         score = ranker.unseen(made.features, who) if unseen else ranker.score(made.features)
         found.append(Shortlist.of(Ranked(made, score), len(people), k))

@@ -15,20 +15,31 @@ from lakerec.errors import ModelError
 from lakerec.features import Candidates, Stock, candidates, feature_names
 from lakerec.generators.base import Generator, Shelf
 from lakerec.generators.blend import blended, fitted_weights, standardised
+from lakerec.generators.scores import Allowed, Scores, Whole
 from lakerec.histories import Floats, Histories
 from lakerec.protocols import Part
 from lakerec.scorer.ranker import Lessons, Ranker
 
 RETRIEVER, BLEND = "retriever", "blend"
 SCORES, PEOPLE = 2**22, 64  # of one generator held at a time, 16 MiB in float32, and of so many people at most
+LARGE = 30_000  # items, beyond which no source's scores are written down as a whole
 BLENDED = 1000  # people that the blend's weights are fitted on
+Pairs = tuple[NDArray[np.int64], NDArray[np.int64]]  # person, item (c,)
 
 
-class Scores(Protocol):
-    """What a recommender asks of a retriever."""
+class Scorer(Protocol):
+    """Scores of the whole catalogue."""
 
     def score(self, histories: Histories) -> Floats:
         """(users, items) float32, the greater the better."""
+        ...
+
+
+class Source(Scorer, Protocol):
+    """What a recommender asks of a retriever, as of a generator."""
+
+    def said(self, histories: Histories) -> Scores:
+        """The same, without an array of people x items where items are many."""
         ...
 
 
@@ -72,7 +83,7 @@ class FirstStage:
     """Fitted generators, the retriever, and what is known of the items: candidates and their features."""
 
     members: Mapping[str, Generator]
-    retriever: Scores | None
+    retriever: Source | None
     shelf: Shelf
     stock: Stock
     depth: int
@@ -80,46 +91,70 @@ class FirstStage:
     hidden: tuple[int, ...] = ()
 
     @property
+    def sources(self) -> dict[str, Source]:
+        """All of them by name, in the order of Candidates.source."""
+        return {**self.members, **({RETRIEVER: self.retriever} if self.retriever is not None else {})}
+
+    @property
     def names(self) -> list[str]:
-        """The sources, in the order of Candidates.source."""
-        return [*self.members, *([RETRIEVER] if self.retriever is not None else [])]
+        """The sources' names."""
+        return list(self.sources)
 
-    def scores(self, histories: Histories) -> dict[str, Floats]:
-        """Each source's (users, items)."""
-        found = {name: member.score(histories) for name, member in self.members.items()}
-        return found | ({RETRIEVER: self.retriever.score(histories)} if self.retriever is not None else {})
+    def scores(self, histories: Histories) -> dict[str, Scores]:
+        """What each source says."""
+        return {name: self.scores_of(name, histories) for name in self.sources}
 
-    def allowed(self, histories: Histories) -> NDArray[np.bool_]:
-        """(users, items): what may be recommended, whatever the shelf."""
-        return allowed(histories, self.repeats, self.hidden)
+    def scores_of(self, name: str, histories: Histories) -> Scores:
+        """What one source says."""
+        source = self.sources[name]
+        return source.said(histories) if histories.n_items > LARGE else Whole(source.score(histories))
 
-    def blocks(self, histories: Histories) -> Iterator[tuple[NDArray[np.int64], Histories, dict[str, Floats]]]:
-        """People in blocks whose scores fit memory: their places, events and scores."""
-        for people in histories.blocks(min(PEOPLE, max(1, SCORES // max(histories.n_items, 1)))):
-            mine = histories.select(people)
-            yield people, mine, self.scores(mine)
+    def allowed(
+        self, histories: Histories, on_shelf: NDArray[np.bool_] | None = None, without: Pairs | None = None
+    ) -> Allowed:
+        """What may be recommended to these people, where items (items,) are on the shelf, without pairs."""
+        return allowed(histories, self.repeats, self.hidden, on_shelf, without)
 
-    def candidates(
-        self, histories: Histories, scores: Mapping[str, Floats], allowed: NDArray[np.bool_] | None = None
-    ) -> Candidates:
+    def blocks(self, histories: Histories) -> Iterator[tuple[NDArray[np.int64], Histories]]:
+        """People in blocks whose scores fit memory as arrays, or are not written down: their places and events."""
+        size = PEOPLE if histories.n_items > LARGE else fitting(histories)
+        for people in histories.blocks(size):
+            yield people, histories.select(people)
+
+    def candidates(self, histories: Histories, allowed: Allowed | None = None) -> Candidates:
         """What the sources nominate for these people, with features."""
-        mask = self.allowed(histories) if allowed is None else allowed
-        return candidates(scores, histories, mask, self.shelf, self.stock, self.depth)
+        given = self.allowed(histories) if allowed is None else allowed
+        return candidates(self.scores(histories), histories, given, self.shelf, self.stock, self.depth)
 
 
-def allowed(histories: Histories, repeats: bool, hidden: Sequence[int] = ()) -> NDArray[np.bool_]:
-    """(users, items): everything, but what a person had (without repeats), or had by an event of a hidden type."""
-    mask = np.ones((len(histories), histories.n_items), dtype=np.bool_)
+def fitting(histories: Histories) -> int:
+    """How many people's scores of one source are held at a time."""
+    return min(PEOPLE, max(1, SCORES // max(histories.n_items, 1)))
+
+
+def allowed(
+    histories: Histories,
+    repeats: bool,
+    hidden: Sequence[int] = (),
+    on_shelf: NDArray[np.bool_] | None = None,
+    without: Pairs | None = None,
+) -> Allowed:
+    """Everything on the shelf, but what a person had (without repeats), or had by an event of a hidden type.
+
+    without: further pairs (person, item).
+    """
+    shelf = np.ones(histories.n_items, dtype=np.bool_) if on_shelf is None else on_shelf
     gone = np.isin(histories.types, hidden) if repeats else np.ones(len(histories.items), dtype=np.bool_)
-    mask[histories.users[gone], histories.items[gone]] = False
-    return mask
+    person, item = without or (np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64))
+    persons = np.append(histories.users[gone], person).astype(np.int64)
+    return Allowed.of(len(histories), shelf, persons, np.append(histories.items[gone], item).astype(np.int64))
 
 
 def first_stage(
     ground: Histories,
     shelf: Shelf,
     settings: Mapping[str, generators.Settings],
-    retriever: Scores | None,
+    retriever: Source | None,
     ranker: Settings,
     repeats: bool,
     stock: Stock | None = None,
@@ -145,7 +180,7 @@ class Recommender:
         self,
         histories: Histories,
         on_shelf: NDArray[np.bool_] | None = None,
-        without: tuple[NDArray[np.int64], NDArray[np.int64]] | None = None,
+        without: Pairs | None = None,
         unseen: NDArray[np.int64] | None = None,
     ) -> Ranked:
         """Candidates of everyone with their scores: items (items,) on the shelf, without pairs (person, item).
@@ -153,14 +188,11 @@ class Recommender:
         unseen: persons (people,) across folds, each scored by the boosters that did not learn from that person.
         """
         parts = []
-        for people, mine, scores in self.stage.blocks(histories):
-            mask = self.stage.allowed(mine)
-            if on_shelf is not None:
-                mask &= on_shelf
-            if without is not None:
-                inside = (without[0] >= people[0]) & (without[0] <= people[-1])
-                mask[without[0][inside] - people[0], without[1][inside]] = False
-            found = self.stage.candidates(mine, scores, mask)
+        for people, mine in self.stage.blocks(histories):
+            person, item = without or (people[:0], people[:0])
+            inside = (person >= people[0]) & (person <= people[-1])
+            given = self.stage.allowed(mine, on_shelf, (person[inside] - people[0], item[inside]))
+            found = self.stage.candidates(mine, given)
             found = replace(found, person=people[found.person])
             if unseen is None:
                 parts.append((found, self.ranker.score(found.features)))
@@ -180,9 +212,8 @@ def _joined(parts: Sequence[tuple[Candidates, Floats]]) -> Ranked:
 def lessons(stage: FirstStage, part: Part, settings: Settings, on_shelf: NDArray[np.bool_] | None = None) -> Lessons:
     """The candidates of a part's people, labelled, a sample of the negatives."""
     found = [Lessons.none(len(feature_names(stage.names)))]
-    for people, mine, scores in stage.blocks(part.histories):
-        mask = stage.allowed(mine)
-        made = stage.candidates(mine, scores, mask if on_shelf is None else mask & on_shelf)
+    for people, mine in stage.blocks(part.histories):
+        made = stage.candidates(mine, stage.allowed(mine, on_shelf))
         positives = targeted(part, people[made.person], made.item, mine.n_items)
         found.append(Lessons.of(made, positives, part.people[people], settings.negatives, settings.seed))
     return Lessons.joined(found)
@@ -198,9 +229,8 @@ def without_each(
 ) -> dict[str, NDArray[np.float64]]:
     """Ranks (t,) by the whole ranker under "" and, under each source's name, by one refitted without its features."""
     names, blocks = feature_names(stage.names), []
-    for people, mine, scores in stage.blocks(part.histories):
-        mask = stage.allowed(mine)
-        found = stage.candidates(mine, scores, mask if on_shelf is None else mask & on_shelf)
+    for people, mine in stage.blocks(part.histories):
+        found = stage.candidates(mine, stage.allowed(mine, on_shelf))
         blocks.append(replace(found, person=people[found.person]))
     ranks = {}
     for source in ["", *stage.names]:
@@ -249,7 +279,7 @@ def tuned(
 
 
 def full_ranks(
-    source: Scores,
+    source: Scorer,
     part: Part,
     repeats: bool,
     on_shelf: NDArray[np.bool_] | None = None,
@@ -259,8 +289,8 @@ def full_ranks(
     ranks = np.empty(len(part.target_items))
     for people in part.histories.blocks(max(1, SCORES // max(part.histories.n_items, 1))):
         mine = part.histories.select(people)
-        mask = allowed(mine, repeats, hidden)
-        scores = np.where(mask if on_shelf is None else mask & on_shelf, source.score(mine), np.float32(-np.inf))
+        mask = allowed(mine, repeats, hidden, on_shelf).mask
+        scores = np.where(mask, source.score(mine), np.float32(-np.inf))
         span = slice(part.target_starts[people[0]], part.target_starts[people[-1] + 1])
         ranks[span] = metrics.mean_ranks(scores, part.target_users[span] - people[0], part.target_items[span])
     return ranks
@@ -275,8 +305,10 @@ def source_ranks(
     """
     names = [*stage.names, *([BLEND] if weights else [])]
     ranks = {name: np.empty(len(part.target_items)) for name in names}
-    for people, mine, scores in stage.blocks(part.histories):
-        mask = stage.allowed(mine) & on_shelf
+    for people in part.histories.blocks(fitting(part.histories)):
+        mine = part.histories.select(people)
+        mask = stage.allowed(mine, on_shelf).mask
+        scores = {name: source.score(mine) for name, source in stage.sources.items()}
         span = slice(part.target_starts[people[0]], part.target_starts[people[-1] + 1])
         targets = part.target_users[span] - people[0], part.target_items[span]
         blend = {BLEND: _blend(scores, weights)} if weights else {}
@@ -301,7 +333,7 @@ def _blend(scores: Mapping[str, Floats], weights: Mapping[str, float]) -> Floats
 def blend_weights(stage: FirstStage, part: Part, seed: int, on_shelf: NDArray[np.bool_]) -> dict[str, float]:
     """Each generator's weight in their blend, fitted on some people of a part, by seed; none where no target counts."""
     few = part.some(min(BLENDED, max(1, SCORES // max(part.histories.n_items, 1))), seed)
-    mask = stage.allowed(few.histories) & on_shelf
+    mask = stage.allowed(few.histories, on_shelf).mask
     inside = mask[few.target_users, few.target_items]
     people, users = np.unique(few.target_users[inside], return_inverse=True)
     if not len(people):

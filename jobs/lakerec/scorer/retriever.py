@@ -402,16 +402,19 @@ class Retriever(nn.Module):
             return items
         return Catalogue(self.vectors, self.biases) if items is None else Catalogue(*self.tower(self.side(items)))
 
-    def item_vectors(self, items: ItemSide | None = None) -> NDArray[np.float32]:
+    def item_vectors(self, items: ItemSide | Catalogue | None = None) -> NDArray[np.float32]:
         """(items, size)."""
         return self.catalogue(items)[0].cpu().numpy()
 
-    def item_biases(self, items: ItemSide | None = None) -> NDArray[np.float32]:
+    def item_biases(self, items: ItemSide | Catalogue | None = None) -> NDArray[np.float32]:
         """(items,): what is added to the product of user and item vector."""
         return self.catalogue(items)[1].cpu().numpy()
 
     def user_vectors(
-        self, histories: Histories, items: ItemSide | None = None, profile: NDArray[np.floating] | None = None
+        self,
+        histories: Histories,
+        items: ItemSide | Catalogue | None = None,
+        profile: NDArray[np.floating] | None = None,
     ) -> NDArray[np.float32]:
         """f (users, size) as of histories.at, from the last `window` events of a positive weight."""
         return self._users(histories, self.catalogue(items)[0], profile).cpu().numpy()

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,9 @@ from numpy.typing import NDArray
 
 from lakerec.features import FILL, Stock
 from lakerec.generators.base import Shelf, pack, unpack
+from lakerec.generators.nearest import Approximate
 from lakerec.generators.popularity import ALWAYS, DailyCounts
+from lakerec.generators.scores import Index, Products
 from lakerec.histories import Floats, Histories
 from lakerec.scorer.bundle import Bundle
 from lakerec.scorer.final import Final, Shortlist, chances
@@ -23,6 +25,9 @@ from lakerec.scorer.nightly import ranker_features
 from lakerec.scorer.prediction import Predictor
 from lakerec.scorer.recommender import Recommender
 from lakerec.scorer.slates import Form, Slate
+
+INVERTED = "inverted"  # the folder beside a day's file
+READ = ("items", "types", "days", "pattern", "profile")  # what a person's events are made of
 
 
 @dataclass(frozen=True)
@@ -85,7 +90,40 @@ class ScoringDay:
         # A type keeps the code that the model learned, whatever the configuration has got since.
         shelf = replace(ShelfOfDay.load(day), kinds=opened.recipe.kinds)
         made = opened.recommender("serving", shelf.shelf, shelf.stock, shelf.patterns)
-        return cls(shelf, made, opened.final())
+        found = cls(shelf, made, opened.final())
+        found._take(day.with_name(INVERTED))
+        return found
+
+    def invert(self, frame: pd.DataFrame, folder: Path, say: Callable[[str], None] = print) -> None:
+        """Build inverted files of a large catalogue into `folder`/INVERTED, probed enough for a frame's users."""
+        place = folder / INVERTED
+        place.mkdir(exist_ok=True)
+        done = list[Index]()
+        for name, told in self._products(self.histories(frame)):
+            sample = told.people[told.people.any(axis=1)].astype(np.float32)
+            if any(told.index is each for each in done) or not len(sample):
+                continue
+            done.append(told.index)
+            catalogue = told.index.catalogue(self.day.on_shelf)
+            made, found = Approximate.built(catalogue, sample, self.recommender.stage.depth)
+            say(f"{name}: {found}")
+            made.save(place / f"{name}.faiss")
+
+    def _products(self, histories: Histories) -> Iterator[tuple[str, Products]]:
+        """The sources that compare vectors."""
+        for name, source in self.recommender.stage.sources.items():
+            if isinstance(told := source.said(histories), Products):
+                yield name, told
+
+    def _take(self, folder: Path) -> None:
+        """Search by the inverted files of a folder that `invert` made."""
+        if not folder.exists():
+            return
+        nobody = self.histories(pd.DataFrame({name: [] for name in READ}))
+        nobody = replace(nobody, profiles=np.zeros((0, self.day.shelf.text.shape[1]), dtype=np.float32))
+        for name, told in self._products(nobody):
+            if (file := folder / f"{name}.faiss").exists():
+                told.index.use(self.day.on_shelf, partial(Approximate.load, file))
 
     @cached_property
     def codes(self) -> dict[str, int]:
@@ -170,7 +208,8 @@ class ScoringDay:
             known = groups is not None and 0 <= groups[row] < len(self.day.patterns)
             shares = self.day.patterns[groups[row]] if known else nothing  # type: ignore[index]
             order = np.lexsort((-popular, -shares))
-            free = self.day.on_shelf & self.recommender.stage.allowed(histories.select(np.array([row])))[0]
+            mine = histories.select(np.array([row]))
+            free = self.recommender.stage.allowed(mine, self.day.on_shelf).mask[0]
             free[without[1][without[0] == row]] = False
             free[items[row][items[row] >= 0]] = False
             more = order[free[order]][: int((items[row] < 0).sum())]

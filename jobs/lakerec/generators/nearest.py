@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import os
+from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from lakerec.errors import ConfigError, ContractError, ModelError
@@ -119,7 +120,10 @@ class Exact:
 
     def __init__(self, catalogue: Catalogue, block: tuple[int, int] = BLOCK) -> None:
         self.catalogue, self.block = catalogue, block
-        self.longest = float(np.linalg.norm(catalogue.rows.astype(np.float64), axis=1).max(initial=0))
+        parts = (catalogue.rows[at : at + RESCORED] for at in range(0, len(catalogue), RESCORED))
+        self.longest = max(
+            (float(np.linalg.norm(part.astype(np.float64), axis=1).max()) for part in parts), default=0.0
+        )
 
     def search(self, users: Floats, n: int, known: Pairs | None = None) -> Found:
         """As Nearest; as many items as are allowed and not known, up to n."""
@@ -128,7 +132,7 @@ class Exact:
         places, scores = _nothing(len(queries), n)
         slack = self._slack(queries)
         step, width = self.block
-        buffer = torch.empty(min(step, len(queries)) * min(width, len(self.catalogue)))
+        buffer = np.empty(min(step, len(queries)) * min(width, len(self.catalogue)), dtype=np.float32)
         for at in range(0, len(queries), step):
             part = slice(at, at + step)
             mine = slice(*np.searchsorted(row, (at, at + step)))
@@ -146,25 +150,25 @@ class Exact:
         underflow = np.finfo(np.float32).tiny * (1 + norms + self.longest)
         return 2 * terms * (2.0**-24 * size + underflow)
 
-    def _top(self, queries: Floats, n: int, gone: Pairs, slack: NDArray[np.float64], buffer: torch.Tensor) -> Found:
+    def _top(self, queries: Floats, n: int, gone: Pairs, slack: NDArray[np.float64], buffer: Floats) -> Found:
         """Places and scores (u, n) of a block of users."""
         best = _nothing(len(queries), n)
         for at in range(0, len(self.catalogue), self.block[1]):
             products = self._products(queries, at, gone, buffer)
             floor = np.maximum(_nth(products, n), best[1][:, -1]) - slack
             floor = np.maximum(floor, LEAST).astype(np.float32)
-            flat = np.flatnonzero(products.numpy() >= floor[:, None])
+            flat = np.flatnonzero(products >= floor[:, None])
             row, place = np.divmod(flat, products.shape[1])
             best = _merged(best, row, place + at, self.catalogue.scores(queries, row, place + at))
         return best
 
-    def _products(self, queries: Floats, at: int, gone: Pairs, buffer: torch.Tensor) -> torch.Tensor:
+    def _products(self, queries: Floats, at: int, gone: Pairs, buffer: Floats) -> Floats:
         """(u, width) of the items from `at` on, -inf where an item is left out."""
-        rows = torch.from_numpy(self.catalogue.rows[at : at + self.block[1]])
-        found = buffer[: len(queries) * len(rows)].view(len(queries), len(rows))
-        torch.mm(torch.from_numpy(queries), rows.T, out=found)  # addmm with the biases takes 1.7 times as long
+        rows = self.catalogue.rows[at : at + self.block[1]]
+        found = buffer[: len(queries) * len(rows)].reshape(len(queries), len(rows))
+        np.matmul(queries, rows.T, out=found)
         inside = (gone[1] >= at) & (gone[1] < at + len(rows))
-        found.numpy()[gone[0][inside], gone[1][inside] - at] = -np.inf
+        found[gone[0][inside], gone[1][inside] - at] = -np.inf
         return found
 
 
@@ -172,14 +176,14 @@ def _nothing(users: int, n: int) -> Found:
     return np.full((users, n), -1, dtype=np.int64), np.full((users, n), -np.inf, dtype=np.float32)
 
 
-def _nth(products: torch.Tensor, n: int) -> NDArray[np.float64]:
+def _nth(products: Floats, n: int) -> NDArray[np.float64]:
     """(u,) at most the n-th largest of each row: the n-th largest maximum of groups of its columns."""
     users, items = products.shape
     if items < n:
         return np.full(users, -np.inf)
     width = max(1, items // (GROUPS * n))
     groups = items // width
-    maxima = products[:, : width * groups].view(users, width, groups).amax(dim=1).numpy()
+    maxima = products[:, : width * groups].reshape(users, width, groups).max(axis=1)
     return np.partition(maxima, groups - n, axis=1)[:, groups - n].astype(np.float64)
 
 
@@ -201,45 +205,67 @@ def _merged(best: Found, row: Ints, place: Ints, score: Floats) -> Found:
 class Approximate:
     """Top n by FAISS' inverted file (inner product, the bias one dimension more), scored as Exact scores.
 
-    `probes` lists are read for a user: the power of two that finds `target` of the exact top n of the `sample` (s, d);
-    `recall` is what it finds. A user for whom they hold too few items gets the exact top n.
+    `index` reads `probes` of its lists for a user. A user for whom they hold too few items gets the exact top n.
     """
 
-    def __init__(
-        self,
+    def __init__(self, catalogue: Catalogue, index: Any) -> None:
+        if index.ntotal != len(catalogue):
+            raise ContractError(f"an inverted file of {index.ntotal} items for {len(catalogue)}: build it again")
+        self.catalogue, self.index, self.exact = catalogue, index, Exact(catalogue)
+
+    @classmethod
+    def built(
+        cls,
         catalogue: Catalogue,
         sample: Floats,
         n: int = 100,
         target: float = 0.98,
-        say: Callable[[str], None] = print,
-    ) -> None:
+    ) -> tuple[Approximate, str]:
+        """With as many probes, a power of two, as find `target` of the exact top n of the `sample` (s, d).
+
+        And a line that tells what they find.
+        """
         if not len(sample) or not len(catalogue):
             raise ContractError("an inverted file needs items, and a sample of user vectors to choose its probes by")
-        self.catalogue, self.exact = catalogue, Exact(catalogue)
-        self.lists = min(int(4 * len(catalogue) ** 0.5), -(-len(catalogue) // 39))  # 39: FAISS' least for k-means
-        self.index = self._built(_faiss())
-        self.probes, self.recall = self._probed(sample, n, target)
-        about = f"{len(catalogue)} items, {self.probes} of {self.lists} lists"
-        say(f"inverted file: {about}, recall@{n} {self.recall:.4f} on {len(sample)} users (target {target})")
+        found = cls(catalogue, _inverted(catalogue))
+        reached = found._probe(sample, n, target)
+        about = f"inverted file of {len(catalogue)} items, {found.probes} of {found.lists} lists"
+        return found, f"{about}, recall@{n} {reached:.4f} on {len(sample)} users (target {target})"
 
-    def _built(self, faiss: Any) -> Any:
-        size = self.catalogue.rows.shape[1]
-        index = faiss.IndexIVFFlat(faiss.IndexFlatIP(size), size, self.lists, faiss.METRIC_INNER_PRODUCT)
-        index.cp.niter, index.cp.max_points_per_centroid = ROUNDS, TRAINED
-        index.train(self.catalogue.rows)
-        index.add(self.catalogue.rows)
-        return index
+    @property
+    def probes(self) -> int:
+        """Lists that are read for a user."""
+        return int(self.index.nprobe)
 
-    def _probed(self, sample: Floats, n: int, target: float) -> tuple[int, float]:
-        """The fewest probes among the powers of two that reach the target, and their recall."""
+    @property
+    def lists(self) -> int:
+        """All lists."""
+        return int(self.index.nlist)
+
+    def save(self, file: Path) -> None:
+        """Write beside the file and rename."""
+        draft = file.with_name(f".{file.name}.{os.getpid()}")
+        _faiss().write_index(self.index, str(draft))
+        draft.replace(file)
+
+    @classmethod
+    def load(cls, file: Path, catalogue: Catalogue) -> Approximate:
+        """What `save` wrote, of the same catalogue; its pages are shared by all who read it."""
+        faiss = _faiss()
+        try:
+            return cls(catalogue, faiss.read_index(str(file), faiss.IO_FLAG_MMAP | faiss.IO_FLAG_READ_ONLY))
+        except RuntimeError as error:
+            raise ModelError(f"{file}: no inverted file ({str(error).splitlines()[-1]}); score again") from error
+
+    def _probe(self, sample: Floats, n: int, target: float) -> float:
+        """Set the fewest probes among the powers of two that reach the target; their recall."""
         truth, queries = self.exact.search(sample, n)[0], self.catalogue.queries(sample, n)
-        probes = 1
+        self.index.nprobe = 1
         while True:
-            self.index.nprobe = probes
             found = recall(self.catalogue.told(self._fetched(queries, n)), truth)
-            if found >= target or probes == self.lists:
-                return probes, found
-            probes = min(2 * probes, self.lists)
+            if found >= target or self.probes == self.lists:
+                return found
+            self.index.nprobe = min(2 * self.probes, self.lists)
 
     def _fetched(self, queries: Floats, count: int) -> Ints:
         """Places (u, count), -1 behind the last."""
@@ -282,14 +308,24 @@ def _batches(more: Ints) -> Iterator[tuple[Ints, int]]:
             yield rows[at : at + QUERIES], int(count)
 
 
+def _inverted(catalogue: Catalogue) -> Any:
+    faiss, size = _faiss(), catalogue.rows.shape[1]
+    lists = min(int(4 * len(catalogue) ** 0.5), -(-len(catalogue) // 39))  # 39: FAISS' least for k-means
+    index = faiss.IndexIVFFlat(faiss.IndexFlatIP(size), size, lists, faiss.METRIC_INNER_PRODUCT)
+    index.cp.niter, index.cp.max_points_per_centroid = ROUNDS, TRAINED
+    index.train(catalogue.rows)
+    index.add(catalogue.rows)
+    return index
+
+
 def _faiss() -> Any:
     """FAISS; ConfigError where it is not installed."""
     try:
         import faiss
     except ImportError as error:
         raise ConfigError(
-            f"a catalogue of more than `exact_items` items is searched by FAISS, which cannot be "
-            f"imported ({error}): install {FAISS} (pip install {FAISS}) or raise `exact_items`"
+            f"a catalogue of more than `candidates.exact_items` items is searched by FAISS, which cannot be "
+            f"imported ({error}): install {FAISS} (pip install {FAISS}) or raise `candidates.exact_items`"
         ) from error
     return faiss
 
@@ -299,20 +335,3 @@ def recall(found: Ints, truth: Ints) -> float:
     hits = [len(np.intersect1d(mine[mine >= 0], true)) for mine, true in zip(found, truth, strict=True)]
     totals = (truth >= 0).sum(axis=1)
     return float(np.mean(np.array(hits)[totals > 0] / totals[totals > 0])) if totals.any() else float("nan")
-
-
-def nearest(
-    vectors: Floats,
-    biases: Floats,
-    allowed: NDArray[np.bool_] | None = None,
-    sample: Floats | None = None,
-    exact_items: int = 1_000_000,
-    n: int = 100,
-    target: float = 0.98,
-    say: Callable[[str], None] = print,
-) -> Exact | Approximate:
-    """Exact for up to `exact_items` items that are allowed, an inverted file with its recall on `sample` beyond."""
-    catalogue = Catalogue.of(vectors, biases, allowed)
-    if len(catalogue) <= exact_items:
-        return Exact(catalogue)
-    return Approximate(catalogue, np.zeros((0, 0), dtype=np.float32) if sample is None else sample, n, target, say)

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lakerec.errors import ConfigError, ContractError, ModelError
-from lakerec.scorer.nearest import Approximate, Catalogue, Exact, nearest, recall
+from lakerec.generators.nearest import FAISS, Approximate, Catalogue, Exact, recall
 
 ITEMS, TARGET = 20_000, 0.98
 BLOCKS = [(1, 1), (2, 3), (3, 64), (128, 2**17)]
@@ -97,19 +97,18 @@ def clustered(items, users, seed=0, size=16, clusters=100):
 def many():
     """20,000 clustered items, biases, 600 users of whom 200 are the sample, and the inverted file."""
     vectors, biases, users = clustered(ITEMS, 600)
-    lines = []
-    found = nearest(vectors, biases, sample=users[:200], exact_items=ITEMS - 1, n=50, target=TARGET, say=lines.append)
-    return vectors, biases, users, found, lines
+    found, line = Approximate.built(Catalogue.of(vectors, biases), users[:200], n=50, target=TARGET)
+    return vectors, biases, users, found, line
 
 
 def test_the_inverted_file_reaches_its_target_on_the_sample_and_on_others(many):
-    vectors, biases, users, found, lines = many
-    assert isinstance(found, Approximate) and found.probes < found.lists / 2
+    vectors, biases, users, found, line = many
+    assert found.probes < found.lists / 2
     truth = Exact(Catalogue.of(vectors, biases)).search(users, 50)
     items, scores = found.search(users, 50)
-    assert recall(items[:200], truth[0][:200]) == pytest.approx(found.recall)
-    assert found.recall >= TARGET and recall(items[200:], truth[0][200:]) > TARGET - 0.01
-    assert f"recall@50 {found.recall:.4f}" in lines[0] and str(found.probes) in lines[0]
+    reached = recall(items[:200], truth[0][:200])
+    assert reached >= TARGET and recall(items[200:], truth[0][200:]) > TARGET - 0.01
+    assert f"recall@50 {reached:.4f} on 200 users" in line and f"{found.probes} of {found.lists} lists" in line
     same = items == truth[0]
     np.testing.assert_array_equal(scores[same], truth[1][same])
 
@@ -129,26 +128,34 @@ def test_the_inverted_file_leaves_out_the_known_and_still_fills_the_list(many):
 def test_the_inverted_file_knows_only_what_is_allowed():
     vectors, biases, users = clustered(2000, 50)
     allowed = np.arange(2000) % 2 == 1
-    found = nearest(vectors, biases, allowed, users, exact_items=500, n=10, say=lambda line: None)
+    found, _ = Approximate.built(Catalogue.of(vectors, biases, allowed), users, n=10)
     items, _ = found.search(users, 10)
     assert (items % 2 == 1).all()
     assert recall(items, full_sort(vectors, biases, allowed, users, 10, ([], []))[0]) >= TARGET
 
 
 def test_a_second_build_finds_the_same(many):
-    vectors, biases, users, found, _ = many
-    again = nearest(vectors, biases, None, users[:200], ITEMS - 1, n=50, target=TARGET, say=lambda line: None)
-    assert (again.probes, again.recall) == (found.probes, found.recall)
+    vectors, biases, users, found, line = many
+    again, told = Approximate.built(Catalogue.of(vectors, biases), users[:200], n=50, target=TARGET)
+    assert told == line
     for mine, theirs in zip(again.search(users, 50), found.search(users, 50), strict=True):
         np.testing.assert_array_equal(mine, theirs)
 
 
-def test_the_catalogue_that_is_allowed_says_which_search():
-    vectors, biases, users = clustered(300, 5)
-    few = np.arange(300) < 100
-    assert isinstance(nearest(vectors, biases, exact_items=300), Exact)
-    assert isinstance(nearest(vectors, biases, few, exact_items=100), Exact)
-    assert isinstance(nearest(vectors, biases, None, users, 299, n=5, say=lambda line: None), Approximate)
+def test_what_is_read_from_a_file_finds_the_same(many, tmp_path):
+    vectors, biases, users, found, _ = many
+    found.save(tmp_path / "x.faiss")
+    assert [file.name for file in tmp_path.iterdir()] == ["x.faiss"]
+    again = Approximate.load(tmp_path / "x.faiss", Catalogue.of(vectors, biases))
+    assert (again.probes, again.lists) == (found.probes, found.lists)
+    for mine, theirs in zip(again.search(users, 50), found.search(users, 50), strict=True):
+        np.testing.assert_array_equal(mine, theirs)
+    with pytest.raises(ContractError, match=f"of {ITEMS} items for {ITEMS - 1}: build it again"):
+        Approximate.load(tmp_path / "x.faiss", Catalogue.of(vectors[1:], biases[1:]))
+    (tmp_path / "y.faiss").write_bytes((tmp_path / "x.faiss").read_bytes()[:1000])
+    for name in ("y.faiss", "z.faiss"):
+        with pytest.raises(ModelError, match=f"{name}: no inverted file"):
+            Approximate.load(tmp_path / name, Catalogue.of(vectors, biases))
 
 
 def test_recall_is_the_mean_part_of_what_there_is():
@@ -159,14 +166,11 @@ def test_recall_is_the_mean_part_of_what_there_is():
 def test_without_faiss_the_error_says_what_to_install(monkeypatch):
     vectors, biases, users = clustered(100, 5)
     monkeypatch.setitem(sys.modules, "faiss", None)
-    with pytest.raises(ConfigError, match=r"install faiss-cpu==.* or raise `exact_items`"):
-        nearest(vectors, biases, None, users, exact_items=10)
-    assert isinstance(nearest(vectors, biases), Exact)
+    with pytest.raises(ConfigError, match=r"install faiss-cpu==.* or raise `candidates.exact_items`"):
+        Approximate.built(Catalogue.of(vectors, biases), users)
 
 
 def test_the_version_that_is_named_is_the_pinned_one(request):
-    from lakerec.scorer.nearest import FAISS
-
     for name in ("jobs", "dev"):
         assert FAISS in (request.config.rootpath / "requirements" / f"{name}.txt").read_text().splitlines()
 
@@ -188,7 +192,7 @@ def test_what_does_not_fit_is_refused():
         (lambda: search(users, 5, (np.array([3]), one)), ContractError, "beyond"),
         (lambda: search(users, 5, (one, np.array([50]))), ContractError, "beyond"),
         (lambda: search(users, 5, (one, np.array([1, 2]))), ContractError, "unequal"),
-        (lambda: nearest(vectors, biases, exact_items=10), ContractError, "sample"),
+        (lambda: Approximate.built(Catalogue.of(vectors, biases), users[:0]), ContractError, "sample"),
     ):
         with pytest.raises(error, match=message):
             fault()
