@@ -107,6 +107,18 @@ def test_an_index_is_made_anew_for_another_shelf_and_for_more_silent_items(monke
     assert 7 not in index.on(np.arange(50) != 7, 5).catalogue.codes
 
 
+def test_a_process_holds_the_searches_of_one_stage_and_those_that_were_given(monkeypatch):
+    monkeypatch.setattr(module, "SEARCHES", 2)
+    indexes, shelf, other = [Index(np.eye(3, dtype=np.float32)) for _ in range(4)], np.ones(3, bool), np.arange(3) > 0
+    given = object()
+    indexes[0].use(shelf, lambda catalogue: given if len(catalogue) == 3 else None)
+    for index in indexes:
+        index.on(other, 1)
+    assert [index._exact is not None for index in indexes] == [False, False, True, True]
+    assert indexes[0].on(shelf, 1) is given and indexes[0].on(other, 1) is not given
+    assert indexes[0].on(shelf, module.SPARE + 1) is not given
+
+
 def test_the_normaliser_is_that_of_a_softmax_whatever_the_pieces(monkeypatch):
     rng = np.random.default_rng(0)
     index, people = Index(rng.normal(size=(30, 3)).astype(np.float32), rng.normal(size=30)), rng.normal(size=(4, 3))

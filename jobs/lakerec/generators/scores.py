@@ -6,11 +6,13 @@ best, the mean and the deviation of all, and the score of a named item, without 
 
 from __future__ import annotations
 
+import weakref
 from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +27,7 @@ Doubles = NDArray[np.float64]
 GROUPS = 16  # of columns for each of the best that are asked for
 PIECE = 2**22  # scores of one source held at a time where they are many: 16 MiB in float32
 PROBES = 64  # items that are asked first whether anything scores below the best
+SEARCHES = 6  # held by a process: those of one stage
 SPARE = 4096  # silent items that a search looks at, at least
 
 
@@ -54,6 +57,11 @@ class Allowed:
         return found
 
     @cached_property
+    def codes(self) -> Ints:
+        """The items of the shelf, ascending."""
+        return np.flatnonzero(self.shelf)
+
+    @cached_property
     def starts(self) -> Ints:
         """(people + 1,) where each person's closed pairs begin."""
         return np.searchsorted(self.person, np.arange(self.people + 1))
@@ -61,7 +69,7 @@ class Allowed:
     @cached_property
     def counts(self) -> Ints:
         """(people,) how many items are open to each."""
-        return int(self.shelf.sum()) - np.diff(self.starts)
+        return len(self.codes) - np.diff(self.starts)
 
     @property
     def most_closed(self) -> int:
@@ -264,9 +272,13 @@ class Columns(Scores):
 class Index:
     """Vectors (items, d) and biases (items,) of a catalogue, made ready once for many people."""
 
+    # Whose searches are held, the latest last: each has a copy of its vectors, and a training has a stage for each cut.
+    searching: ClassVar[deque[weakref.ref[Index]]] = deque()
+
     def __init__(self, vectors: Floats, biases: Floats | None = None) -> None:
         self.vectors, self.biases = vectors, biases
-        self._searched: tuple[NDArray[np.bool_], int, Nearest] | None = None
+        self._given: tuple[NDArray[np.bool_], Nearest] | None = None
+        self._exact: tuple[NDArray[np.bool_], int, Nearest] | None = None
         self._widened: Index | None = None
 
     def __len__(self) -> int:
@@ -281,17 +293,21 @@ class Index:
 
     def on(self, shelf: NDArray[np.bool_], count: int) -> Nearest:
         """What finds the best `count` of the shelf and fewer; what was made for the shelf before is kept."""
-        known = self._searched
+        if self._given is not None and count <= SPARE and np.array_equal(self._given[0], shelf):
+            return self._given[1]
+        known = self._exact
         if known is None or known[1] < count or not np.array_equal(known[0], shelf):
-            self._searched, count = None, max(SPARE, 1 << count.bit_length())  # the old goes before the new is made
-            self._searched = known = shelf, count, Exact(self.catalogue(shelf, count))
+            self._exact, count = None, max(SPARE, 1 << count.bit_length())  # the old goes before the new is made
+            self._exact = known = shelf, count, Exact(self.catalogue(shelf, count))
+            self.searching.append(weakref.ref(self))
+            while len(self.searching) > SEARCHES:
+                if (other := self.searching.popleft()()) is not None and other is not self:
+                    other._exact = None
         return known[2]
 
-    def use(self, shelf: NDArray[np.bool_], nearest: Callable[[Catalogue], Nearest]) -> Nearest:
-        """Search this shelf by what is made of its catalogue; it is kept as in `on`."""
-        found = nearest(self.catalogue(shelf))
-        self._searched = shelf, SPARE, found
-        return found
+    def use(self, shelf: NDArray[np.bool_], nearest: Callable[[Catalogue], Nearest]) -> None:
+        """Search this shelf by what is made of its catalogue."""
+        self._given = shelf, nearest(self.catalogue(shelf))
 
     def catalogue(self, shelf: NDArray[np.bool_], spare: int = SPARE) -> Catalogue:
         """The items of a shelf; of silent ones, which tie for everybody, no more than can be among the best."""
@@ -381,7 +397,7 @@ class Products(Scores):
         last = float(score[item >= 0].min(initial=np.inf))
         if (item >= 0).sum() == allowed.counts[person]:
             return last
-        codes, closed = np.flatnonzero(allowed.shelf), allowed.closed(person)
+        codes, closed = allowed.codes, allowed.closed(person)
         some = codes[:: max(1, len(codes) // PROBES)]
         least = float(self._of(person, some[~np.isin(some, closed)]).min(initial=np.inf))
         if least < last:
