@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 BatchFunction = Callable[[Iterator[pd.DataFrame]], Iterator[pd.DataFrame]]
 ListFunction = Callable[[pd.DataFrame], pd.DataFrame]
 
+TOGETHER = 128  # users whose candidates and slates are held at a time, however large a bucket is
 SCORED = "user_id string, item_id string, score float, source string"
 
 
@@ -114,10 +115,11 @@ def _told(bucket: int, users: int, failed: int, first_failure: str | None) -> pd
 
 
 def _blocks(frames: Iterator[pd.DataFrame]) -> Iterator[pd.DataFrame]:
-    """The frames, cut where the bucket changes."""
+    """The frames, cut where the bucket changes and after TOGETHER users."""
     for frame in frames:
         for _, block in frame.groupby("bucket", sort=False):
-            yield block.reset_index(drop=True)
+            for first in range(0, len(block), TOGETHER):
+                yield block.iloc[first : first + TOGETHER].reset_index(drop=True)
 
 
 def _scored(lists: ListFunction, block: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:

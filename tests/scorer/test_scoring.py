@@ -9,6 +9,7 @@ import pytest
 from nights import PEOPLE, make_events, make_world, readings_of, shelf_of
 
 from conftest import DECODERS, make_slates
+from lakerec import scoring
 from lakerec.config import Scorer, Training
 from lakerec.errors import ModelError
 from lakerec.scorer import registry
@@ -33,7 +34,9 @@ def test_importing_the_udf_side_imports_no_torch():
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_a_bucket_is_a_file_of_the_days_lists_however_the_frames_are_cut(night, tmp_path):
+@pytest.mark.parametrize("together", [128, 3])
+def test_a_bucket_is_a_file_of_the_days_lists_however_the_frames_are_cut(night, tmp_path, monkeypatch, together):
+    monkeypatch.setattr(scoring, "TOGETHER", together)
     file, frame = tmp_path / "day.npz", readings_of(make_events())
     shelf_of(make_world()).save(file)
     day, predictor = ScoringDay.load(night[0], file), Predictor.load(night[0], 1)

@@ -193,16 +193,18 @@ class Recommender:
             inside = (person >= people[0]) & (person <= people[-1])
             given = self.stage.allowed(mine, on_shelf, (person[inside] - people[0], item[inside]))
             found = self.stage.candidates(mine, given)
-            found = replace(found, person=people[found.person])
+            person = people[found.person]
             if unseen is None:
-                parts.append((found, self.ranker.score(found.features)))
+                score = self.ranker.score(found.features)
             else:
-                parts.append((found, self.ranker.unseen(found.features, unseen[found.person])))
+                score = self.ranker.unseen(found.features, unseen[person])
+            # The features are left behind, they are the bulk.
+            parts.append((replace(found, person=person, features=np.zeros((0, 0), dtype=np.float32)), score))
         return _joined(parts)
 
 
 def _joined(parts: Sequence[tuple[Candidates, Floats]]) -> Ranked:
-    """Blocks as one; the features are left behind, they are the bulk."""
+    """Blocks as one, without features."""
     columns = ([getattr(found, name) for found, _ in parts] for name in ("person", "item", "source"))
     person, item, source = (np.concatenate([np.zeros(0, dtype=np.int64), *column]) for column in columns)
     score = np.concatenate([np.zeros(0, dtype=np.float32), *(score for _, score in parts)])
