@@ -171,6 +171,23 @@ def test_killing_a_task_ends_all_its_processes(home) -> None:
     assert counts["after"] == 0
 
 
+def test_a_task_that_takes_longer_than_the_deployment_allows_ends_with_all_its_processes(home, tmp_path) -> None:
+    (tmp_path / "spark.conf").write_text("spark.lakerec.reuse false\nspark.lakerec.task_minutes 0.05\n")
+    found = drive(home, "overtime", LAKEREC_HOME=str(home), LAKEREC_STATE=str(tmp_path))
+    told = "AirflowTaskTimeout: ingest_events took longer than 0:00:03 (task_minutes of the YAML): "
+    assert found["error"].startswith(told)
+    assert (found["before"] >= 2, found["after"]) == (True, 0)
+
+
+def test_only_what_trains_has_the_time_of_a_training(bag) -> None:
+    limits = {name: task.get("limit") for dag in bag["dags"].values() for name, task in dag["tasks"].items()}
+    assert {name for name, limit in limits.items() if limit == "training_minutes"} == {
+        "train_scorer",
+        "evaluate_scorer",
+    }
+    assert {name for name, limit in limits.items() if limit is None} == {"features_ready", "plan_chunks", "both_done"}
+
+
 def test_an_attempt_ends_what_a_killed_one_has_left(home) -> None:
     counts = drive(home, "retry", LAKEREC_HOME=str(home))
     assert counts["before"] >= 2
