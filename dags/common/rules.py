@@ -112,6 +112,11 @@ def page(message: str) -> str:
     return f"docs/operations.md#{name.lower().replace(' ', '-')}"
 
 
+def page_of_late(dag_id: str) -> str:
+    """Where the docs say what to do about a DAG's run that is not done in time."""
+    return f"docs/operations.md#{dag_id}-is-late"
+
+
 def can_retry(message: str) -> bool:
     """Whether the failure that spark-submit's hook reports may go away: not for an exit code in FINAL."""
     return exit_code(message) not in FINAL

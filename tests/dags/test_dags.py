@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 from functools import cache
 from pathlib import Path
@@ -18,6 +19,7 @@ from lakerec.tables import table_names
 
 ROOT = Path(__file__).parents[2]
 GOLDEN = ROOT / "tests" / "golden" / "dags"
+OPERATIONS = (ROOT / "docs" / "operations.md").read_text()
 PYTHON = ROOT / ".venv-airflow" / "bin" / "python"
 DAG_IDS = ["freshness_check", "lake_maintenance", "reco_backfill", "reco_daily", "scorer_nightly", "scorer_rollback"]
 WINDOW_JOBS = [
@@ -67,6 +69,13 @@ def test_a_dag_has_its_runbook_and_tags(bag, dag_id) -> None:
     assert "lakerec" in dag["tags"]
     for word in ("# ", "**When it is red**", "scripts/trigger.sh " + dag_id):
         assert word in dag["doc"]
+
+
+@pytest.mark.parametrize("dag_id", DAG_IDS)
+def test_a_late_run_has_its_page_with_the_hours_of_its_deadline(bag, dag_id) -> None:
+    (hours,) = bag["dags"][dag_id]["deadline_hours"]
+    (section,) = re.findall(rf"^### {dag_id} is late\n\n(.*)", OPERATIONS, re.MULTILINE)
+    assert section.startswith(f"Not done after {'an hour' if hours == 1 else f'{hours:g} hours'}")
 
 
 @pytest.mark.parametrize("dag_id", DAG_IDS)

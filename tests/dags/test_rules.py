@@ -27,6 +27,7 @@ from common.rules import (
     days,
     must_wait,
     page,
+    page_of_late,
     trains,
     window,
 )
@@ -170,6 +171,7 @@ def test_a_failure_names_the_section_of_its_error() -> None:
     assert {leaf.exit_code: leaf.__name__ for leaf in leaves()} == ERRORS
     assert page(TOLD[0].format(13)) == "docs/operations.md#modelerror"
     assert page("Error code is: 137.") == page("no answer") == "docs/operations.md#alerts"
+    assert page_of_late("reco_daily") == "docs/operations.md#reco_daily-is-late"
     assert page(f"train_scorer {TOO_LONG} 2 days, 0:00:00") == "docs/operations.md#a-task-that-hangs"
 
 
