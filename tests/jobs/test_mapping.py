@@ -86,3 +86,26 @@ def test_rows_that_cannot_be_read_are_no_fault_of_an_expression(shop: Shop, spar
         file.unlink()
     with pytest.raises((PySparkException, Py4JJavaError), match=r"(?i)not.?(found|exist)"):
         shop.run("conform_events")
+
+
+def test_of_several_catalogues_the_one_is_named_whose_expression_it_is(shop: Shop):
+    sources = shop.settings["sources"]
+    sources["users"] = {"path": "users.csv.gz", "columns": {"user_id": "u", "text": "t"}}
+    sources["kg"] = {"path": "kg.csv.gz", "columns": {"head": "h", "relation": "r", "tail": "t"}}
+    sources["kg_links"] = {"path": "links.csv.gz", "columns": {"item_id": "i", "entity": "e"}}
+    for name, header, row in (("users", "u,t", "u1,tall"), ("kg", "h,r,t", "a,b,c"), ("links", "i,e", "i1,a")):
+        shop.write(f"{name}.csv.gz", header, [row])
+    written = shop.run("ingest_catalogue", "conform_catalogue")
+    assert (written["silver.items"], written["silver.users"], written["silver.kg"]) == (10, 1, 2)
+    sources["kg_links"]["columns"]["entity"] = "raise_error(e)"
+    with pytest.raises(SourceError, match=rf"sources.kg_links.columns.entity: .* of {shop.folder}/links.csv.gz: "):
+        shop.run("conform_catalogue")
+
+
+def test_a_catalogue_that_is_read_off_the_events_has_their_files(shop: Shop):
+    columns = {"item_id": "item_id", "title": "raise_error(item_id)", "text": "item_id"}
+    shop.settings["sources"]["items"] = {"from": "events", "columns": columns}
+    shop.deliver(DAY, [event(1)])
+    shop.run("ingest_events")
+    with pytest.raises(SourceError, match=rf"sources.items.columns.title: .* of {shop.folder}/events/{DAY}.csv.gz: "):
+        shop.run("conform_catalogue")
