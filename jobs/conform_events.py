@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import date, timedelta
+from datetime import date
 from typing import Any
 
 import pandas as pd
@@ -10,9 +10,8 @@ from pyspark import StorageLevel
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from lakerec import events, quality
+from lakerec import events, mapping, quality
 from lakerec.job import Job, main
-from lakerec.lake import Window
 from lakerec.privacy import user_key
 
 TABLE = "silver.events"
@@ -24,17 +23,17 @@ def run(job: Job) -> dict[str, Any]:
     """Rewrite event days [start - late_days, end) from what landed in [start - late_days, end + late_days)."""
     with job.lake.lease():
         job.lake.complete(TABLE)
-        rows = _resolved(job).persist(StorageLevel.MEMORY_AND_DISK)
-        try:
-            return _commit(job, rows)
-        finally:
-            rows.unpersist()
+        reach = job.window.wider(job.config.late_days, job.config.late_days)
+        landed = job.lake.read("bronze.events").where(reach.where("ingest_date"))
+        with mapping.told(job.config, {"events": landed}):
+            rows = _resolved(job, landed).persist(StorageLevel.MEMORY_AND_DISK)
+            try:
+                return _commit(job, rows)
+            finally:
+                rows.unpersist()
 
 
-def _resolved(job: Job) -> DataFrame:
-    late = timedelta(days=job.config.late_days)
-    landed = Window(job.window.start - late, job.window.end + late)
-    bronze = job.lake.read("bronze.events").where(landed.where("ingest_date"))
+def _resolved(job: Job, bronze: DataFrame) -> DataFrame:
     mapped = events.mapped(bronze, job.config)
     if job.config.privacy.pseudonymise:
         mapped = mapped.withColumn("user_id", events.pseudonym(F.col("user_id"), user_key(job.config)))
@@ -76,7 +75,7 @@ def _commit(job: Job, rows: DataFrame) -> dict[str, Any]:
     if failures:
         job.lake.record(job.run.rows("rejected", job.run.owed))
         quality.refuse(TABLE, failures, job.lake.version(TABLE), quality.OF_EVENTS)
-    touched = Window(job.window.start - timedelta(days=job.config.late_days), job.window.end)
+    touched = job.window.wider(job.config.late_days)
     kept = written.select("event_date", *events.EVENT_COLUMNS, "session_id", "ingest_date")
     job.lake.replace(TABLE, kept if _many_days(job) else kept.hint("rebalance", "event_date"), touched)
     job.lake.record(job.run.rows("ok", job.run.owed))

@@ -7,7 +7,7 @@ from typing import Any
 
 from pyspark.sql import DataFrame
 
-from lakerec import events, sources
+from lakerec import events, mapping, sources
 from lakerec.job import Job, main
 
 TABLE = "bronze.events"
@@ -26,9 +26,11 @@ def run(job: Job) -> dict[str, Any]:
 
 def _replace(job: Job, rows: DataFrame) -> int:
     source = job.config.sources.events
-    if not source.dated:
-        rows = events.dated_by_event(rows, source).where(job.window.where("ingest_date"))
-    return job.lake.replace(TABLE, rows, job.window)
+    if source.dated:
+        return job.lake.replace(TABLE, rows, job.window)
+    dated = events.dated_by_event(rows, source).where(job.window.where("ingest_date"))
+    with mapping.told(job.config, {"events": rows}):
+        return job.lake.replace(TABLE, dated, job.window)
 
 
 def _record(job: Job, landing: sources.Landing, days: dict[date, int]) -> dict[str, Any]:

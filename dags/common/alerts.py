@@ -12,7 +12,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from common.rules import page
+from common.rules import page, page_of_late
 
 log = logging.getLogger(__name__)
 BACKFILL = "backfill"  # its days are late by nature
@@ -31,7 +31,8 @@ def deadline_missed(context: Any) -> None:
     run = context["dag_run"]
     if run["run_type"] != BACKFILL:
         due = context["deadline"]["deadline_time"]
-        tell(f"{run['dag_id']} is late", f"run {run['dag_run_id']} should have ended by {due}\nwhat to do: {page('')}")
+        text = f"run {run['dag_run_id']} should have ended by {due}\nwhat to do: {page_of_late(run['dag_id'])}"
+        tell(f"{run['dag_id']} is late", text)
 
 
 def tell(subject: str, text: str) -> None:

@@ -34,7 +34,7 @@ WARM = {**LAKE, "warm": True}  # of these, those that `spark.reuse` may run in o
 # served today, then the model of the night; what has 1 comes last. A task weighs this for itself and for each one
 # before it, so the steps are far apart. Airflow gives a tie to the earlier day, and last to a run without one.
 URGENT, TODAY, TONIGHT = 1000, 100, 10
-GPU: dict[str, Any] = {"pool": "gpu"}
+GPU: dict[str, Any] = {"pool": "gpu", "trains": True}
 if os.environ.get("LAKEREC_GPU_QUEUE"):  # only executors with workers of their own (Celery) have queues
     GPU["queue"] = os.environ["LAKEREC_GPU_QUEUE"]
 

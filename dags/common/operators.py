@@ -18,12 +18,13 @@ from airflow.sdk.exceptions import (
     AirflowFailException,
     AirflowRescheduleException,
     AirflowSkipException,
+    AirflowTaskTimeout,
 )
 
 from common.connections import secrets
 from common.defaults import CLUSTER, CONFIG, END, HOME, START, STATE
 from common.flow import OF_THE_LAST_DAY, inlets, outlets
-from common.rules import CAUSE, NOTHING_TO_DO, can_retry, days, exit_code, must_wait
+from common.rules import CAUSE, NOTHING_TO_DO, TOO_LONG, can_retry, days, exit_code, must_wait
 
 MARK = "LAKEREC_TASK"  # environment variable that all processes of a task inherit, whichever attempt started them
 TASK = f"{STATE}:{{{{ ti.dag_id }}}}:{{{{ ti.run_id }}}}:{{{{ ti.task_id }}}}:{{{{ ti.map_index }}}}"
@@ -37,7 +38,8 @@ class LakerecJob(SparkSubmitOperator):
     """Submits jobs/<task_id>.py with the project's own Spark; fails at once where a retry cannot help.
 
     warm: it may run in the deployment's warm driver where the configuration has `spark.reuse`. in_order: it waits while
-    an earlier day's run of the DAG has not done the same task. Each day of its window is a partition of its assets once
+    an earlier day's run of the DAG has not done the same task. trains: a try may take `airflow.training_minutes` of the
+    YAML, and not its `task_minutes`. Each day of its window is a partition of its assets once
     it is done. Other days may have changed, too: conform_events also rewrites the `late_days` before, build_sequences
     every day behind.
     """
@@ -50,9 +52,11 @@ class LakerecJob(SparkSubmitOperator):
         end: str = END,
         warm: bool = False,
         in_order: bool = False,
+        trains: bool = False,
         **kwargs: Any,
     ) -> None:
         self.warm, self.in_order, self.cause = warm, in_order, ""
+        self.limit = "training_minutes" if trains else "task_minutes"
         python = str(HOME / ".venv" / "bin" / "python")
         place = "local://" if CLUSTER == "kubernetes" else ""  # in the driver's image
         super().__init__(
@@ -71,6 +75,11 @@ class LakerecJob(SparkSubmitOperator):
             **kwargs,
         )
 
+    def pre_execute(self, context: Any) -> None:
+        """Have Airflow end a try that takes longer than the deployment allows: a driver that hangs keeps its pool."""
+        if minutes := setting(self.limit):
+            self.execution_timeout = timedelta(minutes=float(minutes))
+
     def execute(self, context: Any) -> None:
         """Run the job; exit codes 10 to 19 end the task without a retry, AlreadyServedError's skips it.
 
@@ -84,7 +93,9 @@ class LakerecJob(SparkSubmitOperator):
         end_marked(self.env_vars[MARK])
         try:
             with secrets():
-                self.execute_warm() if self.warm and not CLUSTER and reuses(PROPERTIES) else super().execute(context)
+                self.execute_warm() if self.warm and not CLUSTER and setting("reuse") == "true" else super().execute(
+                    context
+                )
         except (AirflowException, RuntimeError) as error:  # RuntimeError: a driver on a cluster has failed
             if exit_code(str(error)) == NOTHING_TO_DO:
                 raise AirflowSkipException("Nothing to do: the site has lists of a later day.") from error
@@ -92,6 +103,9 @@ class LakerecJob(SparkSubmitOperator):
             if can_retry(str(error)):
                 raise AirflowException(told) from error
             raise AirflowFailException(f"No retry: the same input fails again. {told}") from error
+        except AirflowTaskTimeout:  # Airflow calls on_kill next
+            limit = f"{self.execution_timeout} ({self.limit} of the YAML)"
+            raise AirflowTaskTimeout(f"{self.task_id} {TOO_LONG} {limit}: its processes are ended.") from None
         written = days(*self.window)[-1:] if self.task_id in OF_THE_LAST_DAY else days(*self.window)
         for one in self.outlets:
             context["outlet_events"][one].add_partitions(written)
@@ -148,9 +162,10 @@ def lineage_parent(ti: Any) -> str:
     return lineage_parent_id(ti)
 
 
-def reuses(properties: Path) -> bool:
-    """Whether the deployment keeps a warm driver, by the properties that `make up` wrote."""
-    return properties.exists() and "spark.lakerec.reuse true" in properties.read_text().splitlines()
+def setting(name: str, properties: Path = PROPERTIES) -> str:
+    """What the YAML says to the DAGs, by the properties that `make up` wrote of it; empty where they do not have it."""
+    lines = properties.read_text().splitlines() if properties.exists() else []
+    return next((line.split(" ", 1)[1] for line in lines if line.startswith(f"spark.lakerec.{name} ")), "")
 
 
 def earlier_days(ti: Any, since: datetime | None) -> Iterator[tuple[str | None, bool]]:

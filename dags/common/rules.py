@@ -31,6 +31,7 @@ ERRORS = {
 }
 CAUSE = re.compile(rf"^(?:{'|'.join(ERRORS.values())}): .*")  # the line with which a job ends
 NOTHING_TO_DO = 18  # AlreadyServedError: the site has lists of a later day
+TOO_LONG = "took longer than"  # a try that was ended by its time limit
 SUCCESS = "success"
 ENDED = {SUCCESS, "failed", "upstream_failed", "skipped", "removed"}  # states in which a task does nothing any more
 # How the hook tells the exit code of a driver: of its own process, of YARN's diagnostics, of Kubernetes' pod.
@@ -107,8 +108,13 @@ def exit_code(message: str) -> int | None:
 
 def page(message: str) -> str:
     """Where the docs say what to do about the failure that spark-submit's hook reports."""
-    name = ERRORS.get(exit_code(message) or 0)
-    return f"docs/operations.md#{name.lower() if name else 'alerts'}"
+    name = ERRORS.get(exit_code(message) or 0, "A task that hangs" if TOO_LONG in message else "Alerts")
+    return f"docs/operations.md#{name.lower().replace(' ', '-')}"
+
+
+def page_of_late(dag_id: str) -> str:
+    """Where the docs say what to do about a DAG's run that is not done in time."""
+    return f"docs/operations.md#{dag_id}-is-late"
 
 
 def can_retry(message: str) -> bool:

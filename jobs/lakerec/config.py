@@ -431,6 +431,13 @@ class Alerts(Model):
     webhook: str | None = None
 
 
+class Airflow(Model):
+    """How many minutes one try of an Airflow task may take, and of a task that trains; then its processes are ended."""
+
+    task_minutes: float = Field(default=720, gt=0, le=100_000)
+    training_minutes: float = Field(default=2880, gt=0, le=100_000)
+
+
 class Lineage(Model):
     """Where OpenLineage events go: lines of a file, or an endpoint whose key is in this environment variable.
 
@@ -524,6 +531,7 @@ class Config(Model):
     serving: Serving = Field(default_factory=Serving)
     lease: Lease = Field(default_factory=Lease)
     freshness: Freshness = Field(default_factory=Freshness)
+    airflow: Airflow = Field(default_factory=Airflow)
     alerts: Alerts = Field(default_factory=Alerts)
     lineage: Lineage = Field(default_factory=Lineage)
     maintenance: Maintenance = Field(default_factory=Maintenance)

@@ -17,6 +17,7 @@ from lakerec.errors import DiskFullError, LakerecError, ProcessLostError
 # As the kernel, the JVM, safetensors and SQLite say it.
 FULL = re.compile(r"no space left on device|disk quota exceeded|database or disk is full", re.IGNORECASE)
 LOST = re.compile(r"Python worker (exited|failed)|ExecutorLostFailure|SparkContext was shut down|stopped SparkContext")
+MEMORY = "java.lang.OutOfMemoryError"
 TOLD = 300  # characters of a cause
 
 
@@ -47,6 +48,11 @@ def named(error: BaseException, folders: Sequence[str]) -> LakerecError | None:
         f"{lost}\nA process of Spark's was killed, or the machine had no memory left for it (the system's log says "
         "which). Each table is as of its last commit: run again; if it was memory, with fewer cores in spark.master"
     )
+
+
+def of_machine(error: BaseException) -> bool:
+    """Whether the machine is at fault, its memory included: the same input may do at another time."""
+    return named(error, ()) is not None or any(MEMORY in str(one) for one in _chain(error))
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:

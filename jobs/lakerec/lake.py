@@ -90,6 +90,10 @@ class Window:
         """How many days it has."""
         return (self.end - self.start).days
 
+    def wider(self, before: int, after: int = 0) -> Window:
+        """The window with so many days more before and after it."""
+        return Window(self.start - timedelta(days=before), self.end + timedelta(days=after))
+
     def where(self, column: str) -> str:
         """The window as an SQL predicate on a date column."""
         return f"{column} >= '{self.start}' AND {column} < '{self.end}'"

@@ -109,7 +109,9 @@ def properties(config: Config, days: int = 1) -> dict[str, str]:
     built = {"spark.master": spark.master, "spark.driver.memory": spark.driver_memory, **_defaults(config)}
     built |= _local(config, days) if _is_local(config) else _cluster(config, days)
     built |= lineage.listener(config)
-    built["spark.lakerec.reuse"] = str(spark.reuse).lower()  # for the DAGs, which read the file and not the YAML
+    # For the DAGs, which read the file and not the YAML.
+    built["spark.lakerec.reuse"] = str(spark.reuse).lower()
+    built |= {f"spark.lakerec.{name}": f"{minutes:g}" for name, minutes in config.airflow}
     both = {key: f"{built[key]},{spark.properties[key]}" for key in LISTS if key in built and key in spark.properties}
     return built | spark.properties | both
 

@@ -156,7 +156,7 @@ def _refuse_larger(spark: SparkSession, place: str, source: Source) -> None:
     try:
         larger = files(spark).holds_more(place, source.max_bytes)
     except Py4JJavaError as error:
-        raise SourceError(f"{place}: cannot be read: {_cause(error)}. Deliver it again") from None
+        raise SourceError(f"{place}: cannot be read: {cause(error)}. Deliver it again") from None
     if larger:
         raise SourceError(
             f"{place} holds more than {source.max_bytes:,} bytes once it is decompressed; nothing was written. "
@@ -181,7 +181,7 @@ def _columns(spark: SparkSession, place: str, source: Source) -> tuple[str, ...]
             return tuple(spark.read.format(source.format).load(place).columns)
         line = files(spark).first_line(place, source.options.get("encoding", "UTF-8"))
     except (Py4JJavaError, PySparkException) as error:
-        raise SourceError(f"{place}: cannot be read: {_cause(error)}. Deliver it again") from None
+        raise SourceError(f"{place}: cannot be read: {cause(error)}. Deliver it again") from None
     if not line:
         return ()
     return _json_keys(line) if source.format == "json" else _header(place, line, source)
@@ -335,13 +335,13 @@ def reading(name: str) -> Iterator[None]:
         )
         if broken or "EOFException" in text or "ZipException" in text or "not a gzip" in text:
             place = broken.group(1).rstrip(".") if broken else f"a file of sources.{name}"
-            raise SourceError(f"{place}: damaged: {_cause(error)}. Deliver it again; nothing was written") from None
+            raise SourceError(f"{place}: damaged: {cause(error)}. Deliver it again; nothing was written") from None
         raise
 
 
-def _cause(error: Exception) -> str:
-    """The last 'Caused by' of a Java stack trace, without its class."""
+def cause(error: Exception) -> str:
+    """The last 'Caused by' of a Java stack trace, without its class; 300 characters at most."""
     text = str(error)
     lines = [line for line in text.splitlines() if line.startswith("Caused by:")]
     last = lines[-1] if lines else next((line for line in text.splitlines() if "Exception" in line), text[:200])
-    return last.split(": ", 2)[-1].strip()
+    return last.split(": ", 2)[-1].strip()[:300]

@@ -295,9 +295,14 @@ def _watched(line: socket.socket, spark: SparkSession) -> Iterator[None]:
 
 
 def _end(spark: Any) -> None:
-    """The JVM first: while it lives it may commit, and the lease falls with this process."""
+    """The JVM first: while it lives it may commit, and the lease falls with this process.
+
+    By the system: one that hangs would answer no call.
+    """
     with suppress(Exception):
-        spark._jvm.java.lang.Runtime.getRuntime().halt(BROKEN)
+        jvm = spark.sparkContext._gateway.proc
+        jvm.kill()
+        jvm.wait(timeout=10)
     os._exit(BROKEN)
 
 

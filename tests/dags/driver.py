@@ -90,7 +90,7 @@ def task_of(task: Any, dag: Any) -> dict[str, Any]:
     }
     if hasattr(task, "application"):
         facts |= {"command": command_of(task, dag), "warm": task.warm}
-        facts |= {"one_at_a_time": task.max_active_tis_per_dagrun}
+        facts |= {"one_at_a_time": task.max_active_tis_per_dagrun, "limit": task.limit}
     return facts
 
 
@@ -225,6 +225,21 @@ def kill() -> dict[str, int]:
     task._hook._submit_sp.kill()
     task.on_kill()
     return {"before": before, "after": len(family(task))}
+
+
+def overtime() -> dict[str, Any]:
+    """How a job ends that takes longer than it may, and how many processes it had before and has after that."""
+    from airflow.sdk.execution_time.task_runner import _run_execute_callable
+
+    task, counts = job(), []
+    os.environ["FAKE_CODE"] = "sleep"
+    threading.Thread(target=lambda: counts.append(len(begun(task))), daemon=True).start()
+    task.pre_execute({})
+    try:
+        _run_execute_callable({"outlet_events": defaultdict(Partitions)}, task.execute, task)
+    except BaseException as error:
+        return {"error": f"{type(error).__name__}: {error}", "before": counts[0], "after": len(family(task))}
+    return {}
 
 
 def retry() -> dict[str, int]:

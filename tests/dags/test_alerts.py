@@ -98,7 +98,7 @@ def test_a_failure_and_a_late_day_reach_mail_and_webhook_with_the_page_to_read(h
     )
     assert late == (
         "reco_daily is late\nrun scheduled-2 should have ended by 2024-07-02T06:00:00Z\n"
-        "what to do: docs/operations.md#alerts"
+        "what to do: docs/operations.md#reco_daily-is-late"
     )
     assert [one["Subject"] for one in mail.got] == [
         "lakerec: reco_daily.score_candidates failed",

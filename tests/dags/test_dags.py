@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 from functools import cache
 from pathlib import Path
@@ -18,6 +19,7 @@ from lakerec.tables import table_names
 
 ROOT = Path(__file__).parents[2]
 GOLDEN = ROOT / "tests" / "golden" / "dags"
+OPERATIONS = (ROOT / "docs" / "operations.md").read_text()
 PYTHON = ROOT / ".venv-airflow" / "bin" / "python"
 DAG_IDS = ["freshness_check", "lake_maintenance", "reco_backfill", "reco_daily", "scorer_nightly", "scorer_rollback"]
 WINDOW_JOBS = [
@@ -67,6 +69,13 @@ def test_a_dag_has_its_runbook_and_tags(bag, dag_id) -> None:
     assert "lakerec" in dag["tags"]
     for word in ("# ", "**When it is red**", "scripts/trigger.sh " + dag_id):
         assert word in dag["doc"]
+
+
+@pytest.mark.parametrize("dag_id", DAG_IDS)
+def test_a_late_run_has_its_page_with_the_hours_of_its_deadline(bag, dag_id) -> None:
+    (hours,) = bag["dags"][dag_id]["deadline_hours"]
+    (section,) = re.findall(rf"^### {dag_id} is late\n\n(.*)", OPERATIONS, re.MULTILINE)
+    assert section.startswith(f"Not done after {'an hour' if hours == 1 else f'{hours:g} hours'}")
 
 
 @pytest.mark.parametrize("dag_id", DAG_IDS)
@@ -169,6 +178,23 @@ def test_killing_a_task_ends_all_its_processes(home) -> None:
     counts = drive(home, "kill", LAKEREC_HOME=str(home))
     assert counts["before"] >= 2
     assert counts["after"] == 0
+
+
+def test_a_task_that_takes_longer_than_the_deployment_allows_ends_with_all_its_processes(home, tmp_path) -> None:
+    (tmp_path / "spark.conf").write_text("spark.lakerec.reuse false\nspark.lakerec.task_minutes 0.05\n")
+    found = drive(home, "overtime", LAKEREC_HOME=str(home), LAKEREC_STATE=str(tmp_path))
+    told = "AirflowTaskTimeout: ingest_events took longer than 0:00:03 (task_minutes of the YAML): "
+    assert found["error"].startswith(told)
+    assert (found["before"] >= 2, found["after"]) == (True, 0)
+
+
+def test_only_what_trains_has_the_time_of_a_training(bag) -> None:
+    limits = {name: task.get("limit") for dag in bag["dags"].values() for name, task in dag["tasks"].items()}
+    assert {name for name, limit in limits.items() if limit == "training_minutes"} == {
+        "train_scorer",
+        "evaluate_scorer",
+    }
+    assert {name for name, limit in limits.items() if limit is None} == {"features_ready", "plan_chunks", "both_done"}
 
 
 def test_an_attempt_ends_what_a_killed_one_has_left(home) -> None:

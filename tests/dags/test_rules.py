@@ -20,12 +20,14 @@ from common.rules import (
     ENDED,
     ERRORS,
     NOTHING_TO_DO,
+    TOO_LONG,
     begun,
     can_retry,
     chunks,
     days,
     must_wait,
     page,
+    page_of_late,
     trains,
     window,
 )
@@ -169,6 +171,8 @@ def test_a_failure_names_the_section_of_its_error() -> None:
     assert {leaf.exit_code: leaf.__name__ for leaf in leaves()} == ERRORS
     assert page(TOLD[0].format(13)) == "docs/operations.md#modelerror"
     assert page("Error code is: 137.") == page("no answer") == "docs/operations.md#alerts"
+    assert page_of_late("reco_daily") == "docs/operations.md#reco_daily-is-late"
+    assert page(f"train_scorer {TOO_LONG} 2 days, 0:00:00") == "docs/operations.md#a-task-that-hangs"
 
 
 def test_the_line_that_an_alert_has_of_a_refused_day_names_the_day_and_what_it_broke() -> None:

@@ -5,7 +5,10 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import re
 import shutil
+from contextlib import nullcontext
+from datetime import date
 from pathlib import Path
 
 import duckdb
@@ -14,10 +17,12 @@ from deltalake import DeltaTable
 from tests.conftest import DAY, LAKE_STEPS, ROOT, Shop, day_after, event
 
 import embed_items
-from lakerec import models, serving
+import score_candidates
+from lakerec import cli, models, serving
 from lakerec.collect import INPUTS
+from lakerec.config import load_config
 from lakerec.errors import NotEnoughDataError
-from lakerec.job import CODEGEN
+from lakerec.job import CODEGEN, carry_out, parsed
 
 DAYS = 6
 TRAIN = ("build_patterns", "build_examples", "train_scorer", "evaluate_scorer", "promote_scorer")
@@ -154,6 +159,55 @@ def test_a_promoted_model_scores_every_user_and_there_is_a_fallback(trained: Sho
         assert [score for *_, score in mine] == sorted((score for *_, score in mine), reverse=True)
     versions = {row["model_version"] for row in lists if row["user_id"] != "*"}
     assert versions == {promotion["version"]}
+
+
+def lists_of(shop: Shop, day: date, lake: str = "lake") -> list[dict]:
+    """A day's lists, but for the run that wrote them."""
+    rows = [row for row in shop.rows("gold.recommendations", lake) if row["as_of_date"] == day]
+    return [{name: value for name, value in row.items() if name != "run_id"} for row in rows]
+
+
+def lakerec(*words: object) -> None:
+    """A command as a person gives it."""
+    given = cli._parser().parse_args([str(word) for word in words])
+    given.command(given)
+
+
+def test_a_list_of_the_past_is_made_again_as_operations_say(trained: Shop, tmp_path: Path, monkeypatch, capsys):
+    """In another lake, after the day's files were corrected and a later day has come; then a model was promoted."""
+    shutil.copytree(trained.folder, tmp_path / "shop")
+    shop, day = Shop(tmp_path / "shop", trained.spark, trained.settings), day_after(DAYS)
+    monkeypatch.setattr(cli, "_session", lambda *_: nullcontext(shop.spark))
+    steps = (*LAKE_STEPS, "embed_items", "score_candidates")
+    shop.deliver(day, [event(m, user=f"u{m}", day=day, item=f"i{m}") for m in range(4)])
+    shop.run(*steps, start=day)
+    served, config = lists_of(shop, day), shop.config.file
+    (run_id,) = {row["run_id"] for row in shop.rows("gold.recommendations") if row["as_of_date"] == day}
+    assert {row["user_id"] for row in served} == {"*", "u0", "u1", "u2", "u3"}
+
+    shop.deliver(day, [event(m, user=f"u{m}", day=day, item=f"i{9 - m}") for m in range(6)])
+    shop.write("items.csv.gz", "item_id,title", [f"i{n},new name {n}" for n in range(10)])
+    shop.deliver(day_after(DAYS + 1), [event(1, user="u1", day=day_after(DAYS + 1))])
+    shop.run(*steps, start=day, days=2, every_day=True)
+    assert lists_of(shop, day) != served
+    lakerec("backup", "--config", config, "--to", tmp_path / "backups")
+    models.promote(shop.job("promote_scorer").lake, "of the next night", day, "passed")
+    capsys.readouterr()
+
+    lakerec("explain-run", run_id, "--config", config)
+    told = capsys.readouterr().out
+    again = ["--config", told.split("its settings")[1].strip(), "--lake", str(tmp_path / "shop/again")]
+    lakerec("restore-lake", *again, "--from", tmp_path / "backups")
+    read = told.split("\nread\n")[1].split("\n\n")[0]
+    versions = dict(re.findall(r"^  (\S+) +version (\d+)", read, re.MULTILINE))
+    assert {"gold.recommendations", "silver.events", "ml.sequences", "ml.promotions"} <= versions.keys()
+    for table, number in versions.items():
+        if table != "ml.promotions":
+            lakerec("restore", table, "--version", number, *again)
+    (command,) = (line.split() for line in told.splitlines() if "jobs/score_candidates.py" in line)
+    given = parsed("score_candidates", [*command[2:], *again])  # of an option that comes twice the last holds
+    carry_out(shop.spark, load_config(given.config, given.lake), "score_candidates", score_candidates.run, given)
+    assert lists_of(shop, day, "again") == served
 
 
 def test_delta_rs_duckdb_and_spark_read_the_same_gold(trained: Shop):

@@ -94,6 +94,18 @@ def test_a_killed_client_ends_the_step_and_the_driver_and_frees_the_lease(home: 
     assert len(home.rows("bronze.events")) == 20002
 
 
+def test_a_driver_whose_jvm_hangs_ends_with_its_client_too(home: Shop):
+    assert told(step(home, "ingest_events"))[0] == 0
+    (driver,) = drivers(home)
+    (jvm,) = [child for child in psutil.Process(driver).children(recursive=True) if "java" in child.name()]
+    jvm.suspend()
+    running = step(home, "ingest_events")
+    with pytest.raises(subprocess.TimeoutExpired):
+        running.wait(2)
+    running.kill()
+    wait_for(lambda: not psutil.pid_exists(driver) and not jvm.is_running())
+
+
 def test_a_client_that_dies_with_output_unread_takes_the_driver_along(home: Shop):
     assert told(client(home, "stop"))[0] == 0
     config, lake = home.folder / "config.yaml", home.folder / "lake"
