@@ -16,7 +16,8 @@ def run(job: Job) -> dict[str, Any]:
     latest = job.spark.sql(sql_text("views", "recommendations_latest"), recommendations=lists)
     with serving.target(job.config) as uri:
         site, published = serving.served(uri), serving.last_publications(uri)
-    found = freshness.state(job.lake.newest_day("bronze.events"), lists, latest, site, published)
+    missed = freshness.missed(job.lake.read("ops.runs"), job.last_day)
+    found = freshness.state(job.lake.newest_day("bronze.events"), lists, latest, site, published, missed)
     today = datetime.now(job.config.zone).date()
     freshness.refuse(freshness.faults(found, job.last_day, job.config.freshness, today), job.last_day)
     return vars(found)

@@ -84,7 +84,7 @@ def _scored(job: Job, model: models.Promotion, day: date, users: DataFrame, tota
     opened.check_text_model(model_id(job.config.scorer.model))
     shelf = shelf_of_day(job.lake, job.config, day, opened.items, opened.nodes, opened.recipe.pattern_days)
     buckets, run = batch.count_of(total, job.spark.sparkContext.defaultParallelism), job.run
-    name = batch.fingerprint(day, model.version, run.config_hash, run.inputs, run.window, total, buckets)
+    name = batch.fingerprint(day, model.version, run.config_hash, run.code, run.inputs, run.window, total, buckets)
     with batch.workspace(job.lake.local_folder("_scoring"), f"{day}-{name}", run.run_id) as place:
         shelf.save(file := place / "shelf.npz")
         if shelf.on_shelf.sum() > job.config.candidates.exact_items:

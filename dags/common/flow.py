@@ -41,7 +41,7 @@ TABLES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "publish_recommendations": (("gold.recommendations",), ("serving.recommendations",)),
     "maintain_lake": ((), ("ops.table_sizes",)),
     "audit_lake": ((), ("ops.dq_results",)),
-    "check_freshness": (("bronze.events", "gold.recommendations", "serving.recommendations"), ()),
+    "check_freshness": (("bronze.events", "gold.recommendations", "ops.runs", "serving.recommendations"), ()),
 }
 # Jobs that write of a window its last day alone.
 OF_THE_LAST_DAY = {"score_candidates", "publish_recommendations", "maintain_lake", "audit_lake"}

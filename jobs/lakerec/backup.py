@@ -27,6 +27,8 @@ from lakerec.tables import table, table_names
 MANIFEST = "backup.json"
 LOG, LAST_CHECKPOINT = "_delta_log", "_last_checkpoint"
 REGISTRY = "_mlflow/mlflow.db"
+# What SQLite writes beside a database: of another moment than the copy, which it would be rolled back by.
+UNDER_WAY = {f"{REGISTRY}-{kind}" for kind in ("journal", "wal", "shm")}
 # What a backup does not hold, and why it need not.
 LEFT_OUT = {
     "_lease": "belongs to a process",
@@ -140,6 +142,8 @@ def pinned(lake: Path) -> dict[str, int]:
 def kept(relative: Path, tables: Mapping[str, int]) -> bool:
     """Whether a file of a lake belongs to a backup with these versions of the tables."""
     if relative.parts[0] in LEFT_OUT or any(part.startswith(".") for part in relative.parts):
+        return False
+    if relative.as_posix() in UNDER_WAY:
         return False
     if LOG not in relative.parts:
         return True

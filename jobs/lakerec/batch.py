@@ -107,7 +107,12 @@ def _locked(lock: int) -> bool:
 
 def _forgotten(folder: Path) -> list[Path]:
     """What runs left that nobody took up."""
-    return [each for each in folder.iterdir() if time.time() - each.stat().st_mtime > KEPT_DAYS * 86400]
+    found = []
+    for each in folder.iterdir():
+        with suppress(FileNotFoundError):  # removed by a run that has just ended
+            if time.time() - each.stat().st_mtime > KEPT_DAYS * 86400:
+                found.append(each)
+    return found
 
 
 def run(

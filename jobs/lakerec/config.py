@@ -649,7 +649,8 @@ class Config(Model):
     def decisive(self) -> str:
         """All that decides a model trained on a snapshot, as JSON: what scores, from which sources and events."""
         some = {"policy": {"filter_types"}, "promotion": {"min_users"}}
-        kept = self.model_dump_json(include={"candidates": True, "event_types": True, **some})
+        named = set(Candidates.model_fields) - {"exact_items"}
+        kept = self.model_dump_json(include={"candidates": named, "event_types": True, **some})
         return f"{self.scorer.decisive()}{kept}{self.slate_size}"
 
     def hash(self) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import date
+from datetime import date, timedelta
 
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
@@ -14,11 +14,14 @@ from lakerec.errors import StaleListsError
 from lakerec.ranking import EVERYONE
 from lakerec.serving import Published, Served
 
+LOOK_BACK = 31  # days in which a gap is looked for
+
 
 @dataclass(frozen=True)
 class State:
     """The newest day with events, the newest of gold, the lengths of the fallback there and on the site, how many rows
-    are to be served and how many are, as of which day, and how many were published for an earlier day.
+    are to be served and how many are, as of which day, and how many were published for an earlier day; which of the
+    LOOK_BACK days no run has taken in.
     """
 
     events: date | None
@@ -29,13 +32,19 @@ class State:
     served_fallback: int
     served_rows: int
     served_before: int
+    missed: tuple[date, ...] = ()
 
 
 def state(
-    events: date | None, lists: DataFrame, latest: DataFrame, site: Served, published: Sequence[Published]
+    events: date | None,
+    lists: DataFrame,
+    latest: DataFrame,
+    site: Served,
+    published: Sequence[Published],
+    missed: tuple[date, ...],
 ) -> State:
     """The state of the newest events, of gold.recommendations, of its view of latest lists, of the table that the site
-    reads and of the publications, newest first.
+    reads, of the publications, newest first, and of the days that were missed.
     """
     newest = lists.agg(F.max("as_of_date").alias("day")).first()
     day = newest["day"] if newest else None
@@ -50,7 +59,24 @@ def state(
         served_fallback=site.fallback,
         served_rows=site.rows,
         served_before=before,
+        missed=missed,
     )
+
+
+def missed(runs: DataFrame, day: date) -> tuple[date, ...]:
+    """The days up to `day` that no run of ingest_events has taken in.
+
+    Airflow makes no run for a day at whose hour it stood still or the DAG was paused.
+    """
+    done = runs.where("job = 'ingest_events' AND status = 'ok'").select("window_start", "window_end").distinct()
+    return gaps([(row["window_start"], row["window_end"]) for row in done.collect()], day)
+
+
+def gaps(windows: Sequence[tuple[date, date]], day: date) -> tuple[date, ...]:
+    """The days that no window (end excluded) has, of LOOK_BACK up to `day`, from the first of all windows on."""
+    first = max(min((start for start, _ in windows), default=day), day - timedelta(days=LOOK_BACK - 1))
+    days = (first + timedelta(days=n) for n in range((day - first).days + 1))
+    return tuple(one for one in days if not any(start <= one < end for start, end in windows))
 
 
 def faults(found: State, day: date, allowed: Freshness, today: date) -> list[str]:
@@ -58,6 +84,9 @@ def faults(found: State, day: date, allowed: Freshness, today: date) -> list[str
     told = []
     if found.events is None or (day - found.events).days > allowed.max_quiet_days:
         told.append(f"the newest events are of {found.events or 'no day at all'}: did the files of {day} come?")
+    if found.missed:
+        listed = ", ".join(str(one) for one in found.missed)
+        told.append(f"no run has taken in the files of {listed}: run reco_backfill over them")
     if found.newest is None:
         return [*told, "gold.recommendations is empty"]
     if found.newest >= today:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import json
 import os
 import re
@@ -11,7 +10,7 @@ import sys
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -584,6 +583,7 @@ class Lake:
 
         Yields what a migration has done, by table.
         """
+        own_files(self.config)
         holding = held(self.config, self.run.job, self.run.run_id, wait_seconds)
         with holding as self._still_held, _jvm_lease(self.spark, self.config):
             yield self.migrate()
@@ -712,13 +712,30 @@ def _try_lock(file: Any) -> bool:
     return True
 
 
+def own_files(config: Config) -> None:
+    """Write into `files` whose folder it is; ConfigError where it is another lake's.
+
+    The upkeep of one lake removes the models there that it has never served.
+    """
+    if not config.files:
+        return
+    mark = config.local_folder("_lake")
+    mark.parent.mkdir(parents=True, exist_ok=True)
+    with suppress(FileExistsError), mark.open("x", encoding="utf-8") as file:
+        file.write(config.lake)
+    # Nothing in it: somebody is writing it.
+    if (owner := mark.read_text(encoding="utf-8")) not in ("", config.lake):
+        raise ConfigError(
+            f"{config.where('files')}: {mark.parent} holds the models of the lake {owner}, not of {config.lake}: "
+            f"give each lake a folder of its own; where that lake has moved here, remove {mark}"
+        )
+
+
 @contextmanager
 def _jvm_lease(spark: SparkSession, config: Config) -> Iterator[None]:
     """A lock of the JVM's own beside the lease: where Python alone was killed, its JVM may be about to commit."""
     jvm: Any = spark._jvm
-    # A folder of `files` may be that of several lakes.
-    lake = f"-{hashlib.sha256(config.lake.encode()).hexdigest()[:8]}" if config.files else ""
-    place = config.local_folder(f"_lease{lake}.jvm")
+    place = config.local_folder("_lease.jvm")
     place.parent.mkdir(parents=True, exist_ok=True)
     file = jvm.java.io.RandomAccessFile(str(place), "rw")
     try:

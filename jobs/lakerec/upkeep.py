@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Collection, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import date, timedelta
 from pathlib import Path
@@ -69,5 +70,9 @@ def remove(places: Iterable[Path]) -> None:
 
 
 def touched(place: Path) -> float:
-    """When a file, or the newest of a folder's files, was last written, in seconds since 1970."""
-    return max(each.lstat().st_mtime for each in (place, *place.rglob("*")))
+    """When a file, or the newest of a folder's files, was last written, in seconds since 1970; now if it has gone."""
+    newest = 0.0
+    for each in (place, *place.rglob("*")):
+        with suppress(FileNotFoundError):  # a training or a scoring beside the upkeep has renamed or removed it
+            newest = max(newest, each.lstat().st_mtime)
+    return newest or time.time()

@@ -1,4 +1,4 @@
--- key: run_id, ingest_date
+-- key: run_id, ingest_date, status
 CREATE TABLE ops.runs (
   run_id STRING COMMENT 'One run of one job',
   job STRING COMMENT 'The job\'s name',

@@ -33,5 +33,11 @@ def test_a_damaged_table_of_the_site_and_a_day_without_a_file_are_red(shop: Shop
     shop.run("ingest_events", *LISTS, start=quiet)
     with pytest.raises(StaleListsError, match=f"the newest events are of {DAY}: did the files of {quiet} come"):
         shop.run("check_freshness", start=quiet)
-    shop.settings["freshness"] = {"max_quiet_days": 1}
+    shop.settings["freshness"] = {"max_quiet_days": 9}
     shop.run("check_freshness", start=quiet)
+    later = day_after(3)  # Airflow stood still at the hour of the day before
+    shop.run("ingest_events", *LISTS, start=later)
+    with pytest.raises(StaleListsError, match=f"no run has taken in the files of {day_after(2)}: run reco_backfill"):
+        shop.run("check_freshness", start=later)
+    shop.run("ingest_events", start=day_after(2))
+    shop.run("check_freshness", start=later)

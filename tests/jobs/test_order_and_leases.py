@@ -19,9 +19,10 @@ import conform_catalogue
 import train_scorer
 from lakerec import lake as lake_module
 from lakerec import models, postgres
-from lakerec.errors import LakeBusyError, StaleRunError
+from lakerec.config import load_config
+from lakerec.errors import ConfigError, LakeBusyError, StaleRunError
 from lakerec.job import Job
-from lakerec.lake import Window, file_lease, held
+from lakerec.lake import Window, file_lease, held, own_files
 
 DAYS = 5
 CATALOGUE = ("ingest_catalogue", "conform_catalogue")
@@ -122,6 +123,23 @@ def test_the_lease_of_a_postgresql_names_its_holder_and_fences_its_jvm_too(shop:
             fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     with held(shop.config, "build_sequences", "third"):
         pass
+
+
+def test_a_folder_of_files_is_one_lakes(shop: Shop, tmp_path: Path):
+    shop.settings["files"] = str(tmp_path / "files")
+    for _ in range(2):
+        own_files(shop.config)
+    own_files(load_config(shop.config.file, str(tmp_path / "other")))  # it has a folder of its own below
+    shop.settings["lake"] = "another"
+    with (
+        pytest.raises(
+            ConfigError, match=f"files holds the models of the lake {tmp_path}/lake, not of .*/another: give"
+        ),
+        shop.job("look").lake.lease(),
+    ):
+        raise AssertionError("the lease was given")
+    (tmp_path / "files" / "_lake").unlink()
+    own_files(shop.config)
 
 
 def test_a_version_is_trained_by_one_run_at_a_time(shop: Shop, monkeypatch):

@@ -277,6 +277,9 @@ def test_a_backup_is_closed_to_others_like_the_lake(config: Config, tmp_path: Pa
         ("silver/events/event_date=2026-03-01/.part-0.snappy.parquet.crc", False),
         ("_schema.json", True),
         ("_serving/cluster/base/1", False),
+        ("_mlflow/mlflow.db", True),
+        ("_mlflow/mlflow.db-journal", False),  # it would roll the database's copy back
+        ("_mlflow/mlflow.db-wal", False),
     ],
 )
 def test_what_belongs_to_a_backup(path: str, belongs: bool):

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from lakerec.config import Freshness
 from lakerec.errors import StaleListsError
-from lakerec.freshness import State, faults, refuse
+from lakerec.freshness import LOOK_BACK, State, faults, gaps, refuse
 
 DAY = date(2026, 3, 9)
 TODAY = DAY + timedelta(days=1)
@@ -24,6 +24,9 @@ CASES = {
     "the site has no list for everyone": replace(GOOD, served_fallback=0),
     "the newest events are of 2026-03-08: did the files of 2026-03-09 come": replace(
         GOOD, events=DAY - timedelta(days=1)
+    ),
+    "no run has taken in the files of 2026-03-04, 2026-03-05: run reco_backfill over them": replace(
+        GOOD, missed=(DAY - timedelta(days=5), DAY - timedelta(days=4))
     ),
     "the newest events are of no day at all": replace(GOOD, events=None),
     "has lists of 2026-03-10, which has not ended": replace(GOOD, newest=TODAY, served=TODAY),
@@ -57,3 +60,13 @@ def test_lists_may_be_as_old_as_the_configuration_says(age: int, allowed: int):
 def test_a_shop_may_be_quiet_for_as_long_as_the_configuration_says(age: int, allowed: int):
     told = faults(replace(GOOD, events=DAY - timedelta(days=age)), DAY, Freshness(max_quiet_days=allowed), TODAY)
     assert bool(told) is (age > allowed)
+
+
+@given(st.lists(st.tuples(st.integers(0, 60), st.integers(1, 9)), max_size=8))
+def test_a_day_is_missed_where_no_window_since_the_first_has_it(spans: list[tuple[int, int]]):
+    """Counted back from the day: a window begins so many days before it, and is so long."""
+    windows = [(DAY - timedelta(days=back), DAY - timedelta(days=back - length)) for back, length in spans]
+    taken = {back - n for back, length in spans for n in range(length)}
+    oldest = min(max((back for back, _ in spans), default=0), LOOK_BACK - 1)
+    wanted = [DAY - timedelta(days=back) for back in range(oldest, -1, -1) if back not in taken]
+    assert gaps(windows, DAY) == tuple(wanted)

@@ -46,6 +46,19 @@ def test_a_folder_is_as_young_as_its_youngest_file(tmp_path: Path):
     assert upkeep.idle(tmp_path / "nothing", 1) == []
 
 
+def test_what_goes_while_it_is_looked_at_is_not_idle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    written(tmp_path / "v1" / "a", 40)
+    written(tmp_path / "v1" / "draft", 40)
+    aged(tmp_path / "v1", 40)
+    listed = [tmp_path / "v1" / name for name in ("a", "draft")]
+    listed[1].unlink()
+    aged(tmp_path / "v1", 40)
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "rglob", lambda self, pattern: iter(listed))
+        assert upkeep.idle(tmp_path, 30) == [tmp_path / "v1"]
+    assert upkeep.touched(tmp_path / "gone") > time.time() - 60
+
+
 def config(tmp_path: Path, **sections: object) -> Config:
     file = tmp_path / "config.yaml"
     file.write_text(yaml.safe_dump(SETTINGS | sections))
