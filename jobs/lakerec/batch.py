@@ -133,10 +133,11 @@ def run(
         # By number, not by hash: hashed buckets share partitions, and one core waits for another.
         told = due.repartitionById(buckets, "bucket").mapInPandas(score, DONE).collect()
     failed = _failed(told, total, say)
-    files = [str(bucket_file(place, number, count)) for number, count in sorted(buckets_in(place).items())]
+    files = [bucket_file(place, number, count) for number, count in sorted(buckets_in(place).items())]
     partly = [row for row in told if 0 < row["failed"] < row["users"]]
-    files += [str(bucket_file(place, row["bucket"], row["users"], row["failed"])) for row in partly]
-    rows = spark.read.schema(SCORED).parquet(*files) if files else local_frame(spark, StructType.fromDDL(SCORED))
+    files += [bucket_file(place, row["bucket"], row["users"], row["failed"]) for row in partly]
+    found = [f"file://{file}" for file in files]  # Hadoop's default file system may be another
+    rows = spark.read.schema(SCORED).parquet(*found) if found else local_frame(spark, StructType.fromDDL(SCORED))
     return Scored(rows, total, resumed, failed, time.monotonic() - began)
 
 

@@ -204,7 +204,25 @@ def build_session(config: Config, name: str, days: int = 1) -> SparkSession:
     builder = SparkSession.builder.appName(name)
     for key, value in known.items():
         builder = builder.config(key, value)
-    return builder.getOrCreate()
+    session = builder.getOrCreate()
+    if not _is_local(config):
+        hadoop: Any = session.sparkContext._jsc.hadoopConfiguration()  # type: ignore[attr-defined]
+        refuse_bare_paths(config, str(hadoop.get("fs.defaultFS")))
+    return session
+
+
+def refuse_bare_paths(config: Config, default: str) -> None:
+    """ConfigError where Hadoop would look for a folder of the YAML on its default file system, which is no disk."""
+    if default.startswith("file:"):
+        return
+    sources = [(("sources", name, "path"), source.path) for name, source in config.sources if source]
+    for keys, place in [(("lake",), config.lake), *sources]:
+        if place and "://" not in place:
+            raise ConfigError(
+                f"{config.where(*keys)}: {place} says no file system, and the cluster's default is {default}: "
+                "begin it with one (s3a://, hdfs://); for folders that all machines mount set "
+                "spark.properties: {spark.hadoop.fs.defaultFS: 'file:///'}"
+            )
 
 
 def _into_jvm(of_run: dict[str, str], known: dict[str, str]) -> None:

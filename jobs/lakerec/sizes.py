@@ -56,7 +56,7 @@ def of_table(lake: Lake, name: str, as_of: date) -> dict[str, Any]:
 
 def of_folder(lake: Lake, name: str, as_of: date) -> dict[str, Any]:
     """A folder beside the tables as a row of ops.table_sizes."""
-    count, size = files(lake.spark).usage(str(lake.local_folder(name)))
+    count, size = files(lake.spark).usage(f"file://{lake.local_folder(name)}")
     return {"as_of_date": as_of, "table_name": name, "files": count, "bytes": size}
 
 

@@ -18,6 +18,7 @@ from tests.dags.test_dags import PYTHON, ROOT, drive
 
 from lakerec import session
 from lakerec.config import Config, load_config
+from lakerec.errors import ConfigError
 
 GOLDEN = ROOT / "tests" / "golden" / "cluster"
 MASTERS = {"standalone": "spark://", "yarn": "yarn", "kubernetes": "k8s://"}
@@ -84,3 +85,18 @@ def test_the_exit_code_of_a_driver_on_yarn_decides_between_fail_and_retry(home) 
     outcome = drive(home, "execute_on_yarn", [0, 1, 12, 20], LAKEREC_HOME=str(home), LAKEREC_CLUSTER="yarn")
     assert list(outcome.pop("0")) == ["bronze.events"]
     assert outcome == {"1": "AirflowException", "12": "AirflowFailException", "20": "AirflowException"}
+
+
+def test_a_folder_that_says_no_file_system_is_refused_where_the_cluster_has_another(cluster):
+    _, config = cluster
+    session.refuse_bare_paths(config, "file:///")
+    told = r"shop.yaml, line \d+: sources.events.path: events/.* says no file system.*is hdfs://name"
+    with pytest.raises(ConfigError, match=told):
+        session.refuse_bare_paths(config.model_copy(update={"lake": "s3a://b/shop"}), "hdfs://name")
+    with pytest.raises(ConfigError, match="/mnt/shop says no file system"):
+        session.refuse_bare_paths(config.model_copy(update={"lake": "/mnt/shop"}), "hdfs://name")
+    found = {
+        name: each and each.model_copy(update={"path": f"hdfs://name/{each.path}"}) for name, each in config.sources
+    }
+    sources = config.sources.model_copy(update=found)
+    session.refuse_bare_paths(config.model_copy(update={"lake": "s3a://b/shop", "sources": sources}), "hdfs://name")
