@@ -55,7 +55,8 @@ class Source(Model):
     """One kind of file: where its files lie, how they are read and what becomes of their columns.
 
     `missing`: what a day without a file, or with an empty one, means. `empty`: no rows, and an error where the day has
-    landed some before, for files are archived more often than withdrawn; `remove`: no rows any more; `error`.
+    landed some before, for files are archived more often than withdrawn; `remove`: no rows any more; `error`. Of event
+    files without `{date}` it is a day without a row, and `error` means what `empty` does.
     `max_bytes`: what one file, CSV or JSON, may hold once it is decompressed.
     """
 

@@ -6,7 +6,7 @@ import csv
 import json
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date, timedelta
@@ -89,21 +89,21 @@ def find(spark: SparkSession, config: Config, source: Source, name: str, window:
     return Landing(tuple(found), tuple(empty), new)
 
 
-def refuse_gone(landed: Callable[[], DataFrame], landing: Landing, source: Source, name: str) -> None:
-    """SourceError where days without a file have rows of an earlier delivery, which nobody has said to remove.
+def refuse_gone(landed: Callable[[], DataFrame], empty: Collection[date], source: Source, name: str) -> None:
+    """SourceError where days that came empty have rows of an earlier delivery, which nobody has said to remove.
 
     landed: what bronze holds of the source, asked for where there are such days.
     """
-    if source.missing == "remove" or not landing.empty_days:
+    if source.missing == "remove" or not empty:
         return
-    gone = landed().where(F.col("ingest_date").isin(list(landing.empty_days))).groupBy("ingest_date").count()
+    gone = landed().where(F.col("ingest_date").isin(list(empty))).groupBy("ingest_date").count()
     if found := gone.orderBy("ingest_date").collect():
         rows = sum(row["count"] for row in found)
+        what, alone = ("files", "deliver a file of its header alone, or ") if source.dated else ("rows", "")
         raise SourceError(
             f"sources.{name}: {source.path} has no rows for {len(found)} days, the first {found[0]['ingest_date']}, "
-            f"that have landed {rows:,} before; nothing was replaced. Bring the files back, or leave these days out of "
-            f"the window. A day that was withdrawn: deliver a file of its header alone, or set "
-            f"sources.{name}.missing: remove"
+            f"that have landed {rows:,} before; nothing was replaced. Bring the {what} back, or leave these days out "
+            f"of the window. A day that was withdrawn: {alone}set sources.{name}.missing: remove"
         )
 
 

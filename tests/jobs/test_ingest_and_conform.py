@@ -393,6 +393,27 @@ def test_a_file_without_a_day_lands_on_its_events_days(shop: Shop):
     assert {row["ingest_date"] for row in shop.rows("bronze.events")} == {DAY, day_after(1), day_after(2)}
 
 
+def test_days_that_left_a_file_without_a_day_keep_their_rows_unless_they_were_withdrawn(shop: Shop):
+    source = shop.settings["sources"]["events"]
+    source["path"] = "all.csv.gz"
+    rows = [event(n, day=day_after(n % 3)) for n in range(9)]
+    shop.write("all.csv.gz", HEADER, rows)
+    assert (shop.run("ingest_events", days=4)["empty_days"], shop.version("bronze.events")) == (1, 0)
+    shop.write("all.csv.gz", HEADER, [row for row in rows if not row.startswith(str(DAY))])
+    told = rf"sources.events: all.csv.gz has no rows for 1 days, the first {DAY}, that have landed 3 before.*the rows"
+    with pytest.raises(SourceError, match=told):
+        shop.run("ingest_events", days=4)
+    assert shop.version("bronze.events") == 0
+    later = {"start": day_after(1), "days": 3}  # the last of them has never landed
+    assert (shop.run("ingest_events", **later)["read"], len(shop.rows("bronze.events"))) == (6, 9)
+    source["missing"] = "remove"
+    shop.run(*INGEST, days=4)
+    assert {row["ingest_date"] for row in shop.rows("bronze.events")} == {day_after(1), day_after(2)}
+    assert {row["event_date"] for row in shop.rows("silver.events")} == {day_after(1), day_after(2)}
+    last = [row["rows_read"] for row in ledger(shop, "ingest_events") if row["ingest_date"] == DAY]
+    assert sorted(last) == [0, 3]
+
+
 def test_the_simulators_dirt_is_found_row_by_row(shop: Shop):
     from lakerec.simulator import simulate
 
