@@ -20,8 +20,9 @@ from pyspark.sql import Column, DataFrame, SparkSession, Window
 from pyspark.sql import functions as F
 from pyspark.sql.types import StructType, TimestampType
 
+from lakerec import faults
 from lakerec.config import Config, Source
-from lakerec.errors import SourceError
+from lakerec.errors import LakerecError, SourceError
 from lakerec.files import files
 from lakerec.lake import Window as Days
 from lakerec.lake import local_frame
@@ -72,12 +73,11 @@ def days(window: Days) -> Iterator[date]:
 
 def find(spark: SparkSession, config: Config, source: Source, name: str, window: Days) -> Landing:
     """List the files of a window and check their headers; raises SourceError for a missing file or column."""
-    assert source.path is not None
-    pattern = config.resolve(source.path)
+    pattern = config.resolve(source.path or "")
     found: list[SourceFile] = []
     empty: list[date] = []
     for day in days(window) if source.dated else [None]:
-        mine = [f for f in _list(spark, pattern, day, source) if f.columns]
+        mine = [f for f in _list(spark, config, source, name, day) if f.columns]
         if not mine and day is not None:
             empty.append(day)
         found += mine
@@ -128,15 +128,33 @@ def _check_columns(found: list[SourceFile], config: Config, source: Source, name
     return tuple(sorted(new))
 
 
-def _list(spark: SparkSession, pattern: str, day: date | None, source: Source) -> list[SourceFile]:
-    prefix = fixed_folder(pattern)
-    places = files(spark).glob(pattern.replace("{date}", str(day)))
+def _list(spark: SparkSession, config: Config, source: Source, name: str, day: date | None) -> list[SourceFile]:
+    pattern = config.resolve(source.path or "")
+    prefix, dated = fixed_folder(pattern), pattern.replace("{date}", str(day))
+    with _opening(config, name, dated):
+        places = files(spark).glob(dated)
+    found = []
     for place in places:
         if _plain(place) != _plain(pattern):  # a file that the configuration names may be whatever it is
             _refuse_elsewhere(_plain(place), prefix)
-        _refuse_larger(spark, place, source)
-    named = ((place, _plain(place)[len(prefix) :].lstrip("/")) for place in places)
-    return [SourceFile(place, name, _columns(spark, place, source)) for place, name in named]
+        with _opening(config, name, place):
+            _refuse_larger(spark, place, source)
+            found.append(SourceFile(place, _plain(place)[len(prefix) :].lstrip("/"), _columns(spark, place, source)))
+    return found
+
+
+@contextmanager
+def _opening(config: Config, name: str, place: str) -> Iterator[None]:
+    """Raise the error of a file that cannot be read in the place of Java's."""
+    try:
+        yield
+    except (Py4JJavaError, PySparkException) as error:
+        raise _unread(config, name, place, error) from None
+
+
+def _unread(config: Config, name: str, place: str, error: Exception) -> LakerecError:
+    found = faults.unread(error, place, config.where("sources", name, "path"))
+    return found or SourceError(f"{place}: cannot be read: {cause(error)}. Deliver it again")
 
 
 def _refuse_elsewhere(place: str, folder: str) -> None:
@@ -151,13 +169,7 @@ def _refuse_elsewhere(place: str, folder: str) -> None:
 
 def _refuse_larger(spark: SparkSession, place: str, source: Source) -> None:
     """A small file may expand to more than the disk holds: found before it is read."""
-    if source.format not in ("csv", "json"):
-        return
-    try:
-        larger = files(spark).holds_more(place, source.max_bytes)
-    except Py4JJavaError as error:
-        raise SourceError(f"{place}: cannot be read: {cause(error)}. Deliver it again") from None
-    if larger:
+    if source.format in ("csv", "json") and files(spark).holds_more(place, source.max_bytes):
         raise SourceError(
             f"{place} holds more than {source.max_bytes:,} bytes once it is decompressed; nothing was written. "
             "Deliver it in parts, or raise max_bytes of its source where it is meant to be so large"
@@ -176,12 +188,9 @@ def _plain(path: str) -> str:
 
 
 def _columns(spark: SparkSession, place: str, source: Source) -> tuple[str, ...]:
-    try:
-        if source.format in ("parquet", "delta"):
-            return tuple(spark.read.format(source.format).load(place).columns)
-        line = files(spark).first_line(place, source.options.get("encoding", "UTF-8"))
-    except (Py4JJavaError, PySparkException) as error:
-        raise SourceError(f"{place}: cannot be read: {cause(error)}. Deliver it again") from None
+    if source.format in ("parquet", "delta"):
+        return tuple(spark.read.format(source.format).load(place).columns)
+    line = files(spark).first_line(place, source.options.get("encoding", "UTF-8"))
     if not line:
         return ()
     return _json_keys(line) if source.format == "json" else _header(place, line, source)
@@ -224,13 +233,15 @@ def land(
     by byte: if all are of the encoding, the sign was delivered, and the rows are written as they are.
     """
     try:
-        with reading(name):
+        with reading(config, name):
             return write(read(spark, config, source, landing))
     except _DoubtError as doubt:
         encoding = source.options.get("encoding", "UTF-8")
-        if not all(files(spark).decodes(file.path, encoding) for file in landing.files):
-            raise SourceError(str(doubt)) from None
-        with reading(name):
+        for file in landing.files:
+            with _opening(config, name, file.path):
+                if not files(spark).decodes(file.path, encoding):
+                    raise SourceError(str(doubt)) from None
+        with reading(config, name):
             return write(read(spark, config, source, landing, checked=False))
 
 
@@ -318,8 +329,8 @@ def _checked_encoding() -> Column:
 
 
 @contextmanager
-def reading(name: str) -> Iterator[None]:
-    """Turn what Spark throws at a damaged file into a SourceError that names the file and the way out."""
+def reading(config: Config, name: str) -> Iterator[None]:
+    """Turn what Spark throws at a file that it cannot read into an error that names the file and the way out."""
     try:
         yield
     except (Py4JJavaError, PySparkException) as error:
@@ -335,7 +346,7 @@ def reading(name: str) -> Iterator[None]:
         )
         if broken or "EOFException" in text or "ZipException" in text or "not a gzip" in text:
             place = broken.group(1).rstrip(".") if broken else f"a file of sources.{name}"
-            raise SourceError(f"{place}: damaged: {cause(error)}. Deliver it again; nothing was written") from None
+            raise _unread(config, name, place, error) from None
         raise
 
 

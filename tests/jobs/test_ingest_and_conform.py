@@ -14,7 +14,7 @@ from pyspark.sql import SparkSession
 from tests.conftest import DAY, HEADER, LAKE_STEPS, Shop, day_after, event
 
 from lakerec import job as jobs
-from lakerec.errors import ConfigError, DataQualityError, SourceError
+from lakerec.errors import ConfigError, ConnectionFailedError, DataQualityError, SourceError
 from lakerec.privacy import known_as
 
 INGEST = ("ingest_events", "conform_events")
@@ -130,17 +130,45 @@ def test_an_expression_that_some_texts_break_is_for_the_real_ones_to_say(shop: S
         jobs.check_expressions(shop.config, spark)
 
 
-@pytest.mark.parametrize("damage", ["truncated", "no gzip"])
+@pytest.mark.parametrize("damage", ["truncated", "no gzip", "other bits"])
 def test_a_damaged_file_is_named_and_the_table_stays(shop: Shop, damage: str):
     shop.deliver(DAY, [event(1)])
     shop.run("ingest_events")
     version = shop.version("bronze.events")
     file = shop.deliver(day_after(1), [event(n, day=day_after(1), user=f"u{n * 7919}") for n in range(5000)])
     whole = file.read_bytes()
-    file.write_bytes(whole[: len(whole) // 2] if damage == "truncated" else b"PK\x03\x04 not what the name says")
-    with pytest.raises(SourceError, match=str(day_after(1))):
+    half = len(whole) // 2
+    damaged = {
+        "truncated": whole[:half],
+        "no gzip": b"PK\x03\x04 not what the name says",
+        "other bits": whole[:half] + bytes(255 - byte for byte in whole[half : half + 99]) + whole[half + 99 :],
+    }
+    file.write_bytes(damaged[damage])
+    with pytest.raises(SourceError, match=f"{day_after(1)}.*cannot be read: .*Deliver it again"):
         shop.run("ingest_events", start=day_after(1))
     assert shop.version("bronze.events") == version
+
+
+def test_a_damaged_catalogue_says_nothing_of_those_that_landed_before_it(shop: Shop):
+    shop.settings["sources"]["users"] = {"path": "users.csv.gz", "columns": {"user_id": "u", "text": "t"}}
+    file = shop.write("users.csv.gz", "u,t", [f"u{n * 7919},of {n} words" for n in range(5000)])
+    file.write_bytes(file.read_bytes()[:9999])
+    with pytest.raises(SourceError, match=r"users.csv.gz: cannot be read: [^;]*Deliver it again$"):
+        shop.run("ingest_catalogue")
+    assert (shop.version("bronze.items"), shop.version("bronze.users")) == (0, -1)
+
+
+@pytest.mark.parametrize("path", ["hdfs://127.0.0.1:1/events/{date}.csv.gz", "/proc/self/mem"], ids=["server", "disk"])
+def test_a_storage_that_gives_no_file_is_no_fault_of_the_file(shop: Shop, path: str):
+    """No server answers at port 1; the first page of a process is not mapped, so that reading it is an I/O error."""
+    shop.settings["sources"]["events"]["path"] = path
+    hadoop, key = shop.spark._jsc.hadoopConfiguration(), "ipc.client.connect.max.retries"
+    hadoop.set(key, "0")
+    try:
+        with pytest.raises(ConnectionFailedError, match=r"did not give it: .*(Connection refused|Input/output error)"):
+            shop.run("ingest_events")
+    finally:
+        hadoop.unset(key)
 
 
 def test_bytes_of_another_encoding_are_refused_with_file_and_row(shop: Shop):
