@@ -86,6 +86,16 @@ class Source(Model):
                 raise ValueError(f"{key}: {error}") from error
         return columns
 
+    @field_validator("options")
+    @classmethod
+    def _splits(cls, options: dict[str, str]) -> dict[str, str]:
+        """Quotes and separators that Spark's reader of CSV takes."""
+        if len(options.get("quote", "")) > 1:
+            raise ValueError("quote: one character is expected, or none where the files have no quotes")
+        if not re.fullmatch(r"(\\t|[^\\])+", options.get("sep", ",")):
+            raise ValueError("sep: one or several characters are expected, and no backslash but in \\t")
+        return options
+
     @model_validator(mode="after")
     def _has_a_place(self) -> Source:
         if (self.path is None) == (self.from_ is None):
@@ -723,9 +733,9 @@ def _fault(file: Path, node: yaml.Node | None, detail: Any) -> str:
 
 
 def _deeper(keys: list[str], message: str) -> list[str]:
-    """A mapping's own fault begins with the key of its column: point at that line."""
+    """A mapping's own fault begins with the key of its column or option: point at that line."""
     match = re.match(r"^(\w+): ", message)
-    return [*keys, match.group(1)] if match and keys and keys[-1] == "columns" else keys
+    return [*keys, match.group(1)] if match and keys and keys[-1] in ("columns", "options") else keys
 
 
 def _known_keys(location: tuple[Any, ...]) -> list[str]:

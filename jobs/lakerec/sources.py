@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -31,6 +31,7 @@ from lakerec.tables import quoted
 # The day of a catalogue file without one in its path: known from the beginning.
 BEGINNING = date(1970, 1, 1)
 CORRUPT = "_corrupt_record"
+TAKEN = (CORRUPT, "_metadata")  # names that a column of CSV cannot have in Spark
 ENCODING_FAULT = "lakerec-encoding"
 INSTANT = "yyyy-MM-dd'T'HH:mm:ss.SSSSSSXXX"  # what a timestamp of Parquet or Delta is landed as
 DATE = r"\d{4}-\d{2}-\d{2}"
@@ -200,13 +201,32 @@ def _header(place: str, line: str, source: Source) -> tuple[str, ...]:
     """The column names of a header line."""
     if "\ufffd" in line:
         raise SourceError(f"{place}: the header is not in this encoding; set options.encoding")
-    sep, quote = source.options.get("sep", ","), source.options.get("quote", '"')
-    cells = next(csv.reader([line.lstrip("\ufeff")], delimiter=sep.replace("\\t", "\t"), quotechar=quote))
-    names = tuple(cell or f"_c{place}" for place, cell in enumerate(cells))
-    twice = sorted({n for n in names if names.count(n) > 1})
-    if twice:
-        raise SourceError(f"{place}: the header names {', '.join(twice)} twice; rename one of them")
+    try:
+        cells = _cells(line.lstrip("\ufeff"), source)
+    except csv.Error as error:
+        told = "Deliver it again, or correct format and options of its source"
+        raise SourceError(f"{place}: the first line cannot be split into columns: {error}. {told}") from None
+    names = tuple(cell or f"_c{number}" for number, cell in enumerate(cells))
+    if taken := [n for n in names if n.lower() in TAKEN]:
+        raise SourceError(f"{place}: the header names {', '.join(taken)}, which no column may be called; rename it")
+    times = Counter(n.lower() for n in names)  # as Spark compares them
+    if twice := sorted({n for n in names if times[n.lower()] > 1}):
+        told = f"names {', '.join(twice)} twice" + " (capitals do not count)" * (len(twice) > 1)
+        raise SourceError(f"{place}: the header {told}; rename one of them")
     return names
+
+
+def _cells(line: str, source: Source) -> list[str]:
+    """A line of CSV in its cells, as Spark splits it; csv's own separators have one character, Spark's any number."""
+    sep, quote = source.options.get("sep", ",").replace("\\t", "\t"), source.options.get("quote", '"')
+    mark = sep if len(sep) == 1 else next(c for c in map(chr, range(0xE000, 0xF900)) if c not in line)
+    rows = csv.reader(
+        [line.replace(sep, mark)],
+        delimiter=mark,
+        quotechar=quote or None,
+        quoting=csv.QUOTE_MINIMAL if quote else csv.QUOTE_NONE,
+    )
+    return [cell.replace(mark, sep) for cell in next(rows)]
 
 
 def _json_keys(line: str) -> tuple[str, ...]:
