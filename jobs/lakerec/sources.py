@@ -35,6 +35,7 @@ TAKEN = (CORRUPT, "_metadata")  # names that a column of CSV cannot have in Spar
 ENCODING_FAULT = "lakerec-encoding"
 INSTANT = "yyyy-MM-dd'T'HH:mm:ss.SSSSSSXXX"  # what a timestamp of Parquet or Delta is landed as
 DATE = r"\d{4}-\d{2}-\d{2}"
+PART = re.compile(r"\[([!^]?)((?:\\.|[^\]\\])+)\]|.")  # of a pattern of Hadoop's: a class of characters, or one of them
 
 
 @dataclass(frozen=True)
@@ -333,12 +334,20 @@ def _placed(rows: DataFrame, pattern: str, checked: bool) -> DataFrame:
 def _day(pattern: str) -> Column:
     if "{date}" not in pattern:
         return F.lit(None)
-    below = _plain(pattern)[len(fixed_folder(pattern)) :]
-    regex = re.escape(below).replace(r"\{date\}", f"({DATE})", 1).replace(r"\{date\}", DATE)
-    regex = regex.replace(r"\*", "[^/]*").replace(r"\?", "[^/]")
-    regex = re.sub(r"\\\{(.*?)\\\}", lambda found: f"(?:{found[1].replace(',', '|')})", regex)
     # A day's folder of Parquet or Delta has its files below it.
-    return F.regexp_extract("source_file", f"^{regex}(?:/.*)?$", 1)
+    return F.regexp_extract("source_file", f"^{_regex(_plain(pattern)[len(fixed_folder(pattern)) :])}(?:/.*)?$", 1)
+
+
+def _regex(below: str) -> str:
+    """A pattern of Hadoop's as a regular expression of Java's, whose first group is the day."""
+    regex = PART.sub(_part, below).replace(r"\{date\}", f"({DATE})", 1).replace(r"\{date\}", DATE)
+    return re.sub(r"\\\{(.*?)\\\}", lambda found: f"(?:{found[1].replace(',', '|')})", regex)
+
+
+def _part(found: re.Match[str]) -> str:
+    if members := found[2]:  # of a class of Java's && is an intersection
+        return "(?!/)[" + "^" * bool(found[1]) + members.replace("&", r"\&") + "]"
+    return {"*": "[^/]*", "?": "[^/]"}.get(found[0]) or re.escape(found[0])
 
 
 def _checked_encoding() -> Column:

@@ -400,6 +400,18 @@ def test_pseudonyms_are_keyed_hashes(shop: Shop, monkeypatch: pytest.MonkeyPatch
     assert counts["quarantined"] == 1
 
 
+@pytest.mark.parametrize("pattern", ["[0-9][!a-z&]", "{[^0-9][0-9],1?}", "[&&1][02]"])
+def test_a_class_of_characters_may_stand_in_the_path(shop: Shop, pattern: str):
+    shop.settings["sources"]["events"]["path"] = f"events/{pattern}/{{date}}.part-[1-3].csv.gz"
+    for n, folder in enumerate(("12", "1b", "a2")):
+        shop.write(f"events/{folder}/{DAY}.part-{n + 1}.csv.gz", HEADER, [event(n)])
+    shop.write(f"events/12/{DAY}.part-4.csv.gz", HEADER, [event(4)])
+    shop.run("ingest_events")
+    found = {row["source_file"].split("/")[0] for row in shop.rows("bronze.events")}
+    assert found == {"{[^0-9][0-9],1?}": {"a2", "12", "1b"}}.get(pattern, {"12"})
+    assert {row["ingest_date"] for row in shop.rows("bronze.events")} == {DAY}
+
+
 def test_json_lines_are_a_source_too(shop: Shop):
     shop.settings["gate"] = {"max_bad": 0.5}
     shop.settings["sources"]["events"] |= {"format": "json", "path": "events/{date}.json.gz"}
