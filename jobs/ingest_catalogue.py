@@ -25,7 +25,7 @@ def run(job: Job) -> dict[str, Any]:
         # Every header before the first commit.
         landings = {name: sources.find(job.spark, job.config, s, name, job.window) for name, s in found.items()}
         for name, landing in landings.items():
-            sources.refuse_gone(partial(_landed, job, name), landing, found[name], name)
+            sources.refuse_gone(partial(_landed, job, name), landing.empty_days, found[name], name)
         for name, landing in landings.items():
             job.run.unfinished = name != list(landings)[-1]
             _land(job, name, found[name], landing)

@@ -55,7 +55,8 @@ class Source(Model):
     """One kind of file: where its files lie, how they are read and what becomes of their columns.
 
     `missing`: what a day without a file, or with an empty one, means. `empty`: no rows, and an error where the day has
-    landed some before, for files are archived more often than withdrawn; `remove`: no rows any more; `error`.
+    landed some before, for files are archived more often than withdrawn; `remove`: no rows any more; `error`. Of event
+    files without `{date}` it is a day without a row, and `error` means what `empty` does.
     `max_bytes`: what one file, CSV or JSON, may hold once it is decompressed.
     """
 
@@ -84,6 +85,16 @@ class Source(Model):
             except ValueError as error:
                 raise ValueError(f"{key}: {error}") from error
         return columns
+
+    @field_validator("options")
+    @classmethod
+    def _splits(cls, options: dict[str, str]) -> dict[str, str]:
+        """Quotes and separators that Spark's reader of CSV takes."""
+        if len(options.get("quote", "")) > 1:
+            raise ValueError("quote: one character is expected, or none where the files have no quotes")
+        if not re.fullmatch(r"(\\t|[^\\])+", options.get("sep", ",")):
+            raise ValueError("sep: one or several characters are expected, and no backslash but in \\t")
+        return options
 
     @model_validator(mode="after")
     def _has_a_place(self) -> Source:
@@ -723,9 +734,9 @@ def _fault(file: Path, node: yaml.Node | None, detail: Any) -> str:
 
 
 def _deeper(keys: list[str], message: str) -> list[str]:
-    """A mapping's own fault begins with the key of its column: point at that line."""
+    """A mapping's own fault begins with the key of its column or option: point at that line."""
     match = re.match(r"^(\w+): ", message)
-    return [*keys, match.group(1)] if match and keys and keys[-1] == "columns" else keys
+    return [*keys, match.group(1)] if match and keys and keys[-1] in ("columns", "options") else keys
 
 
 def _known_keys(location: tuple[Any, ...]) -> list[str]:

@@ -96,7 +96,7 @@ class StaleRunError(LakerecError):
 
 
 class ConnectionFailedError(LakerecError):
-    """A server (PostgreSQL) did not answer."""
+    """A server did not answer: PostgreSQL, or the storage of a source."""
 
     exit_code = 22
     retry = True

@@ -12,13 +12,38 @@ from pathlib import Path
 from py4j.protocol import Py4JError, Py4JJavaError, Py4JNetworkError
 
 from lakerec.config import Config
-from lakerec.errors import DiskFullError, LakerecError, ProcessLostError
+from lakerec.errors import ConfigError, ConnectionFailedError, DiskFullError, LakerecError, ProcessLostError
 
 # As the kernel, the JVM, safetensors and SQLite say it.
 FULL = re.compile(r"no space left on device|disk quota exceeded|database or disk is full", re.IGNORECASE)
 LOST = re.compile(r"Python worker (exited|failed)|ExecutorLostFailure|SparkContext was shut down|stopped SparkContext")
 MEMORY = "java.lang.OutOfMemoryError"
 TOLD = 300  # characters of a cause
+# A Java exception in a text of Spark's: its class and message. Behind "executor" where it came over the network.
+CAUSE = re.compile(
+    r"^(?:.* executor \S+\): |Caused by: |: )?((?:[\w$]+\.)+[\w$]*(?:Exception|Error)\b.*)$", re.MULTILINE
+)
+# What such a one says of a file that was not read: that nobody may, that its storage or the way there failed, that the
+# file itself is damaged (as zlib, Hadoop's codecs, Snappy and Parquet put it), or only that something went wrong.
+REFUSED = re.compile(
+    r"Access(Denied|Control)Exception|NoAuthWithAWS|[Pp]ermission denied|Access Denied|Status Code: 40[13]"
+    r"|Illegal file pattern|No FileSystem for scheme"
+)
+AWAY = re.compile(
+    r"^(java\.net\.(?!URISyntax|MalformedURL)|javax\.net\.|org\.apache\.(http|hadoop\.(ipc|net|hdfs|fs\.(s3a|azurebfs)))\."
+    r"|software\.amazon\.|com\.(amazonaws|azure|google\.cloud)\.)"
+    r"|Status Code: 5\d\d|End of File Exception between|Premature (EOF|end of)|response from server"
+    r"|FileNotFoundException: .*\((?!No such file|Is a directory)[^()]*\)$"  # what open(2) said
+)
+DAMAGED = re.compile(
+    r"EOFException|ZipException|DataFormatException|ChecksumException|ZstdIOException|CharacterCoding|MalformedInput"
+    r"|UnmappableCharacter|UnsupportedEncoding|^[\w.]*(parquet|thrift)|could not (decode|read page)"
+    r"|can ?not read (class|File)|(not a|stored|unknown) gzip|gzip (data|header|stream)|BZip2|crc error|bad block"
+    r"|unexpected end of stream$"
+    r"|(incorrect|invalid|unknown) (header|data|length|block|stored|code|bit|literal|distance|window|compression)"
+    r"|too many length|header crc|FAILED_TO_UNCOMPRESS|PARSING_ERROR|INVALID_CHUNK_SIZE|Stream is corrupted"
+)
+UNSAID = re.compile(r"^java\.nio\.channels\.|^[\w.$]*(IOException|FSError|FileSystemException|TimeoutException)\b")
 
 
 @contextmanager
@@ -53,6 +78,25 @@ def named(error: BaseException, folders: Sequence[str]) -> LakerecError | None:
 def of_machine(error: BaseException) -> bool:
     """Whether the machine is at fault, its memory included: the same input may do at another time."""
     return named(error, ()) is not None or any(MEMORY in str(one) for one in _chain(error))
+
+
+def unread(error: BaseException, place: str, key: str) -> LakerecError | None:
+    """The error where a source's file could not be read, `key` being its path's; None where the file is at fault.
+
+    What does not say that the file is damaged is laid to its storage: to try again is cheaper than to deliver again.
+    """
+    trace = getattr(error, "_stackTrace", "")  # of PySpark's own exceptions, whose text is without it
+    causes: list[str] = CAUSE.findall(f"{error}\n{trace}")
+    why = re.sub(r"^[\w.$]*\.", "", causes[-1])[:TOLD] if causes else ""
+
+    def say(sign: re.Pattern[str]) -> bool:
+        return any(sign.search(one) for one in causes)
+
+    if say(REFUSED):
+        return ConfigError(f"{key}: {place}: {why}. Correct the path, or give this run's user the right to read it")
+    if say(AWAY) or (say(UNSAID) and not say(DAMAGED)):
+        return ConnectionFailedError(f"{place}: its storage did not give it: {why}. The file may be whole: run again")
+    return None
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import csv
 import json
 import re
-from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections import Counter, defaultdict
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date, timedelta
@@ -20,8 +20,9 @@ from pyspark.sql import Column, DataFrame, SparkSession, Window
 from pyspark.sql import functions as F
 from pyspark.sql.types import StructType, TimestampType
 
+from lakerec import faults
 from lakerec.config import Config, Source
-from lakerec.errors import SourceError
+from lakerec.errors import LakerecError, SourceError
 from lakerec.files import files
 from lakerec.lake import Window as Days
 from lakerec.lake import local_frame
@@ -30,9 +31,11 @@ from lakerec.tables import quoted
 # The day of a catalogue file without one in its path: known from the beginning.
 BEGINNING = date(1970, 1, 1)
 CORRUPT = "_corrupt_record"
+TAKEN = (CORRUPT, "_metadata")  # names that a column of CSV cannot have in Spark
 ENCODING_FAULT = "lakerec-encoding"
 INSTANT = "yyyy-MM-dd'T'HH:mm:ss.SSSSSSXXX"  # what a timestamp of Parquet or Delta is landed as
 DATE = r"\d{4}-\d{2}-\d{2}"
+PART = re.compile(r"\[([!^]?)((?:\\.|[^\]\\])+)\]|.")  # of a pattern of Hadoop's: a class of characters, or one of them
 
 
 @dataclass(frozen=True)
@@ -72,12 +75,11 @@ def days(window: Days) -> Iterator[date]:
 
 def find(spark: SparkSession, config: Config, source: Source, name: str, window: Days) -> Landing:
     """List the files of a window and check their headers; raises SourceError for a missing file or column."""
-    assert source.path is not None
-    pattern = config.resolve(source.path)
+    pattern = config.resolve(source.path or "")
     found: list[SourceFile] = []
     empty: list[date] = []
     for day in days(window) if source.dated else [None]:
-        mine = [f for f in _list(spark, pattern, day, source) if f.columns]
+        mine = [f for f in _list(spark, config, source, name, day) if f.columns]
         if not mine and day is not None:
             empty.append(day)
         found += mine
@@ -89,21 +91,21 @@ def find(spark: SparkSession, config: Config, source: Source, name: str, window:
     return Landing(tuple(found), tuple(empty), new)
 
 
-def refuse_gone(landed: Callable[[], DataFrame], landing: Landing, source: Source, name: str) -> None:
-    """SourceError where days without a file have rows of an earlier delivery, which nobody has said to remove.
+def refuse_gone(landed: Callable[[], DataFrame], empty: Collection[date], source: Source, name: str) -> None:
+    """SourceError where days that came empty have rows of an earlier delivery, which nobody has said to remove.
 
     landed: what bronze holds of the source, asked for where there are such days.
     """
-    if source.missing == "remove" or not landing.empty_days:
+    if source.missing == "remove" or not empty:
         return
-    gone = landed().where(F.col("ingest_date").isin(list(landing.empty_days))).groupBy("ingest_date").count()
+    gone = landed().where(F.col("ingest_date").isin(list(empty))).groupBy("ingest_date").count()
     if found := gone.orderBy("ingest_date").collect():
         rows = sum(row["count"] for row in found)
+        what, alone = ("files", "deliver a file of its header alone, or ") if source.dated else ("rows", "")
         raise SourceError(
             f"sources.{name}: {source.path} has no rows for {len(found)} days, the first {found[0]['ingest_date']}, "
-            f"that have landed {rows:,} before; nothing was replaced. Bring the files back, or leave these days out of "
-            f"the window. A day that was withdrawn: deliver a file of its header alone, or set "
-            f"sources.{name}.missing: remove"
+            f"that have landed {rows:,} before; nothing was replaced. Bring the {what} back, or leave these days out "
+            f"of the window. A day that was withdrawn: {alone}set sources.{name}.missing: remove"
         )
 
 
@@ -128,15 +130,33 @@ def _check_columns(found: list[SourceFile], config: Config, source: Source, name
     return tuple(sorted(new))
 
 
-def _list(spark: SparkSession, pattern: str, day: date | None, source: Source) -> list[SourceFile]:
-    prefix = fixed_folder(pattern)
-    places = files(spark).glob(pattern.replace("{date}", str(day)))
+def _list(spark: SparkSession, config: Config, source: Source, name: str, day: date | None) -> list[SourceFile]:
+    pattern = config.resolve(source.path or "")
+    prefix, dated = fixed_folder(pattern), pattern.replace("{date}", str(day))
+    with _opening(config, name, dated):
+        places = files(spark).glob(dated)
+    found = []
     for place in places:
         if _plain(place) != _plain(pattern):  # a file that the configuration names may be whatever it is
             _refuse_elsewhere(_plain(place), prefix)
-        _refuse_larger(spark, place, source)
-    named = ((place, _plain(place)[len(prefix) :].lstrip("/")) for place in places)
-    return [SourceFile(place, name, _columns(spark, place, source)) for place, name in named]
+        with _opening(config, name, place):
+            _refuse_larger(spark, place, source)
+            found.append(SourceFile(place, _plain(place)[len(prefix) :].lstrip("/"), _columns(spark, place, source)))
+    return found
+
+
+@contextmanager
+def _opening(config: Config, name: str, place: str) -> Iterator[None]:
+    """Raise the error of a file that cannot be read in the place of Java's."""
+    try:
+        yield
+    except (Py4JJavaError, PySparkException) as error:
+        raise _unread(config, name, place, error) from None
+
+
+def _unread(config: Config, name: str, place: str, error: Exception) -> LakerecError:
+    found = faults.unread(error, place, config.where("sources", name, "path"))
+    return found or SourceError(f"{place}: cannot be read: {cause(error)}. Deliver it again")
 
 
 def _refuse_elsewhere(place: str, folder: str) -> None:
@@ -151,13 +171,7 @@ def _refuse_elsewhere(place: str, folder: str) -> None:
 
 def _refuse_larger(spark: SparkSession, place: str, source: Source) -> None:
     """A small file may expand to more than the disk holds: found before it is read."""
-    if source.format not in ("csv", "json"):
-        return
-    try:
-        larger = files(spark).holds_more(place, source.max_bytes)
-    except Py4JJavaError as error:
-        raise SourceError(f"{place}: cannot be read: {cause(error)}. Deliver it again") from None
-    if larger:
+    if source.format in ("csv", "json") and files(spark).holds_more(place, source.max_bytes):
         raise SourceError(
             f"{place} holds more than {source.max_bytes:,} bytes once it is decompressed; nothing was written. "
             "Deliver it in parts, or raise max_bytes of its source where it is meant to be so large"
@@ -176,12 +190,9 @@ def _plain(path: str) -> str:
 
 
 def _columns(spark: SparkSession, place: str, source: Source) -> tuple[str, ...]:
-    try:
-        if source.format in ("parquet", "delta"):
-            return tuple(spark.read.format(source.format).load(place).columns)
-        line = files(spark).first_line(place, source.options.get("encoding", "UTF-8"))
-    except (Py4JJavaError, PySparkException) as error:
-        raise SourceError(f"{place}: cannot be read: {cause(error)}. Deliver it again") from None
+    if source.format in ("parquet", "delta"):
+        return tuple(spark.read.format(source.format).load(place).columns)
+    line = files(spark).first_line(place, source.options.get("encoding", "UTF-8"))
     if not line:
         return ()
     return _json_keys(line) if source.format == "json" else _header(place, line, source)
@@ -191,13 +202,32 @@ def _header(place: str, line: str, source: Source) -> tuple[str, ...]:
     """The column names of a header line."""
     if "\ufffd" in line:
         raise SourceError(f"{place}: the header is not in this encoding; set options.encoding")
-    sep, quote = source.options.get("sep", ","), source.options.get("quote", '"')
-    cells = next(csv.reader([line.lstrip("\ufeff")], delimiter=sep.replace("\\t", "\t"), quotechar=quote))
-    names = tuple(cell or f"_c{place}" for place, cell in enumerate(cells))
-    twice = sorted({n for n in names if names.count(n) > 1})
-    if twice:
-        raise SourceError(f"{place}: the header names {', '.join(twice)} twice; rename one of them")
+    try:
+        cells = _cells(line.lstrip("\ufeff"), source)
+    except csv.Error as error:
+        told = "Deliver it again, or correct format and options of its source"
+        raise SourceError(f"{place}: the first line cannot be split into columns: {error}. {told}") from None
+    names = tuple(cell or f"_c{number}" for number, cell in enumerate(cells))
+    if taken := [n for n in names if n.lower() in TAKEN]:
+        raise SourceError(f"{place}: the header names {', '.join(taken)}, which no column may be called; rename it")
+    times = Counter(n.lower() for n in names)  # as Spark compares them
+    if twice := sorted({n for n in names if times[n.lower()] > 1}):
+        told = f"names {', '.join(twice)} twice" + " (capitals do not count)" * (len(twice) > 1)
+        raise SourceError(f"{place}: the header {told}; rename one of them")
     return names
+
+
+def _cells(line: str, source: Source) -> list[str]:
+    """A line of CSV in its cells, as Spark splits it; csv's own separators have one character, Spark's any number."""
+    sep, quote = source.options.get("sep", ",").replace("\\t", "\t"), source.options.get("quote", '"')
+    mark = sep if len(sep) == 1 else next(c for c in map(chr, range(0xE000, 0xF900)) if c not in line)
+    rows = csv.reader(
+        [line.replace(sep, mark)],
+        delimiter=mark,
+        quotechar=quote or None,
+        quoting=csv.QUOTE_MINIMAL if quote else csv.QUOTE_NONE,
+    )
+    return [cell.replace(mark, sep) for cell in next(rows)]
 
 
 def _json_keys(line: str) -> tuple[str, ...]:
@@ -224,13 +254,15 @@ def land(
     by byte: if all are of the encoding, the sign was delivered, and the rows are written as they are.
     """
     try:
-        with reading(name):
+        with reading(config, name):
             return write(read(spark, config, source, landing))
     except _DoubtError as doubt:
         encoding = source.options.get("encoding", "UTF-8")
-        if not all(files(spark).decodes(file.path, encoding) for file in landing.files):
-            raise SourceError(str(doubt)) from None
-        with reading(name):
+        for file in landing.files:
+            with _opening(config, name, file.path):
+                if not files(spark).decodes(file.path, encoding):
+                    raise SourceError(str(doubt)) from None
+        with reading(config, name):
             return write(read(spark, config, source, landing, checked=False))
 
 
@@ -302,12 +334,20 @@ def _placed(rows: DataFrame, pattern: str, checked: bool) -> DataFrame:
 def _day(pattern: str) -> Column:
     if "{date}" not in pattern:
         return F.lit(None)
-    below = _plain(pattern)[len(fixed_folder(pattern)) :]
-    regex = re.escape(below).replace(r"\{date\}", f"({DATE})", 1).replace(r"\{date\}", DATE)
-    regex = regex.replace(r"\*", "[^/]*").replace(r"\?", "[^/]")
-    regex = re.sub(r"\\\{(.*?)\\\}", lambda found: f"(?:{found[1].replace(',', '|')})", regex)
     # A day's folder of Parquet or Delta has its files below it.
-    return F.regexp_extract("source_file", f"^{regex}(?:/.*)?$", 1)
+    return F.regexp_extract("source_file", f"^{_regex(_plain(pattern)[len(fixed_folder(pattern)) :])}(?:/.*)?$", 1)
+
+
+def _regex(below: str) -> str:
+    """A pattern of Hadoop's as a regular expression of Java's, whose first group is the day."""
+    regex = PART.sub(_part, below).replace(r"\{date\}", f"({DATE})", 1).replace(r"\{date\}", DATE)
+    return re.sub(r"\\\{(.*?)\\\}", lambda found: f"(?:{found[1].replace(',', '|')})", regex)
+
+
+def _part(found: re.Match[str]) -> str:
+    if members := found[2]:  # of a class of Java's && is an intersection
+        return "(?!/)[" + "^" * bool(found[1]) + members.replace("&", r"\&") + "]"
+    return {"*": "[^/]*", "?": "[^/]"}.get(found[0]) or re.escape(found[0])
 
 
 def _checked_encoding() -> Column:
@@ -318,8 +358,8 @@ def _checked_encoding() -> Column:
 
 
 @contextmanager
-def reading(name: str) -> Iterator[None]:
-    """Turn what Spark throws at a damaged file into a SourceError that names the file and the way out."""
+def reading(config: Config, name: str) -> Iterator[None]:
+    """Turn what Spark throws at a file that it cannot read into an error that names the file and the way out."""
     try:
         yield
     except (Py4JJavaError, PySparkException) as error:
@@ -335,7 +375,7 @@ def reading(name: str) -> Iterator[None]:
         )
         if broken or "EOFException" in text or "ZipException" in text or "not a gzip" in text:
             place = broken.group(1).rstrip(".") if broken else f"a file of sources.{name}"
-            raise SourceError(f"{place}: damaged: {cause(error)}. Deliver it again; nothing was written") from None
+            raise _unread(config, name, place, error) from None
         raise
 
 

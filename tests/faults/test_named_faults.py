@@ -7,12 +7,20 @@ import os
 from pathlib import Path
 
 import pytest
-from py4j.protocol import Py4JError, Py4JNetworkError
+from py4j.protocol import Py4JError, Py4JJavaError, Py4JNetworkError
+from pyspark.sql import SparkSession
 from tests.conftest import SETTINGS
 
 from lakerec.config import Config
-from lakerec.errors import ContractError, DiskFullError, ModelError, ProcessLostError
-from lakerec.faults import named, told
+from lakerec.errors import (
+    ConfigError,
+    ConnectionFailedError,
+    ContractError,
+    DiskFullError,
+    ModelError,
+    ProcessLostError,
+)
+from lakerec.faults import named, told, unread
 
 FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
@@ -83,3 +91,88 @@ def test_a_process_that_died_is_named(error: Exception) -> None:
 )
 def test_what_is_no_fault_of_the_machine_keeps_its_name(error: Exception) -> None:
     assert named(error, []) is None
+
+
+S3 = "software.amazon.awssdk.services.s3.model.S3Exception: "
+DENIED = "java.nio.file.AccessDeniedException: s3a://b/k: open s3a://b/k at 0 on s3a://b/k"
+SPARK = "org.apache.spark.SparkException: [FAILED_READ_FILE.NO_HINT] Encountered error while reading file file:/a.csv."
+CODECS = [
+    "not a gzip file",
+    "gzip stream CRC failure",
+    "stored gzip size doesn't match decompressed size",
+    "incorrect data check",
+    "invalid code lengths set",
+    "invalid distance too far back",
+    "unexpected end of stream",
+    "crc error",
+    "FAILED_TO_UNCOMPRESS(5)",
+]
+UNREAD = {
+    ConnectionFailedError: [
+        "org.apache.hadoop.fs.s3a.AWSServiceThrottledException: s3a://b/k: slow\n"
+        f"Caused by: {S3}Reduce your request rate. (Service: S3, Status Code: 503, Request ID: x)",
+        "org.apache.hadoop.fs.s3a.AWSClientIOException: s3a://b/k: Unable to execute HTTP request\n"
+        "Caused by: software.amazon.awssdk.core.exception.SdkClientException: Read timed out",
+        "java.net.SocketTimeoutException: Read timed out",
+        "java.net.UnknownHostException: minio",
+        "javax.net.ssl.SSLHandshakeException: Remote host terminated the handshake",
+        "org.apache.hadoop.hdfs.BlockMissingException: Could not obtain block: BP-1:blk_7 file=/a.csv.gz",
+        "org.apache.hadoop.ipc.RemoteException(org.apache.hadoop.ipc.StandbyException): not in state standby",
+        "java.io.EOFException: End of File Exception between local host is: a; destination host is: b\n"
+        "Caused by: java.io.EOFException",
+        "java.io.IOException: Stale file handle",
+        "java.nio.channels.ClosedByInterruptException",
+        "java.io.FileNotFoundException: /a (1).csv (Too many open files)",
+        "org.apache.parquet.io.ParquetDecodingException: Can not read value\nCaused by: java.net.ConnectException: no",
+        "java.io.IOException: Job aborted\nLost task 0.0 in stage 1.0 (TID 1) (10.0.0.7 executor 3): "
+        "java.net.ConnectException: Connection refused\n\tat a.b.C(D.java:1)",
+    ],
+    ConfigError: [
+        f"{DENIED}\nCaused by: {S3}Access Denied (Service: S3, Status Code: 403, Request ID: x)",
+        "org.apache.hadoop.security.AccessControlException: Permission denied: user=lake, access=READ, inode=/a",
+        "org.apache.hadoop.ipc.RemoteException(org.apache.hadoop.security.AccessControlException): Permission denied",
+        "java.io.FileNotFoundException: /a.csv (Permission denied)",
+        "java.io.IOException: Illegal file pattern: error parsing regexp",
+        'org.apache.hadoop.fs.UnsupportedFileSystemException: No FileSystem for scheme "gs"',
+    ],
+    type(None): [
+        "java.io.EOFException: Unexpected end of input stream",
+        "java.io.EOFException",
+        *(f"java.io.IOException: {why}" for why in CODECS),
+        "java.util.zip.ZipException: Not in GZIP format",
+        "com.github.luben.zstd.ZstdIOException: Unknown frame descriptor",
+        "java.nio.charset.MalformedInputException: Input length = 1",
+        "java.lang.RuntimeException: file:/a.parquet is not a Parquet file. Expected magic number at tail",
+        "java.io.IOException: can not read class org.apache.parquet.format.FileMetaData: don't know what type: 15",
+        "java.io.FileNotFoundException: File /a (1) does not exist",
+        "java.io.FileNotFoundException: /a.csv (Is a directory)",
+        "org.apache.spark.sql.AnalysisException: [PATH_NOT_FOUND] Path does not exist: java.net.SocketException",
+        "java.lang.IllegalArgumentException: java.net.URISyntaxException: Illegal character in path",
+    ],
+}
+
+
+@pytest.mark.parametrize("kind, why", [(kind, why) for kind, texts in UNREAD.items() for why in texts])
+def test_whoever_kept_a_file_from_being_read_is_named(kind: type, why: str) -> None:
+    """As it is thrown where a header is read, and as the cause of Spark's own exception."""
+    for text in (f"An error occurred while calling o1.x.\n: {why}", f": {SPARK}\n\tat a.b.C\nCaused by: {why}"):
+        found = unread(RuntimeError(text), "events/a.csv.gz", "shop.yaml, line 5: sources.events.path")
+        assert type(found) is kind
+        if found:
+            assert "events/a.csv.gz: " in str(found) and ("shop.yaml, line 5" in str(found)) is (kind is ConfigError)
+
+
+def test_so_it_is_where_java_throws(spark: SparkSession) -> None:
+    jvm = spark._jvm
+    assert jvm is not None
+    thrown = {
+        ConnectionFailedError: jvm.java.io.IOException("x", jvm.java.net.SocketTimeoutException("Read timed out")),
+        ConfigError: jvm.java.io.IOException("x", jvm.java.nio.file.AccessDeniedException("s3a://b/k")),
+        type(None): jvm.java.lang.RuntimeException("x", jvm.java.util.zip.ZipException("invalid stored block lengths")),
+    }
+    for kind, error in thrown.items():
+        failed = jvm.java.util.concurrent.CompletableFuture()
+        failed.completeExceptionally(error)
+        with pytest.raises(Py4JJavaError) as caught:
+            failed.get()
+        assert type(unread(caught.value, "a.csv", "key")) is kind

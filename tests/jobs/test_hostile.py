@@ -106,6 +106,37 @@ def test_the_name_of_a_column_is_no_code_either(shop: Shop):
     assert dict(landed["payload"])[wild] == "kept"
 
 
+@pytest.mark.parametrize(
+    "more, told",
+    [
+        ("x" * 200_000, r"the first line cannot be split into columns: field larger than field limit"),
+        ("Price", r"the header names Price, price twice \(capitals do not count\)"),
+        ("price", r"the header names price twice;"),
+        ("_Corrupt_Record", "the header names _Corrupt_Record, which no column may be called"),
+        ("_metadata", "the header names _metadata, which no column may be called"),
+    ],
+    ids=lambda value: value[:20],
+)
+def test_a_header_that_spark_cannot_take_is_told(shop: Shop, more: str, told: str):
+    file = shop.deliver(DAY, [event(1) + ",1"], header=f"{HEADER},{more}")
+    with pytest.raises(SourceError, match=f"{file.name}: {told}"):
+        shop.run("ingest_events")
+
+
+@pytest.mark.parametrize(
+    "quote, cells, landed",
+    [('"', ('"in||inches"', '"6||7"'), ("in||inches", "6||7")), ("", ('5"', '"6'), ('5"', '"6'))],
+    ids=["quotes", "none"],
+)
+def test_a_separator_may_have_several_characters_and_a_file_no_quotes(shop: Shop, quote: str, cells, landed):
+    shop.settings["sources"]["events"]["options"] = {"sep": "||", "quote": quote}
+    header, row = (text.replace(",", "||") + f"||{cell}" for text, cell in zip((HEADER, event(1)), cells, strict=True))
+    shop.deliver(DAY, [row], header)
+    shop.run("ingest_events")
+    (found,) = shop.rows("bronze.events")
+    assert dict(found["payload"]).items() >= {landed, ("item_id", "i1")}
+
+
 def test_a_link_out_of_the_folder_is_refused_and_one_within_is_not(shop: Shop):
     secret = shop.write("elsewhere/secret.csv.gz", HEADER, [event(1)])
     file = shop.folder / "events" / f"{DAY}.csv.gz"

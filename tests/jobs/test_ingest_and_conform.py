@@ -14,7 +14,7 @@ from pyspark.sql import SparkSession
 from tests.conftest import DAY, HEADER, LAKE_STEPS, Shop, day_after, event
 
 from lakerec import job as jobs
-from lakerec.errors import ConfigError, DataQualityError, SourceError
+from lakerec.errors import ConfigError, ConnectionFailedError, DataQualityError, SourceError
 from lakerec.privacy import known_as
 
 INGEST = ("ingest_events", "conform_events")
@@ -130,17 +130,45 @@ def test_an_expression_that_some_texts_break_is_for_the_real_ones_to_say(shop: S
         jobs.check_expressions(shop.config, spark)
 
 
-@pytest.mark.parametrize("damage", ["truncated", "no gzip"])
+@pytest.mark.parametrize("damage", ["truncated", "no gzip", "other bits"])
 def test_a_damaged_file_is_named_and_the_table_stays(shop: Shop, damage: str):
     shop.deliver(DAY, [event(1)])
     shop.run("ingest_events")
     version = shop.version("bronze.events")
     file = shop.deliver(day_after(1), [event(n, day=day_after(1), user=f"u{n * 7919}") for n in range(5000)])
     whole = file.read_bytes()
-    file.write_bytes(whole[: len(whole) // 2] if damage == "truncated" else b"PK\x03\x04 not what the name says")
-    with pytest.raises(SourceError, match=str(day_after(1))):
+    half = len(whole) // 2
+    damaged = {
+        "truncated": whole[:half],
+        "no gzip": b"PK\x03\x04 not what the name says",
+        "other bits": whole[:half] + bytes(255 - byte for byte in whole[half : half + 99]) + whole[half + 99 :],
+    }
+    file.write_bytes(damaged[damage])
+    with pytest.raises(SourceError, match=f"{day_after(1)}.*cannot be read: .*Deliver it again"):
         shop.run("ingest_events", start=day_after(1))
     assert shop.version("bronze.events") == version
+
+
+def test_a_damaged_catalogue_says_nothing_of_those_that_landed_before_it(shop: Shop):
+    shop.settings["sources"]["users"] = {"path": "users.csv.gz", "columns": {"user_id": "u", "text": "t"}}
+    file = shop.write("users.csv.gz", "u,t", [f"u{n * 7919},of {n} words" for n in range(5000)])
+    file.write_bytes(file.read_bytes()[:9999])
+    with pytest.raises(SourceError, match=r"users.csv.gz: cannot be read: [^;]*Deliver it again$"):
+        shop.run("ingest_catalogue")
+    assert (shop.version("bronze.items"), shop.version("bronze.users")) == (0, -1)
+
+
+@pytest.mark.parametrize("path", ["hdfs://127.0.0.1:1/events/{date}.csv.gz", "/proc/self/mem"], ids=["server", "disk"])
+def test_a_storage_that_gives_no_file_is_no_fault_of_the_file(shop: Shop, path: str):
+    """No server answers at port 1; the first page of a process is not mapped, so that reading it is an I/O error."""
+    shop.settings["sources"]["events"]["path"] = path
+    hadoop, key = shop.spark._jsc.hadoopConfiguration(), "ipc.client.connect.max.retries"
+    hadoop.set(key, "0")
+    try:
+        with pytest.raises(ConnectionFailedError, match=r"did not give it: .*(Connection refused|Input/output error)"):
+            shop.run("ingest_events")
+    finally:
+        hadoop.unset(key)
 
 
 def test_bytes_of_another_encoding_are_refused_with_file_and_row(shop: Shop):
@@ -372,6 +400,18 @@ def test_pseudonyms_are_keyed_hashes(shop: Shop, monkeypatch: pytest.MonkeyPatch
     assert counts["quarantined"] == 1
 
 
+@pytest.mark.parametrize("pattern", ["[0-9][!a-z&]", "{[^0-9][0-9],1?}", "[&&1][02]"])
+def test_a_class_of_characters_may_stand_in_the_path(shop: Shop, pattern: str):
+    shop.settings["sources"]["events"]["path"] = f"events/{pattern}/{{date}}.part-[1-3].csv.gz"
+    for n, folder in enumerate(("12", "1b", "a2")):
+        shop.write(f"events/{folder}/{DAY}.part-{n + 1}.csv.gz", HEADER, [event(n)])
+    shop.write(f"events/12/{DAY}.part-4.csv.gz", HEADER, [event(4)])
+    shop.run("ingest_events")
+    found = {row["source_file"].split("/")[0] for row in shop.rows("bronze.events")}
+    assert found == {"{[^0-9][0-9],1?}": {"a2", "12", "1b"}}.get(pattern, {"12"})
+    assert {row["ingest_date"] for row in shop.rows("bronze.events")} == {DAY}
+
+
 def test_json_lines_are_a_source_too(shop: Shop):
     shop.settings["gate"] = {"max_bad": 0.5}
     shop.settings["sources"]["events"] |= {"format": "json", "path": "events/{date}.json.gz"}
@@ -391,6 +431,27 @@ def test_a_file_without_a_day_lands_on_its_events_days(shop: Shop):
     counts = shop.run(*INGEST, days=3)
     assert (counts["read"], counts["written"], counts["quarantined"]) == (10, 9, 1)
     assert {row["ingest_date"] for row in shop.rows("bronze.events")} == {DAY, day_after(1), day_after(2)}
+
+
+def test_days_that_left_a_file_without_a_day_keep_their_rows_unless_they_were_withdrawn(shop: Shop):
+    source = shop.settings["sources"]["events"]
+    source["path"] = "all.csv.gz"
+    rows = [event(n, day=day_after(n % 3)) for n in range(9)]
+    shop.write("all.csv.gz", HEADER, rows)
+    assert (shop.run("ingest_events", days=4)["empty_days"], shop.version("bronze.events")) == (1, 0)
+    shop.write("all.csv.gz", HEADER, [row for row in rows if not row.startswith(str(DAY))])
+    told = rf"sources.events: all.csv.gz has no rows for 1 days, the first {DAY}, that have landed 3 before.*the rows"
+    with pytest.raises(SourceError, match=told):
+        shop.run("ingest_events", days=4)
+    assert shop.version("bronze.events") == 0
+    later = {"start": day_after(1), "days": 3}  # the last of them has never landed
+    assert (shop.run("ingest_events", **later)["read"], len(shop.rows("bronze.events"))) == (6, 9)
+    source["missing"] = "remove"
+    shop.run(*INGEST, days=4)
+    assert {row["ingest_date"] for row in shop.rows("bronze.events")} == {day_after(1), day_after(2)}
+    assert {row["event_date"] for row in shop.rows("silver.events")} == {day_after(1), day_after(2)}
+    last = [row["rows_read"] for row in ledger(shop, "ingest_events") if row["ingest_date"] == DAY]
+    assert sorted(last) == [0, 3]
 
 
 def test_the_simulators_dirt_is_found_row_by_row(shop: Shop):

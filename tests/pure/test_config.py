@@ -121,6 +121,24 @@ FAULTS = {
         18,
         "late_days: Input should be greater than or equal to 0",
     ),
+    "a quote of two characters": (
+        "path: items.csv",
+        "path: items.csv\n    options:\n      sep: ';'\n      quote: '||'",
+        18,
+        "sources.items.options.quote: quote: one character is expected, or none where the files have no quotes",
+    ),
+    "no separator": (
+        "path: items.csv",
+        "path: items.csv\n    options: {sep: ''}",
+        16,
+        "sources.items.options.sep: sep: one or several characters are expected, and no backslash but in \\t",
+    ),
+    "a separator that Spark has not": (
+        "path: items.csv",
+        "path: items.csv\n    options: {sep: '\\|'}",
+        16,
+        "sources.items.options.sep: sep: one or several characters are expected, and no backslash but in \\t",
+    ),
     "a statement": (
         "user_id: user",
         "user_id: select 1",
