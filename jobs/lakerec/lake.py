@@ -274,7 +274,7 @@ class Lake:
         return _completed(self.spark.read.format("delta").option("versionAsOf", pinned).load(self.path(name)), name)
 
     def newest(self, name: str) -> DataFrame:
-        """A table as it is now, for a look that is none of the run's inputs: it decides nothing of what is written."""
+        """A table as it is now, for a look that is none of the run's inputs: no row that is written follows from it."""
         version = self.version(name)
         return local_frame(self.spark, table(name).schema()) if version is None else self.read(name, version)
 
