@@ -48,6 +48,14 @@ def staying(rows: DataFrame, rule: Kept, before: date) -> DataFrame:
     return old.join(newest, on=[*rule.newest_of, rule.day], how="left_semi")
 
 
+def going(rows: DataFrame, rule: Kept, before: date) -> dict[date, int]:
+    """How many rows of each day older than `before` do not stay; of the days that lose some."""
+    there, stay = rows.where(F.col(rule.day) < F.lit(before)), staying(rows, rule, before)
+    marks = there.select(rule.day, F.lit(1).alias("one")).unionAll(stay.select(rule.day, F.lit(-1).alias("one")))
+    found = marks.groupBy(rule.day).agg(F.sum("one").alias("rows")).where("rows > 0")
+    return {row[rule.day]: int(row["rows"]) for row in found.collect()}
+
+
 def superseded(snapshots: DataFrame, before: date) -> list[str]:
     """The training snapshots of days before `before`, but for the newest of all."""
     newest = snapshots.agg(F.max("as_of_date").alias("newest"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from datetime import date, timedelta
 
 import pytest
@@ -24,10 +25,13 @@ def test_a_user_keeps_the_newest_list_whatever_its_age(frame, lists, before):
     rows = frame(
         "gold.recommendations", [{"as_of_date": day(n), "user_id": u, "rank": r} for n, u in lists for r in (1, 2)]
     )
-    kept = upkeep.staying(rows, upkeep.RULES["gold.recommendations"], day(before)).collect()
+    rule = upkeep.RULES["gold.recommendations"]
+    kept = upkeep.staying(rows, rule, day(before)).collect()
     newest = {user: max(n for n, u in lists if u == user) for _, user in lists}
     expected = {(day(n), user, rank) for user, n in newest.items() if n < before for rank in (1, 2)}
     assert {(row["as_of_date"], row["user_id"], row["rank"]) for row in kept} == expected and len(kept) == len(expected)
+    gone = Counter(day(n) for n, user in lists if n < min(before, newest[user]) for _ in (1, 2))
+    assert upkeep.going(rows, rule, day(before)) == gone
 
 
 @pytest.mark.parametrize(
