@@ -55,9 +55,10 @@ def _expire(job: Job, name: str) -> int:
 
 
 def _expire_examples(job: Job, before: date) -> int:
-    """The examples of superseded training snapshots; their manifests stay."""
-    gone = upkeep.superseded(job.lake.read("ml.snapshots"), before)
-    rows = job.lake.read(EXAMPLES).where(F.col("snapshot_id").isin(gone))
+    """The examples of superseded training snapshots, whose manifests stay, and of those that were built anew."""
+    snapshots, examples = job.lake.read("ml.snapshots"), job.lake.read(EXAMPLES)
+    gone = [*upkeep.superseded(snapshots, before), *upkeep.without_manifest(examples, snapshots, before)]
+    rows = examples.where(F.col("snapshot_id").isin(gone))
     expired = rows.count()
     if expired:
         job.lake.replace(EXAMPLES, rows.limit(0), where=f"snapshot_id IN ({', '.join(map(repr, gone))})")

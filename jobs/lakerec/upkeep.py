@@ -64,6 +64,13 @@ def superseded(snapshots: DataFrame, before: date) -> list[str]:
     return [str(row["snapshot_id"]) for row in found.collect()]
 
 
+def without_manifest(examples: DataFrame, snapshots: DataFrame, before: date) -> list[str]:
+    """The training snapshots that have examples alone, as their day's was built anew, with no cut from `before` on."""
+    cuts = examples.groupBy("snapshot_id").agg(F.max("cut_date").alias("last"))
+    old = cuts.where(F.col("last") < F.lit(before)).join(snapshots, on="snapshot_id", how="left_anti")
+    return [str(row["snapshot_id"]) for row in old.select("snapshot_id").orderBy("snapshot_id").collect()]
+
+
 def idle(folder: Path, days: float, kept: Collection[str] = ()) -> list[Path]:
     """What lies in a folder, has none of the `kept` names and was not written to for `days`; sorted."""
     there = sorted(folder.iterdir()) if folder.is_dir() else []

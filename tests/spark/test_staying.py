@@ -49,3 +49,11 @@ def test_the_newest_snapshot_of_all_stays(frame):
     assert upkeep.superseded(rows, day(9)) == ["s1", "s3"]
     assert upkeep.superseded(rows, day(3)) == ["s1"]
     assert upkeep.superseded(rows.where("snapshot_id = 's1'"), day(9)) == []
+
+
+def test_examples_without_a_manifest_go_by_their_last_cut(frame):
+    cuts = {"built": (1, 2), "anew": (1, 5), "old": (1, 2), "older": (0, 1)}
+    examples = frame("ml.examples", [{"snapshot_id": s, "cut_date": day(n)} for s, days in cuts.items() for n in days])
+    snapshots = frame("ml.snapshots", [{"snapshot_id": "built", "as_of_date": day(3)}])
+    assert upkeep.without_manifest(examples, snapshots, day(5)) == ["old", "older"]
+    assert upkeep.without_manifest(examples, snapshots, day(6)) == ["anew", "old", "older"]
