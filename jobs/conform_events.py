@@ -12,6 +12,7 @@ from pyspark.sql import functions as F
 
 from lakerec import events, mapping, quality
 from lakerec.job import Job, main
+from lakerec.lake import Window
 from lakerec.privacy import user_key
 
 TABLE = "silver.events"
@@ -23,31 +24,31 @@ def run(job: Job) -> dict[str, Any]:
     """Rewrite event days [start - late_days, end) from what landed in [start - late_days, end + late_days)."""
     with job.lake.lease():
         job.lake.complete(TABLE)
-        reach = job.window.wider(job.config.late_days, job.config.late_days)
-        landed = job.lake.read("bronze.events").where(reach.where("ingest_date"))
-        with mapping.told(job.config, {"events": landed}):
-            rows = _resolved(job, landed).persist(StorageLevel.MEMORY_AND_DISK)
+        return _conform(job, job.window.wider(job.config.late_days))
+
+
+def _conform(job: Job, touched: Window) -> dict[str, Any]:
+    """Rewrite the event days `touched`, and those on which silver has rows of a neighbour that is refused by now."""
+    landed = job.lake.read("bronze.events").where(touched.wider(0, job.config.late_days).where("ingest_date"))
+    with mapping.told(job.config, {"events": landed}):
+        key = user_key(job.config) if job.config.privacy.pseudonymise else None
+        judged = events.judged(landed, job.config, job.lake.read("ops.tombstones"), key)
+        refused = _refused(job, judged) if job.config.late_days else []
+        wider = events.with_days_of(refused, job.lake.newest(TABLE), touched) if refused else touched
+        if wider == touched:
+            kept = judged.where(~F.col("ingest_date").isin(refused))
+            kept = kept.repartition("event_date") if _many_days(job) else kept
+            rows = events.resolved(kept, job.window, touched, job.config.sessions.inactivity_minutes)
+            rows.persist(StorageLevel.MEMORY_AND_DISK)
             try:
-                return _commit(job, rows)
+                return _commit(job, rows, touched)
             finally:
                 rows.unpersist()
-
-
-def _resolved(job: Job, bronze: DataFrame) -> DataFrame:
-    mapped = events.mapped(bronze, job.config)
-    if job.config.privacy.pseudonymise:
-        mapped = mapped.withColumn("user_id", events.pseudonym(F.col("user_id"), user_key(job.config)))
-    judged = events.with_judgement(mapped, quality.load_suite(TABLE).rows, job.config, job.lake.read("ops.tombstones"))
-    judged = judged.where(~F.col("ingest_date").isin(_refused(job, judged)))
-    if _many_days(job):
-        judged = judged.repartition("event_date")
-    return events.resolved(judged, job.window, job.config.late_days, job.config.sessions.inactivity_minutes)
+    return _conform(job, wider)
 
 
 def _refused(job: Job, judged: DataFrame) -> list[date]:
     """The neighbouring days that the gate refuses: their late rows wait until the day is delivered anew."""
-    if not job.config.late_days:
-        return []
     refused = events.refused_days(judged, job.window, job.config.gate.max_bad)
     found = sorted(row["ingest_date"] for row in refused.collect())
     if found:
@@ -61,7 +62,7 @@ def _many_days(job: Job) -> bool:
     return job.window.days > DAYS_PER_CORE * job.spark.sparkContext.defaultParallelism
 
 
-def _commit(job: Job, rows: DataFrame) -> dict[str, Any]:
+def _commit(job: Job, rows: DataFrame, touched: Window) -> dict[str, Any]:
     days = events.daily_counts(rows, job.window).orderBy("ingest_date").toPandas()
     written = rows.where(F.col("fate") == "written")
     broken = events.broken_rules(rows, job.window).collect()
@@ -75,7 +76,6 @@ def _commit(job: Job, rows: DataFrame) -> dict[str, Any]:
     if failures:
         job.lake.record(job.run.rows("rejected", job.run.owed))
         quality.refuse(TABLE, failures, job.lake.version(TABLE), quality.OF_EVENTS)
-    touched = job.window.wider(job.config.late_days)
     kept = written.select("event_date", *events.EVENT_COLUMNS, "session_id", "ingest_date")
     job.lake.replace(TABLE, kept if _many_days(job) else kept.hint("rebalance", "event_date"), touched)
     job.lake.record(job.run.rows("ok", job.run.owed))

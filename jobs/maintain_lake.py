@@ -46,19 +46,19 @@ def _expire(job: Job, name: str) -> int:
         return 0
     if name == EXAMPLES:
         return _expire_examples(job, before)
-    rule, days = upkeep.RULES[name], Window(BEGINNING, before)
-    rows = job.lake.read(name)
-    kept = upkeep.staying(rows, rule, before)
-    expired = rows.where(days.where(rule.day)).count() - kept.count()
-    if expired:
-        job.lake.replace(name, kept, days)
-    return expired
+    rule, rows = upkeep.RULES[name], job.lake.read(name)
+    going = upkeep.going(rows, rule, before)
+    if going:
+        days = Window(min(going), before)  # no earlier one: a restore reads off the commit which days have changed
+        job.lake.replace(name, upkeep.staying(rows, rule, before).where(days.where(rule.day)), days)
+    return sum(going.values())
 
 
 def _expire_examples(job: Job, before: date) -> int:
-    """The examples of superseded training snapshots; their manifests stay."""
-    gone = upkeep.superseded(job.lake.read("ml.snapshots"), before)
-    rows = job.lake.read(EXAMPLES).where(F.col("snapshot_id").isin(gone))
+    """The examples of superseded training snapshots, whose manifests stay, and of those that were built anew."""
+    snapshots, examples = job.lake.read("ml.snapshots"), job.lake.read(EXAMPLES)
+    gone = [*upkeep.superseded(snapshots, before), *upkeep.without_manifest(examples, snapshots, before)]
+    rows = examples.where(F.col("snapshot_id").isin(gone))
     expired = rows.count()
     if expired:
         job.lake.replace(EXAMPLES, rows.limit(0), where=f"snapshot_id IN ({', '.join(map(repr, gone))})")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from datetime import date, timedelta
+
 from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 
@@ -28,6 +31,14 @@ def dated_by_event(rows: DataFrame, source: EventSource) -> DataFrame:
         F.col("_row_number").alias("row_number"),
         F.col("_payload").alias("payload"),
     )
+
+
+def judged(bronze: DataFrame, config: Config, tombstones: DataFrame, key: str | None = None) -> DataFrame:
+    """Bronze rows mapped and judged by the rules of silver.events; under a key user ids become pseudonyms first."""
+    rows = mapped(bronze, config)
+    if key is not None:
+        rows = rows.withColumn("user_id", pseudonym(F.col("user_id"), key))
+    return with_judgement(rows, load_suite("silver.events").rows, config, tombstones)
 
 
 def mapped(rows: DataFrame, config: Config) -> DataFrame:
@@ -89,14 +100,27 @@ def refused_days(judged: DataFrame, window: Days, max_bad: float) -> DataFrame:
     return shares.where(F.col("bad_share") > max_bad).select("ingest_date")
 
 
-def resolved(judged: DataFrame, window: Days, late_days: int, inactivity_minutes: int) -> DataFrame:
+def with_days_of(refused: Sequence[date], silver: DataFrame, touched: Days) -> Days:
+    """The event days `touched`, and those on which silver has rows of refused days: good when they came in.
+
+    Whole days, since visits and later deliveries of the same events follow from what else a day has.
+    """
+    held = silver.where(F.col("ingest_date").isin(*refused))
+    found = held.agg(F.min("event_date").alias("first"), F.max("event_date").alias("last")).first()
+    if found is None or found["first"] is None:
+        return touched
+    return Days(min(touched.start, found["first"]), max(touched.end, found["last"] + timedelta(days=1)))
+
+
+def resolved(judged: DataFrame, window: Days, touched: Days, inactivity_minutes: int) -> DataFrame:
     """Every judged row with its fate (`written`, `duplicate` or `quarantined`) and, if written, its visit.
 
     Of two rows of one identity the smallest (ingest_date, source_file, row_number) is written. Rows whose day lies
-    outside [start - late_days, end) are another window's.
+    outside of the event days `touched` are another window's.
     """
     bad = F.col("severity").isNotNull()
-    mine = judged.where(F.when(bad, F.expr(window.where("ingest_date"))).otherwise(_in_reach(window, late_days)))
+    rewritten = F.expr(touched.where("event_date"))
+    mine = judged.where(F.when(bad, F.expr(window.where("ingest_date"))).otherwise(rewritten))
     # A quarantined row is an identity of its own, so that rows without an id do not meet in one partition.
     alone = F.when(bad, F.concat_ws("|", *ORIGIN))
     identity = Window.partitionBy("event_date", bad, F.coalesce(alone, "event_id")).orderBy(*ORIGIN)
@@ -104,12 +128,6 @@ def resolved(judged: DataFrame, window: Days, late_days: int, inactivity_minutes
     fate = F.when(bad, "quarantined").when(F.col("place") == 1, "written").otherwise("duplicate")
     ranked = mine.withColumn("place", place)
     return with_sessions(ranked.withColumn("fate", fate).drop("place"), inactivity_minutes)
-
-
-def _in_reach(window: Days, late_days: int) -> Column:
-    """Whether an event's day is one that the window rewrites."""
-    day = F.col("event_date")
-    return (day >= F.date_sub(F.lit(window.start), late_days)) & (day < F.lit(window.end))
 
 
 def with_sessions(rows: DataFrame, inactivity_minutes: int) -> DataFrame:

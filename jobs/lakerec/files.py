@@ -50,6 +50,11 @@ class Files:
         summary = system.getContentSummary(path)
         return int(summary.getFileCount()), int(summary.getLength())
 
+    def modified(self, file: str) -> int:
+        """When a file was last written, in milliseconds since 1970."""
+        path, system = self._at(file)
+        return int(system.getFileStatus(path).getModificationTime())
+
     def text(self, file: str) -> str:
         """A whole file as UTF-8."""
         path, system = self._at(file)

@@ -225,9 +225,15 @@ class Lake:
         return f"{self.path(name)}/_delta_log"
 
     def written_at(self, name: str, version: int) -> datetime:
-        """When a version was committed, by its own account (UTC)."""
-        first = json.loads(files(self.spark).first_line(self._commit_file(name, version), "UTF-8") or "{}")
-        return datetime.fromtimestamp(first.get("commitInfo", {}).get("timestamp", 0) / 1000, UTC)
+        """When a version was committed, by its own account, or by its file's time where it gives none (UTC).
+
+        Other writers than Spark may put commitInfo behind other actions, or leave it out (Delta protocol, "Commit
+        Provenance Information").
+        """
+        actions = (json.loads(line) for line in self._commit(name, version) if "commitInfo" in line)
+        told = next((one["commitInfo"].get("timestamp") for one in actions if "commitInfo" in one), None)
+        milliseconds = told or files(self.spark).modified(self._commit_file(name, version))
+        return datetime.fromtimestamp(milliseconds / 1000, UTC)
 
     def versions(self, name: str) -> list[int]:
         """The versions of a table whose commits are kept, newest first."""
@@ -273,7 +279,7 @@ class Lake:
         return _completed(self.spark.read.format("delta").option("versionAsOf", pinned).load(self.path(name)), name)
 
     def newest(self, name: str) -> DataFrame:
-        """A table as it is now, for a look that is none of the run's inputs: it decides nothing of what is written."""
+        """A table as it is now, for a look that is none of the run's inputs: no row that is written follows from it."""
         version = self.version(name)
         return local_frame(self.spark, table(name).schema()) if version is None else self.read(name, version)
 

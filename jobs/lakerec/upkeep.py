@@ -49,12 +49,27 @@ def staying(rows: DataFrame, rule: Kept, before: date) -> DataFrame:
     return old.join(newest, on=[*rule.newest_of, rule.day], how="left_semi")
 
 
+def going(rows: DataFrame, rule: Kept, before: date) -> dict[date, int]:
+    """How many rows of each day older than `before` do not stay; of the days that lose some."""
+    there, stay = rows.where(F.col(rule.day) < F.lit(before)), staying(rows, rule, before)
+    marks = there.select(rule.day, F.lit(1).alias("one")).unionAll(stay.select(rule.day, F.lit(-1).alias("one")))
+    found = marks.groupBy(rule.day).agg(F.sum("one").alias("rows")).where("rows > 0")
+    return {row[rule.day]: int(row["rows"]) for row in found.collect()}
+
+
 def superseded(snapshots: DataFrame, before: date) -> list[str]:
     """The training snapshots of days before `before`, but for the newest of all."""
     newest = snapshots.agg(F.max("as_of_date").alias("newest"))
     older = snapshots.join(newest, on=F.col("as_of_date") < F.col("newest"), how="left_semi")
     found = older.where(F.col("as_of_date") < F.lit(before)).select("snapshot_id").distinct().orderBy("snapshot_id")
     return [str(row["snapshot_id"]) for row in found.collect()]
+
+
+def without_manifest(examples: DataFrame, snapshots: DataFrame, before: date) -> list[str]:
+    """The training snapshots that have examples alone, as their day's was built anew, with no cut from `before` on."""
+    cuts = examples.groupBy("snapshot_id").agg(F.max("cut_date").alias("last"))
+    old = cuts.where(F.col("last") < F.lit(before)).join(snapshots, on="snapshot_id", how="left_anti")
+    return [str(row["snapshot_id"]) for row in old.select("snapshot_id").orderBy("snapshot_id").collect()]
 
 
 def idle(folder: Path, days: float, kept: Collection[str] = ()) -> list[Path]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import gzip
+import shutil
 from collections import Counter
 from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -276,6 +278,46 @@ def test_a_refused_day_stays_out_of_its_neighbours_until_it_is_delivered_anew(sh
     assert landed == {DAY: 10, day_after(1): 5, day_after(2): 4}
     told = [dict(row["details"]).get("days_left_out") for row in ledger(shop) if row["ingest_date"] == day_after(2)]
     assert told == [str(day_after(1))]
+
+
+def copied(shop: Shop, folder: Path) -> Shop:
+    """The shop with all its files and a lake of its own."""
+    shutil.copytree(shop.folder, folder, dirs_exist_ok=True)
+    return Shop(folder, shop.spark, shop.settings)
+
+
+def test_a_day_delivered_again_in_a_bad_state_leaves_whole_whichever_neighbour_runs(shop: Shop, tmp_path_factory):
+    """Day 2 has late events of the days 0 and 1, one of which day 3 delivers once more."""
+    bad = day_after(2)
+    late = [event(50, hour=13), event(51, day=day_after(1), hour=13)]
+    good = [*[event(n, day=bad) for n in range(4)], *late]
+    for n in range(5):
+        again = [late[1].replace("51.5", "99")] * (n == 3)
+        shop.deliver(day_after(n), good if n == 2 else [event(n, day=day_after(n)), *again])
+    tables = ("silver.events", "ml.sequences")
+    shop.run(*INGEST, "build_sequences", days=5)
+    whole = {name: shop.rows(name) for name in tables}
+    assert Counter(row["ingest_date"] for row in whole["silver.events"])[bad] == 6
+    shop.deliver(bad, [*good, *["torn"] * 10])
+    with pytest.raises(DataQualityError):
+        shop.run(*INGEST, start=bad)
+    assert shop.rows("silver.events") == whole["silver.events"]
+
+    never_good = copied(shop, tmp_path_factory.mktemp("never_good"))
+    for name in tables:
+        shutil.rmtree(never_good.folder / "lake" / name.replace(".", "/"))
+    for start in (DAY, day_after(3)):  # the days before it, and behind
+        never_good.run("conform_events", "build_sequences", start=start, days=2)
+    expected = {name: never_good.rows(name) for name in tables}
+    assert {row["value"] for row in expected["silver.events"] if row["event_id"] == f"{day_after(1)}-51"} == {99.0}
+
+    for n in (1, 4):  # neither has all of the event days of day 2 in its window
+        neighbour = copied(shop, tmp_path_factory.mktemp("neighbour"))
+        neighbour.run("conform_events", "build_sequences", start=day_after(n))
+        assert {name: neighbour.rows(name) for name in tables} == expected
+        neighbour.deliver(bad, good)
+        neighbour.run(*INGEST, "build_sequences", start=bad)
+        assert {name: neighbour.rows(name) for name in tables} == whole
 
 
 def test_an_empty_lake_is_filled_from_its_first_day_with_rows(shop: Shop):

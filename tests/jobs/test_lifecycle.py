@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import os
 import shutil
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -267,6 +270,23 @@ def test_a_table_is_restored_to_its_last_version_of_a_day_and_to_this_releases_c
     assert fields(shop, "bronze.items") == as_new(shop, "bronze.items") and len(shop.rows("bronze.items")) == 10
     with pytest.raises(UsageError, match=r"bronze.items: its oldest version is of .*, not 2001-01-01"):
         restore(shop.job("restore"), "bronze.items", None, DAY.replace(year=2001, month=1, day=1), STEPS)
+
+
+def test_a_commit_of_another_program_is_of_the_day_on_which_it_was_made(shop: Shop):
+    """One that tells its time behind what it does, and one that tells none."""
+    shop.run("ingest_catalogue")
+    lake, log = shop.job("look").lake, shop.folder / "lake/bronze/items/_delta_log"
+    today = lake.written_at("bronze.items", 0)
+    later = [datetime.fromtimestamp(int(today.timestamp()), UTC) + timedelta(days=n) for n in (2, 3)]
+    at = int(later[0].timestamp()) * 1000
+    commits = [{"txn": {"appId": "another", "version": 1}}, {"commitInfo": {"timestamp": at, "operation": "WRITE"}}]
+    for version, count in ((1, 2), (2, 1)):
+        file = log / f"{version:020d}.json"
+        file.write_text("".join(json.dumps(one) + "\n" for one in commits[:count]))
+        os.utime(file, (later[1].timestamp(),) * 2)
+    assert [lake.written_at("bronze.items", version) for version in (1, 2)] == later
+    told = restore(shop.job("restore"), "bronze.items", None, today.astimezone(shop.config.zone).date(), STEPS)
+    assert "bronze.items has the rows of version 0 again" in told
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,9 @@ import pytest
 from tests.conftest import DAY, LAKE_STEPS, ROOT, Shop, day_after, event
 
 from lakerec import models, quality
+from lakerec.cli import STEPS
 from lakerec.lake import Window
+from lakerec.restore import restore
 from lakerec.sizes import SIZES
 from lakerec.tables import sql_text
 
@@ -112,6 +114,28 @@ def test_versions_and_commits_are_kept_as_long_as_the_yaml_says(shop: Shop):
     version = shop.version("bronze.events")
     shop.run("maintain_lake")
     assert shop.version("bronze.events") == version and len(shop.rows(SIZES)) == len({*sizes_of(shop)})
+
+
+def test_a_restore_behind_an_upkeep_names_the_days_that_had_lost_rows(shop: Shop):
+    shop.settings["retention"] = {"quarantine.events": 2}
+    lake = shop.job("conform_events").lake
+    lake.append_rows("quarantine.events", [{"ingest_date": day_after(n), "row_number": 1} for n in range(DAYS)])
+    assert shop.run("maintain_lake", days=DAYS)["rows_expired"] == 2
+    told = restore(shop.job("restore"), "quarantine.events", 0, None, STEPS)
+    assert f"days {DAY} .. {day_after(1)} may have changed" in told and len(shop.rows("quarantine.events")) == DAYS
+
+
+def test_examples_of_a_snapshot_that_was_built_anew_go_when_they_are_old(shop: Shop):
+    shop.settings["retention"] = {"ml.examples": 2}
+    lake = shop.job("build_examples").lake
+    cut = {"replaced": day_after(1), "replaced of late": day_after(2), "newest": day_after(0)}
+    lake.append_rows(
+        "ml.examples", [{"snapshot_id": one, "cut_date": day, "split": s} for one, day in cut.items() for s in "ab"]
+    )
+    lake.append_rows("ml.snapshots", [{"snapshot_id": "newest", "as_of_date": day_after(1), "rows": 2}])
+    assert shop.run("maintain_lake", days=DAYS)["rows_expired"] == 2
+    assert {row["snapshot_id"] for row in shop.rows("ml.examples")} == {"replaced of late", "newest"}
+    assert len(shop.rows("ml.snapshots")) == 1
 
 
 def test_upkeep_above_a_dead_run_does_not_hide_it(shop: Shop):

@@ -203,7 +203,7 @@ def test_the_row_that_landed_first_wins_whatever_the_order_of_rows(judge, rows, 
     window = Window(DAY, after(3))
     shuffled = random.sample(rows, len(rows))
     judged = judge([GOOD | row for row in shuffled]).repartition(random.randint(1, 4))
-    told = resolved(judged, window, LATE, 30)
+    told = resolved(judged, window, window.wider(LATE), 30)
     collected = told.collect()
     expected = fates(rows, window)
     assert {(r["ingest_date"], r["source_file"], r["row_number"]): r["fate"] for r in collected} == expected
@@ -224,7 +224,7 @@ def test_days_count_what_is_bad_and_which_rules_were_broken(judge):
     bad = [GOOD | {"id": "b", "kind": "hover"}, GOOD | {"user": "", "id": "c"}, GOOD | {"user": "", "time": None}]
     rows = [*bad, GOOD, GOOD | {"_day": after(1), "id": "n", "time": at(after(1)), "user": "v"}]
     window = Window(DAY, after(1))
-    told = resolved(judge(rows), window, LATE, 30)
+    told = resolved(judge(rows), window, window.wider(LATE), 30)
     (day,) = daily_counts(told, window).collect()
     assert (day["read"], day["bad"], day["bad_share"], day["users"], day["items"]) == (4, 2, 0.5, 1, 1)
     assert {tuple(row) for row in broken_rules(told, window).collect()} == {
@@ -236,7 +236,8 @@ def test_days_count_what_is_bad_and_which_rules_were_broken(judge):
 
 def test_only_quarantined_rows_carry_their_payload(judge):
     rows = [GOOD, GOOD, GOOD | {"kind": "hover"}]
-    told = resolved(judge(rows), Window(DAY, after(1)), LATE, 30).collect()
+    window = Window(DAY, after(1))
+    told = resolved(judge(rows), window, window.wider(LATE), 30).collect()
     assert {row["fate"]: row["payload"] for row in told} == {
         "written": None,
         "duplicate": None,
@@ -246,7 +247,8 @@ def test_only_quarantined_rows_carry_their_payload(judge):
 
 def test_an_id_that_reads_like_the_place_of_a_quarantined_row_is_still_written(judge):
     rows = [GOOD | {"kind": "hover"}, GOOD | {"id": f"{DAY}|f|0"}]
-    told = resolved(judge(rows), Window(DAY, after(1)), LATE, 30).collect()
+    window = Window(DAY, after(1))
+    told = resolved(judge(rows), window, window.wider(LATE), 30).collect()
     assert {row["row_number"]: row["fate"] for row in told} == {0: "quarantined", 1: "written"}
 
 

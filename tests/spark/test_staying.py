@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from datetime import date, timedelta
 
 import pytest
@@ -24,10 +25,13 @@ def test_a_user_keeps_the_newest_list_whatever_its_age(frame, lists, before):
     rows = frame(
         "gold.recommendations", [{"as_of_date": day(n), "user_id": u, "rank": r} for n, u in lists for r in (1, 2)]
     )
-    kept = upkeep.staying(rows, upkeep.RULES["gold.recommendations"], day(before)).collect()
+    rule = upkeep.RULES["gold.recommendations"]
+    kept = upkeep.staying(rows, rule, day(before)).collect()
     newest = {user: max(n for n, u in lists if u == user) for _, user in lists}
     expected = {(day(n), user, rank) for user, n in newest.items() if n < before for rank in (1, 2)}
     assert {(row["as_of_date"], row["user_id"], row["rank"]) for row in kept} == expected and len(kept) == len(expected)
+    gone = Counter(day(n) for n, user in lists if n < min(before, newest[user]) for _ in (1, 2))
+    assert upkeep.going(rows, rule, day(before)) == gone
 
 
 @pytest.mark.parametrize(
@@ -45,3 +49,11 @@ def test_the_newest_snapshot_of_all_stays(frame):
     assert upkeep.superseded(rows, day(9)) == ["s1", "s3"]
     assert upkeep.superseded(rows, day(3)) == ["s1"]
     assert upkeep.superseded(rows.where("snapshot_id = 's1'"), day(9)) == []
+
+
+def test_examples_without_a_manifest_go_by_their_last_cut(frame):
+    cuts = {"built": (1, 2), "anew": (1, 5), "old": (1, 2), "older": (0, 1)}
+    examples = frame("ml.examples", [{"snapshot_id": s, "cut_date": day(n)} for s, days in cuts.items() for n in days])
+    snapshots = frame("ml.snapshots", [{"snapshot_id": "built", "as_of_date": day(3)}])
+    assert upkeep.without_manifest(examples, snapshots, day(5)) == ["old", "older"]
+    assert upkeep.without_manifest(examples, snapshots, day(6)) == ["anew", "old", "older"]
