@@ -26,6 +26,7 @@ import pyspark
 from numpy.typing import NDArray
 from pyspark.ml.recommendation import ALSModel
 from pyspark.sql import DataFrame, SparkSession
+from threadpoolctl import threadpool_limits
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from record import ROOT
@@ -89,7 +90,7 @@ def seconds(work: Callable[[], Any]) -> float:
 
 def searched(search: Exact, users: NDArray[np.float32]) -> None:
     """Every list, each core a share of the users on one thread, as Spark's workers do."""
-    with ThreadPoolExecutor(CORES) as pool:
+    with threadpool_limits(1), ThreadPoolExecutor(CORES) as pool:
         list(pool.map(lambda share: search.search(share, N), np.array_split(users, CORES)))
 
 
@@ -119,9 +120,6 @@ def commit() -> str:
 
 def rows(part: int = PART, items: int = ITEMS, users: int = USERS) -> list[dict[str, Any]]:
     """Users per second of both sides on `part` users, and ours on all `users` beside the peer's rate on `part`."""
-    import torch  # behind lakerec.scorer, which says how OpenMP's threads wait
-
-    torch.set_num_threads(1)
     catalogue, people = factors(items, 0), factors(users, 1)
     search = Exact(Catalogue.of(catalogue, np.zeros(items, dtype=np.float32)))
     spark = session()
