@@ -118,7 +118,7 @@ def main() -> None:
     parser.add_argument("--known", type=int, default=5_000, help="people that the sources are fitted on")
     asked = parser.parse_args()
     for items in asked.items:
-        print(json.dumps({**circumstances(), **measured(items, asked.known, max(20, 2_000_000 // items))}))
+        print(json.dumps({**circumstances(), **measured(items, asked.known, max(128, 2_000_000 // items))}))
 
 
 if __name__ == "__main__":
