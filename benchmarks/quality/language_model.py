@@ -3,9 +3,9 @@
 It learns from slates of the cuts that teach the ranker, each person's scored by boosters that did not see them, stops
 by the slates of the tuning cut, and the final order, with it and without, is learned on these. Four forms are read:
 words alone, the history as item vectors, both history and candidates as item vectors, and these with the retriever's
-vectors behind the texts'. Everything is judged once, on the test targets. With --validation nothing is: the gain on the
-tuning cut is told, by boosters on people out of fold; it is a little hopeful, for the language model stopped by these
-slates. What takes long is kept in .lakerec/bench.
+vectors behind the texts'; and two students that learn from the form of words alone. Everything is judged once, on the
+test targets. With --validation nothing is: the gain on the tuning cut is told, by boosters on people out of fold; it is
+a little hopeful, for the language model stopped by these slates. What takes long is kept in .lakerec/bench.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import tempfile
+import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -55,8 +55,11 @@ FORMS = {
     "history vectors": ("vectors", "text"),
     "vectors": ("vectors", "vectors"),
     "vectors and ids": ("vectors", "vectors"),
+    "history vectors, taught": ("vectors", "text"),
+    "vectors, taught": ("vectors", "vectors"),
 }
 WITH_IDS = ("vectors and ids",)
+TEACHER, STUDENTS = "text", {"history vectors, taught": "history vectors", "vectors, taught": "vectors"}
 TOKENS, TUNED, SHOWN = "tokens", "gain on the tuning cut", 200
 TABLES = {"ml_latest_small": 1, "ml_1m": 0, "online_retail": 1}  # of the plan; of Online Retail explore-only
 VERBS = {"online_retail": ("bought", "returned")}
@@ -83,11 +86,12 @@ class Slated:
     ids: Floats
 
 
-def settings_of(form: str) -> Scorer:
-    """How a form is trained."""
+def settings_of(form: str, teacher: str = "ranker") -> Scorer:
+    """How a form is trained; `teacher`: the version of the model that a student learns from."""
     history, candidate = FORMS[form]
+    learns = {"loss": "distill", "teacher": teacher} if form in STUDENTS else {}
     return Scorer.model_validate(
-        {"history": history, "candidate": candidate, "language_model": "always", "training": TRAINING}
+        {"history": history, "candidate": candidate, "language_model": "always", "training": TRAINING | learns}
     )
 
 
@@ -158,27 +162,37 @@ class Bench:
 
     def read(self, form: str) -> tuple[list[Floats], list[Floats]]:
         """What a language model of a form adds to the logits of the tuning cut's and the test's candidates; kept."""
-        scorer = settings_of(form)
-        digest = hashlib.sha256(f"{self.file.name} {form} {scorer.model_dump_json()}".encode()).hexdigest()[:12]
-        file = self.bench.place / f"read-{form.replace(' ', '-')}-{self.seed}-{digest}.npz"
+        teacher = self._version(TEACHER) if form in STUDENTS else "ranker"
+        file = self.bench.place / f"read-{self._version(form, teacher)}.npz"
         if not file.exists():
-            *lessons, tuning, judged = self.slated()
-            told = Form.of(scorer.model_dump())
-            ids = form in WITH_IDS
-            train = [slate for made in lessons for slate in self.slates(made, told, ids)]
-            valid, test = (self.slates(made, told, ids) for made in (tuning, judged))
-            began = time.perf_counter()
-            with tempfile.TemporaryDirectory() as folder:
-                out = Path(folder) / "model"
-                lines = lambda line: say(f"{form}: {line}")  # noqa: E731
-                report = training.train(train, valid, scorer, READ_WITH, out, lines)
-                predictor = Predictor.load(out, THREADS)
-                both = [np.concatenate(predictor.corrections(slates)) for slates in (valid, test)]
-            say(f"{form}: {time.perf_counter() - began:.0f} s, best epoch {report.best_epoch}")
-            np.savez(file, valid=both[0], test=both[1])
+            self._teach(form, teacher, file)
         *_, tuning, judged = self.slated()
         with np.load(file) as found:
             return split(found["valid"], tuning.shortlist), split(found["test"], judged.shortlist)
+
+    def _version(self, form: str, teacher: str = "ranker") -> str:
+        """The name of a trained form, by all that decides its training."""
+        about = f"{self.file.name} {form} {settings_of(form, teacher).model_dump_json()}"
+        slug = form.replace(",", "").replace(" ", "-")
+        return f"{slug}-{self.seed}-{hashlib.sha256(about.encode()).hexdigest()[:12]}"
+
+    def _teach(self, form: str, teacher: str, file: Path) -> None:
+        """Train a form and keep what it reads; of the teacher the weights, too."""
+        scorer, models = settings_of(form, teacher), self.bench.place / "models"
+        if form in STUDENTS and not (models / teacher).is_dir():
+            self._teach(TEACHER, "ranker", self.bench.place / f"read-{teacher}.npz")
+        *lessons, tuning, judged = self.slated()
+        told, ids = Form.of(scorer.model_dump()), form in WITH_IDS
+        train = [slate for made in lessons for slate in self.slates(made, told, ids)]
+        valid, test = (self.slates(made, told, ids) for made in (tuning, judged))
+        began, out = time.perf_counter(), models / self._version(form, teacher)
+        report = training.train(train, valid, scorer, READ_WITH, out, lambda line: say(f"{form}: {line}"))
+        predictor = Predictor.load(out, THREADS)
+        both = [np.concatenate(predictor.corrections(slates)) for slates in (valid, test)]
+        say(f"{form}: {time.perf_counter() - began:.0f} s, best epoch {report.best_epoch}")
+        np.savez(file, valid=both[0], test=both[1])
+        if form != TEACHER:
+            shutil.rmtree(out)
 
     def verdict(self, told: Sequence[Floats], tuning: Slated) -> Verdict:
         """The final order learned on the tuning cut, and the gain there on people out of fold."""
@@ -218,6 +232,8 @@ class Bench:
         if not self.validation:
             named = [ordered_by(form) for form in forms]
             pairs = [(name, other) for name in named for other in (DEAF, RANKER)] + [(DEAF, RANKER)]
+            taught = [(form, other) for form, plain in STUDENTS.items() for other in (TEACHER, plain)]
+            pairs += [(ordered_by(form), ordered_by(other)) for form, other in taught if {form, other} <= {*forms}]
             rows = report.rows(pairs)
             print(table(rows, {}), flush=True)
             rows += [self._tokens(form, rows[0]) for form in forms]

@@ -174,9 +174,10 @@ class Bench:
         bare = replace(self, plan=replace(self.plan, arm=arm), dataset=replace(self.dataset, shelf=shelf))
         bare.part, bare.report, bare.fitted, bare.plain = self.part, self.report, {}, None
         bare.settings = {name: chosen for name, chosen in self.settings.items() if name not in OF_TEXT}
-        seed = self.plan.seeds[0]
         for made, name in ((self, "ranker"), (bare, NO_TEXT)):
-            made._ranker(name, seed, made.trainer(made.plan.arm))
+            trainer = made.trainer(made.plan.arm)
+            for seed in self.plan.seeds:
+                made._ranker(name, seed, trainer)
         return self.report
 
     def without_each(self) -> report.Report:
@@ -264,7 +265,7 @@ def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--validation", action="store_true", help="report on the validation part, write nothing")
     less_of = parser.add_mutually_exclusive_group()
     less_of.add_argument("--without-each", action="store_true", help="on validation: the ranker without each source")
-    less_of.add_argument("--without-text", action="store_true", help="the ranker beside one without any text; one seed")
+    less_of.add_argument("--without-text", action="store_true", help="the ranker beside one without any text")
     parser.add_argument("--no-spark", dest="spark", action="store_false", help="leave out Spark's ALS")
     parser.add_argument(
         "--table", type=int, help="only this table of the plan, from 0; what is kept of the others stays"
