@@ -55,11 +55,11 @@ FORMS = {
     "history vectors": ("vectors", "text"),
     "vectors": ("vectors", "vectors"),
     "vectors and ids": ("vectors", "vectors"),
-    "history vectors, taught": ("vectors", "text"),
-    "vectors, taught": ("vectors", "vectors"),
+    "history vectors taught": ("vectors", "text"),
+    "vectors taught": ("vectors", "vectors"),
 }
 WITH_IDS = ("vectors and ids",)
-TEACHER, STUDENTS = "text", {"history vectors, taught": "history vectors", "vectors, taught": "vectors"}
+TEACHER, STUDENTS = "text", {"history vectors taught": "history vectors", "vectors taught": "vectors"}
 TOKENS, TUNED, SHOWN = "tokens", "gain on the tuning cut", 200
 TABLES = {"ml_latest_small": 1, "ml_1m": 0, "online_retail": 1}  # of the plan; of Online Retail explore-only
 VERBS = {"online_retail": ("bought", "returned")}
@@ -173,7 +173,7 @@ class Bench:
     def _version(self, form: str, teacher: str = "ranker") -> str:
         """The name of a trained form, by all that decides its training."""
         about = f"{self.file.name} {form} {settings_of(form, teacher).model_dump_json()}"
-        slug = form.replace(",", "").replace(" ", "-")
+        slug = form.replace(" ", "-")
         return f"{slug}-{self.seed}-{hashlib.sha256(about.encode()).hexdigest()[:12]}"
 
     def _teach(self, form: str, teacher: str, file: Path) -> None:
