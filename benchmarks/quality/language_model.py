@@ -216,15 +216,18 @@ class Bench:
         for form in forms:
             valid, test = self.read(form)
             found = self.verdict(valid, tuning)
-            gain = gains[form] = found.gain
-            say(
-                f"{self.data}, {form}: gain on the tuning cut, {gain.users} people out of fold: {gain.gain:+.4f} "
-                f"[{gain.low:+.4f}, {gain.high:+.4f}], detectable {gain.detectable:.4f}"
-            )
+            if silent(valid):
+                say(f"{self.data}, {form}: no epoch was better than the ranker alone; the order is the one without")
+            else:
+                gain = gains[form] = found.gain
+                say(
+                    f"{self.data}, {form}: gain on the tuning cut, {gain.users} people out of fold: {gain.gain:+.4f} "
+                    f"[{gain.low:+.4f}, {gain.high:+.4f}], detectable {gain.detectable:.4f}"
+                )
             if self.validation:
                 continue
             features = judged.shortlist.table(test, judged.part.histories, stock)
-            scores = {ordered_by(form): found.final.score(features)}
+            scores = {ordered_by(form): (found.unread if silent(test) else found.final).score(features)}
             if DEAF not in report.outcomes:
                 scores[DEAF] = found.unread.score(features)
             for name, score in scores.items():
@@ -259,6 +262,11 @@ class Bench:
         kept = {key: like[key] for key in ("data", "protocol", "slice")}
         about = {"model": ordered_by(form), "metric": TOKENS, "value": round(mean, 1), "users": SHOWN}
         return {**kept, **about, "seed": self.seed, "seconds": None}
+
+
+def silent(told: Sequence[Floats]) -> bool:
+    """Whether a language model adds nothing to any candidate, as one does that no epoch has made better."""
+    return not any(added.any() for added in told)
 
 
 def ordered_by(form: str) -> str:
