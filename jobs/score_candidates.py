@@ -89,7 +89,7 @@ def _scored(job: Job, model: models.Promotion, day: date, users: DataFrame, tota
         shelf.save(file := place / "shelf.npz")
         if shelf.on_shelf.sum() > job.config.candidates.exact_items:
             sample = users.orderBy(F.xxhash64("user_id")).limit(SAMPLE).toPandas()
-            ScoringDay.load(artefact, file).invert(sample, place, job.say)
+            ScoringDay.invert(artefact, file, sample, job.say)
         lists = list_scorer(str(artefact), str(file), task_threads(job.spark), job.config.slate_size)
         yield batch.run(job.spark, users, total, buckets, bucket_scorer(lists, str(place)), place, job.say)
 

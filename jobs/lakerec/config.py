@@ -228,7 +228,8 @@ class Candidates(Model):
     """Which generators nominate items for a user (all of them without a list), and how many are scored.
 
     `per_user` of the final ranker's best go to the language model; `popular_days` is the window of the popular list.
-    Where more than `exact_items` may be recommended, the nearest vectors are looked for in an inverted file.
+    Where more than `exact_items` may be recommended, the nearest vectors are looked for in an inverted file; up to
+    30,000 items every score is written down, and nothing is looked for.
     """
 
     per_user: int = Field(default=20, ge=1, le=1000)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -114,22 +115,27 @@ def candidates(
 
 def _popularity(histories: Histories, item: NDArray, person: NDArray, stock: Stock) -> list[NDArray]:
     """log1p of choices in each window, and the share of the next longer window that falls into it."""
-    found, which = np.unique(np.floor(histories.at), return_inverse=True)
-    table = np.stack([[stock.daily.within(at, days) for days in WINDOWS] for at in found])
-    counts = table[which[person], :, item]
+    counts = np.stack([_of_day(histories, person, item, partial(stock.daily.within, days=days)) for days in WINDOWS], 1)
     shares = [counts[:, i] / np.maximum(counts[:, i + 1], 1) for i in range(len(WINDOWS) - 1)]
     return [*np.log1p(counts).T, *shares]
 
 
 def _item(histories: Histories, person: NDArray, item: NDArray, shelf: Shelf, stock: Stock) -> list[NDArray]:
     """Growth (30 days against 90 before), age in days, price, likeness to the last and the nearest of the last 10."""
-    at = histories.at[person]
-    found, which = np.unique(np.floor(histories.at), return_inverse=True)
-    month = np.stack([stock.daily.within(day, 30) for day in found])
-    earlier = np.stack([stock.daily.within(day, 120) for day in found]) - month
-    growth = np.log1p(month) - np.log1p(earlier / 3)
+    month, both = (_of_day(histories, person, item, partial(stock.daily.within, days=days)) for days in (30, 120))
+    growth = np.log1p(month) - np.log1p((both - month) / 3)
     last, near = _likeness(histories, person, item, shelf.centred)
-    return [growth[which[person], item], at - stock.first_seen[item], stock.sound_price[item], last, near]
+    return [growth, histories.at[person] - stock.first_seen[item], stock.sound_price[item], last, near]
+
+
+def _of_day(histories: Histories, person: NDArray, item: NDArray, told: Callable[[float], NDArray]) -> NDArray:
+    """(n,) what is told of each candidate on its person's day, of one (items,) a day at a time."""
+    days, which = np.unique(np.floor(histories.at), return_inverse=True)
+    found, place = np.empty(len(item), dtype=np.float64), which[person]
+    for number, day in enumerate(days):
+        mine = place == number
+        found[mine] = told(day)[item[mine]]
+    return found
 
 
 def _likeness(histories: Histories, person: NDArray, item: NDArray, vectors: Floats) -> tuple[NDArray, NDArray]:

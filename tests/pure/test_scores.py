@@ -116,7 +116,16 @@ def test_a_process_holds_the_searches_of_one_stage_and_those_that_were_given(mon
         index.on(other, 1)
     assert [index._exact is not None for index in indexes] == [False, False, True, True]
     assert indexes[0].on(shelf, 1) is given and indexes[0].on(other, 1) is not given
-    assert indexes[0].on(shelf, module.SPARE + 1) is not given
+    assert indexes[0].on(shelf, module.SPARE + 1) is given  # none of its items is silent: it has them all
+
+
+def test_what_was_given_without_some_silent_items_is_not_asked_for_more_of_them(monkeypatch):
+    monkeypatch.setattr(module, "SPARE", 4)
+    vectors, shelf, given = np.zeros((50, 2), np.float32), np.ones(50, bool), object()
+    vectors[7] = 1
+    index = Index(vectors)
+    index.use(shelf, lambda catalogue: given)
+    assert index.on(shelf, 4) is given and index.on(shelf, 5) is not given
 
 
 def test_the_normaliser_is_that_of_a_softmax_whatever_the_pieces(monkeypatch):

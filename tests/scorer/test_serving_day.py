@@ -203,7 +203,9 @@ def test_beyond_it_inverted_files_are_searched_and_say_what_they_find(served, fr
     artefact, file, day, predictor = served
     lines = []
     shutil.copy(file, tmp_path / "shelf.npz")
-    ScoringDay.load(artefact, file).invert(frame, tmp_path, lines.append)
+    (tmp_path / INVERTED).mkdir()
+    (tmp_path / INVERTED / "text.faiss").write_bytes(b"half a file")  # of a run that ended amid it
+    ScoringDay.invert(artefact, tmp_path / "shelf.npz", frame, lines.append)
     sources = {"als", "text", "retriever"} & set(day.recommender.stage.names)
     assert {each.stem for each in (tmp_path / INVERTED).iterdir()} == sources  # one for both that compare texts
     assert {line.split(":")[0] for line in lines} == sources

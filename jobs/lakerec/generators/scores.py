@@ -277,7 +277,7 @@ class Index:
 
     def __init__(self, vectors: Floats, biases: Floats | None = None) -> None:
         self.vectors, self.biases = vectors, biases
-        self._given: tuple[NDArray[np.bool_], Nearest] | None = None
+        self._given: tuple[NDArray[np.bool_], Nearest, float] | None = None
         self._exact: tuple[NDArray[np.bool_], int, Nearest] | None = None
         self._widened: Index | None = None
 
@@ -293,7 +293,7 @@ class Index:
 
     def on(self, shelf: NDArray[np.bool_], count: int) -> Nearest:
         """What finds the best `count` of the shelf and fewer; what was made for the shelf before is kept."""
-        if self._given is not None and count <= SPARE and np.array_equal(self._given[0], shelf):
+        if self._given is not None and count <= self._given[2] and np.array_equal(self._given[0], shelf):
             return self._given[1]
         known = self._exact
         if known is None or known[1] < count or not np.array_equal(known[0], shelf):
@@ -307,7 +307,8 @@ class Index:
 
     def use(self, shelf: NDArray[np.bool_], nearest: Callable[[Catalogue], Nearest]) -> None:
         """Search this shelf by what is made of its catalogue."""
-        self._given = shelf, nearest(self.catalogue(shelf))
+        most = SPARE if (shelf & self.silent).sum() > SPARE else np.inf  # then no item of the shelf is left out
+        self._given = shelf, nearest(self.catalogue(shelf)), most
 
     def catalogue(self, shelf: NDArray[np.bool_], spare: int = SPARE) -> Catalogue:
         """The items of a shelf; of silent ones, which tie for everybody, no more than can be among the best."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -94,10 +95,17 @@ class ScoringDay:
         found._take(day.with_name(INVERTED))
         return found
 
-    def invert(self, frame: pd.DataFrame, folder: Path, say: Callable[[str], None] = print) -> None:
-        """Build inverted files of a large catalogue into `folder`/INVERTED, probed enough for a frame's users."""
-        place = folder / INVERTED
-        place.mkdir(exist_ok=True)
+    @classmethod
+    def invert(cls, artefact: Path, day: Path, frame: pd.DataFrame, say: Callable[[str], None] = print) -> None:
+        """Build inverted files of a large catalogue beside the day's file, probed enough for a frame's users.
+
+        What a run that ended amid it has left there is not read.
+        """
+        shutil.rmtree(place := day.with_name(INVERTED), ignore_errors=True)
+        place.mkdir()
+        cls.load(artefact, day)._invert(frame, place, say)
+
+    def _invert(self, frame: pd.DataFrame, place: Path, say: Callable[[str], None]) -> None:
         done = list[Index]()
         for name, told in self._products(self.histories(frame)):
             sample = told.people[told.people.any(axis=1)].astype(np.float32)
