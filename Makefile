@@ -1,6 +1,6 @@
 # lakerec: `make demo` and `make test` do all the set-up on a machine that has Python 3.11 and make.
 SHELL := /bin/bash
-CONFIG ?= conf/demo.yaml
+CONFIG ?=
 TORCH ?=
 WORKERS ?= 2
 
@@ -36,7 +36,7 @@ install-aws: install  ## Hadoop's S3 client and the AWS SDK, for paths that begi
 install-lineage: install  ## OpenLineage's listener for Spark, for `lineage.spark` of the YAML (33 MB)
 	@.venv/bin/python scripts/jars.py lineage
 
-up: install      ## start Airflow with the DAGs on their schedules; CONFIG=conf/yours.yaml
+up: install      ## start Airflow with the DAGs on their schedules; CONFIG=conf/yours.yaml, without: the last one, or the demo's
 	@CONFIG=$(CONFIG) scripts/up.sh
 
 down:            ## end every process that `make up` started

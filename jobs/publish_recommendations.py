@@ -15,7 +15,7 @@ from lakerec.tables import sql_text
 
 
 def run(job: Job) -> dict[str, Any]:
-    """One transaction makes the lists visible; their number is compared with gold."""
+    """One transaction makes the lists visible; their number is compared with gold, their users with those served."""
     with job.lake.lease(), serving.target(job.config) as uri:
         lists = job.lake.read("gold.recommendations")
         known = lists.where(F.col("as_of_date") <= F.lit(job.last_day))
@@ -26,7 +26,8 @@ def run(job: Job) -> dict[str, Any]:
             expected = latest.count()
             if not expected:
                 raise NotEnoughDataError(f"gold.recommendations has no list up to {job.last_day}: run score_candidates")
-            published = serving.publish(uri, map(tuple, streamed(latest)), job.last_day, expected)
+            share = job.config.freshness.min_share
+            published = serving.publish(uri, map(tuple, streamed(latest)), job.last_day, expected, share)
         finally:
             latest.unpersist()
         counts = {"read": expected, "written": published.written, "deleted": published.deleted}

@@ -1,11 +1,22 @@
 #!/usr/bin/env bash
 # Start Airflow with its metadata in the embedded PostgreSQL: CONFIG=conf/demo.yaml scripts/up.sh
-# Run it again to start what has ended, or with another CONFIG: what runs with other settings is restarted. scripts/down.sh ends all of it.
+# Run it again to start what has ended; without CONFIG it is the one that was started last, and a variable that was set
+# then has to be set now (FORGET=yes: it is not wanted any more). With another CONFIG what runs is restarted.
+# scripts/down.sh ends all of it.
 set -euo pipefail
+# The names of what the caller has set: keys, connections. Not what is meant for one start.
+given=$(env | grep -oE '^(LAKEREC_|AIRFLOW_|AWS_|OPENLINEAGE_|PG)[A-Za-z0-9_]*' |
+    grep -vxE 'LAKEREC_(HOME|PORT|SCHEDULES|STATE|TIMEZONE)' | LC_ALL=C sort || true)
 source "$(dirname "${BASH_SOURCE[0]}")/env.sh"
 source "$LAKEREC_HOME/scripts/lineage.sh"
-CONFIG=$(realpath "${CONFIG:-$LAKEREC_HOME/conf/demo.yaml}")
+last=$(cat "$STATE/config" 2>/dev/null || true)
+CONFIG=$(realpath -m "${CONFIG:-${last:-$LAKEREC_HOME/conf/demo.yaml}}")
 [ -f "$CONFIG" ] || fail "there is no configuration $CONFIG: pass CONFIG=FILE"
+if [ "$CONFIG" = "$last" ] && [ "${FORGET:-}" != yes ]; then
+    missing=$( (LC_ALL=C comm -23 "$STATE/environment" <(echo "$given") 2>/dev/null || true) | xargs)
+    [ -z "$missing" ] ||
+        fail "Airflow was started with $missing in the environment, and now without: set them, or make up FORGET=yes"
+fi
 command -v airflow >/dev/null || fail "there is no Airflow in $LAKEREC_HOME/.venv-airflow: run make install"
 
 port_is_taken() { (exec 3<>"/dev/tcp/127.0.0.1/$LAKEREC_PORT") 2>/dev/null; }
@@ -65,6 +76,8 @@ if [ -f "$AIRFLOW_HOME/settings" ] && [ "$(cat "$AIRFLOW_HOME/settings")" != "$s
     processes stop
 fi
 echo "$settings" >"$AIRFLOW_HOME/settings"
+echo "$CONFIG" >"$STATE/config"
+echo "$given" >"$STATE/environment"
 
 say "preparing Airflow's database ..."
 "$LAKEREC_HOME/scripts/prepare.sh" "$CONFIG" >"$AIRFLOW_HOME/setup.log" 2>&1 ||

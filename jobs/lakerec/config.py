@@ -426,7 +426,8 @@ class Serving(Model):
 
 class Freshness(Model):
     """When lists are fresh: at most so many days older than the day that ended, at least this share of the rows that
-    the publication of an earlier day had, and events in one of the last `max_quiet_days` + 1 days.
+    the publication of an earlier day had, and events in one of the last `max_quiet_days` + 1 days. What has lists of
+    less than this share of the users that are served is not published.
     """
 
     max_age_days: int = Field(default=0, ge=0)

@@ -101,12 +101,15 @@ class Publication:
     deleted: int
 
 
-def publish(uri: str, rows: Iterator[tuple[Any, ...]], as_of: date, expected: int) -> Publication:
+def publish(
+    uri: str, rows: Iterator[tuple[Any, ...]], as_of: date, expected: int, min_share: float = 0.0
+) -> Publication:
     """Serve exactly these rows (columns of Recommendation; user '*' is the fallback) as of a day.
 
     Raises AlreadyServedError for an older day than the one served, ServingError for another number of rows than
-    expected, no row of the day, no fallback or rows that break the table; then nothing changes, nor where DiskFullError
-    says that the server has no room. ConnectionFailedError is worth a retry.
+    expected, no row of the day, no fallback, rows that break the table, or lists of less than `min_share` of the users
+    that have one; then nothing changes, nor where DiskFullError says that the server has no room. ConnectionFailedError
+    is worth a retry.
     """
     with _connected(uri) as connection:
         _ensure_schema(connection)
@@ -119,6 +122,7 @@ def publish(uri: str, rows: Iterator[tuple[Any, ...]], as_of: date, expected: in
             _lock(connection)
             _refuse_older(connection, as_of)
             _check_staged(connection, as_of, expected)
+            _check_share(connection, as_of, min_share)
             deleted = connection.execute(DELETE_GONE).rowcount
             written = connection.execute(UPSERT_CHANGED).rowcount
             return Publication(_log(connection, as_of, expected), as_of, expected, written, deleted)
@@ -232,6 +236,18 @@ def _check_staged(connection: psycopg.Connection[Any], as_of: date, expected: in
     latest = _scalar(connection, "select max(as_of_date) from staged")
     if latest != as_of:
         raise ServingError(f"publication of {as_of}: its newest rows are of {latest}; score {as_of} and try again")
+
+
+def _check_share(connection: psycopg.Connection[Any], as_of: date, min_share: float) -> None:
+    """Lists of an empty or another lake end here: they would take everybody's away, and the day would be green."""
+    query = "select count(distinct user_id) from {}"
+    served, staged = (_scalar(connection, query.format(table)) for table in ("serving.recommendations", "staged"))
+    if staged < min_share * served:
+        raise ServingError(
+            f"publication of {as_of}: lists of {staged} users, the site has those of {served}; with less than "
+            f"freshness.min_share = {min_share:g} of them nothing changes. Look whether `lake` of the YAML is the one "
+            "that was served (mounted? restored whole?); if so many are gone indeed, publish once with a smaller one"
+        )
 
 
 def _log(connection: psycopg.Connection[Any], as_of: date, rows: int) -> int:

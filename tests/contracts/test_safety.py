@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import os
+import socket
 import subprocess
 from pathlib import Path
 
@@ -85,3 +86,36 @@ def test_a_servers_uri_that_was_given_is_not_printed():
     assert "${lists:-${LAKEREC_SERVING_URI:-}}" in last  # the embedded one's alone: it needs no password from without
     script = "lists=${!serving:+the server of $serving}\n"
     assert script in (ROOT / "scripts" / "up.sh").read_text()
+
+
+def started(state: Path, **given: str) -> subprocess.CompletedProcess[str]:
+    """What scripts/up.sh says beside a port that is taken, at which it ends before it starts anything."""
+    clean = {key: value for key, value in os.environ.items() if not key.startswith(("AIRFLOW", "LAKEREC_", "CONFIG"))}
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        clean |= {"LAKEREC_STATE": str(state), "LAKEREC_PORT": str(taken.getsockname()[1]), **given}
+        return subprocess.run(["scripts/up.sh"], cwd=ROOT, env=clean, capture_output=True, text=True)
+
+
+def test_up_alone_starts_what_was_started_last_and_misses_its_keys(tmp_path):
+    """In a fresh shell, at night: neither the demo in production's place nor production without its keys."""
+    mine = tmp_path / "shop.yaml"
+    (tmp_path / "config").write_text(f"{mine}\n")
+    (tmp_path / "environment").write_text("AIRFLOW_CONN_ALERTS\nLAKEREC_USER_KEY\n")
+    assert f"there is no configuration {mine}" in started(tmp_path).stderr
+    mine.write_text("lake: lake\n")
+    assert "with AIRFLOW_CONN_ALERTS LAKEREC_USER_KEY in the environment, and now without" in started(tmp_path).stderr
+    assert "with LAKEREC_USER_KEY in" in started(tmp_path, AIRFLOW_CONN_ALERTS="x").stderr
+    for wanted in (
+        {"AIRFLOW_CONN_ALERTS": "x", "LAKEREC_USER_KEY": "y"},
+        {"FORGET": "yes"},
+        {"CONFIG": "conf/demo.yaml"},
+    ):
+        found = started(tmp_path, **wanted)
+        assert found.returncode == 1 and "is in use by another program" in found.stderr
+
+
+def test_up_keeps_names_and_no_values():
+    assert (
+        "given=$(env | grep -oE '^(LAKEREC_|AIRFLOW_|AWS_|OPENLINEAGE_|PG)[A-Za-z0-9_]*'"
+        in (ROOT / "scripts" / "up.sh").read_text()
+    )

@@ -68,6 +68,18 @@ def test_only_the_rows_that_differ_change(uri) -> None:
     assert served(uri) == sorted(batch)
 
 
+def test_lists_of_few_of_the_users_that_are_served_are_refused_unless_that_is_allowed(uri) -> None:
+    """An empty lake has a list for everyone, and nothing else."""
+    load(uri, rows(DAY, [*USERS, "cid"]), DAY)
+    tomorrow = DAY + timedelta(days=1)
+    with pytest.raises(ServingError, match=r"lists of 1 users, the site has those of 4; .* freshness.min_share = 0.5"):
+        publish(uri, iter(rows(tomorrow, ["*"])), tomorrow, 3, min_share=0.5)
+    assert served(uri) == sorted(rows(DAY, [*USERS, "cid"]))
+    publish(uri, iter(rows(tomorrow, ["*", "ann"], k=1)), tomorrow, 2, min_share=0.5)
+    publish(uri, iter(rows(tomorrow, ["*"])), tomorrow, 3, min_share=0.0)
+    assert served(uri) == sorted(rows(tomorrow, ["*"]))
+
+
 def test_a_user_without_a_list_gets_the_fallback(uri) -> None:
     load(uri, rows(DAY, USERS), DAY)
     assert [row.item_id for row in list_for(uri, "ann")] == [f"ann-{r}-v{DAY}" for r in (1, 2, 3)]
