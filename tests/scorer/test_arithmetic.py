@@ -31,7 +31,10 @@ def test_the_figures_by_hand():
     found = compared("int8", exact, other, slates)
     assert found.overlap == pytest.approx((1 + 0.8) / 2)
     assert found.ndcg_loss == pytest.approx(1 - 1 / np.log2(3)) and not found.good
-    assert "0.900 of the ten best are the same, NDCG@10 loses +0.3691" in str(found)
+    assert "0.900 of the ten best are the same, NDCG@10 loses +0.3691 of 1.0000" in str(found)
+    poor = [slate([0] * 200 + [1])]  # of little NDCG little may be lost
+    lost = compared("int8", [np.arange(201.0)], [np.append(np.arange(200.0), 198.5)], poor)
+    assert lost.ndcg_loss > 0 and not lost.good
     assert compared("narrow", [], [], []).good
     overflown = [np.array([np.nan, 3.0, 1.0]), np.arange(12.0)]
     assert not compared("int8", exact, overflown, slates).good
@@ -123,3 +126,23 @@ def test_a_kind_that_is_another_elsewhere_is_judged_by_the_worst(monkeypatch):
     lines = []
     kind, told = arithmetic.chosen(Said, Model(), slates, "int8", lines.append)
     assert kind == "float32" and told["kind"] in ("int8", "narrow") and "refused" in lines[0]
+
+
+def test_what_is_judged_is_the_order_that_is_served(tiny, tmp_path, monkeypatch):
+    """A final order may make much of what moves the logits little."""
+    monkeypatch.setattr(arithmetic, "precision", lambda place: torch.bfloat16)
+    data = make_slates(200, 1, 9.0, ["red"]), make_slates(50, 2, 9.0, ["red"])
+    settings = Training(freeze="full", epochs=1, learning_rate=2e-3, token_budget=256)
+    scorer = Scorer(model=str(tiny), training=settings, history_tokens=32, candidate_tokens=4, language_model="always")
+    asked = []
+
+    def served(told):
+        asked.append(told)
+        return [(1.0 if len(asked) % 2 else -1.0) * slate.labels for slate in data[1]]
+
+    training.train(*data, scorer, ["noise"], tmp_path / "v", lambda _: None, None, None, served)
+    assert len(asked) == 2 and load_manifest(tmp_path / "v").settings["arithmetic"] == "float32"
+    asked.clear()
+    training.train(*data, scorer, ["noise"], tmp_path / "w", lambda _: None, None, None, lambda told: told)
+    agreement = load_manifest(tmp_path / "w").settings["agreement"]
+    assert agreement["kind"] == "narrow" and agreement["overlap"] > 0.5

@@ -19,8 +19,9 @@ from lakerec.scorer.slates import Slate
 
 TOP = 10
 LEAST_OVERLAP = 0.95  # of the ten best of a slate
-MOST_LOSS = 0.002  # of NDCG@10
+MOST_LOSS = 0.01  # of float32's NDCG@10
 JUDGED = 200  # slates
+Scored = Callable[[Predictor, Sequence[Slate]], Sequence[NDArray[np.floating]]]
 
 
 @dataclass(frozen=True)
@@ -31,16 +32,17 @@ class Agreement:
     overlap: float
     ndcg_loss: float
     slates: int
+    ndcg: float = 1.0
 
     @property
     def good(self) -> bool:
         """Whether the kind may be used."""
-        return self.overlap >= LEAST_OVERLAP and self.ndcg_loss <= MOST_LOSS
+        return self.overlap >= LEAST_OVERLAP and self.ndcg_loss <= MOST_LOSS * self.ndcg
 
     def __str__(self) -> str:
         return (
             f"{self.kind} beside float32 on {self.slates} slates: {self.overlap:.3f} of the ten best are the same, "
-            f"NDCG@10 loses {self.ndcg_loss:+.4f}"
+            f"NDCG@10 loses {self.ndcg_loss:+.4f} of {self.ndcg:.4f}"
         )
 
 
@@ -50,23 +52,24 @@ def chosen(
     slates: Sequence[Slate],
     wish: str,
     say: Callable[[str], None],
+    scored: Scored = lambda predictor, slates: predictor.logits(slates),
 ) -> tuple[str, dict[str, Any]]:
     """The wished kind (`auto`: narrow where that is fast) if it ranks the slates as float32 does, else the next one.
 
-    slates are labelled; what comes with the kind are the figures of the last comparison: the worst, where a kind is
-    another one on other machines.
+    slates are labelled; scored: what orders the first of them where they are served, by a predictor. What comes with
+    the kind are the figures of the last comparison: the worst, where a kind is another one on other machines.
     """
     fast = [NARROW] if precision(model.mean.device.type) != torch.float32 else []
     kinds = {"auto": fast, INT8: [INT8, *fast], FLOAT32: []}[wish]
     judged, told = slates[:JUDGED], {}
-    exact = predictor(model.computing(FLOAT32)).logits(judged) if kinds else []
+    exact = scored(predictor(model.computing(FLOAT32)), judged) if kinds else []
     for kind in kinds:
         found = min(
-            (compared(kind, exact, predictor(each).logits(judged), judged) for each in computing(model, kind)),
+            (compared(kind, exact, scored(predictor(each), judged), judged) for each in computing(model, kind)),
             key=lambda agreement: (agreement.good, -agreement.ndcg_loss),
         )
         told = asdict(found)
-        say(f"{found}" + ("" if found.good else f": refused (at least {LEAST_OVERLAP}, at most {MOST_LOSS})"))
+        say(f"{found}" + ("" if found.good else f": refused (at least {LEAST_OVERLAP}, at most {MOST_LOSS:.0%})"))
         if found.good:
             return kind, told
     return FLOAT32, told
@@ -91,8 +94,11 @@ def compared(
         return Agreement(kind, 0.0, float("inf"), len(slates))
     pairs = [(a, b) for a, b in zip(exact, other, strict=True) if len(a) > 1]
     shares = [len(np.intersect1d(_best(a), _best(b))) / min(TOP, len(a)) for a, b in pairs]
-    lost = _ndcg(exact, slates) - _ndcg(other, slates)
-    return Agreement(kind, float(np.mean(shares)) if shares else 1.0, 0.0 if np.isnan(lost) else lost, len(slates))
+    whole = _ndcg(exact, slates)
+    overlap, lost = float(np.mean(shares)) if shares else 1.0, whole - _ndcg(other, slates)
+    if np.isnan(lost):
+        return Agreement(kind, overlap, 0.0, len(slates))
+    return Agreement(kind, overlap, lost, len(slates), whole)
 
 
 def _best(scores: NDArray[np.floating]) -> NDArray[np.int64]:

@@ -25,12 +25,13 @@ from numpy.typing import NDArray
 from lakerec import generators, metrics
 from lakerec.config import Config
 from lakerec.errors import ConfigError, NotEnoughDataError
+from lakerec.features import Stock
 from lakerec.generators.popularity import DailyCounts
 from lakerec.histories import Floats, Histories
 from lakerec.protocols import Part
 from lakerec.scorer import bundle, final, training
 from lakerec.scorer.base_model import model_id
-from lakerec.scorer.final import Shortlist, Verdict
+from lakerec.scorer.final import Final, Shortlist, Verdict
 from lakerec.scorer.ranker import Lessons, Ranker
 from lakerec.scorer.recommender import (
     FirstStage,
@@ -268,6 +269,12 @@ class Slated:
     shortlist: Shortlist
     part: Part
 
+    def scores(self, order: Final, told: Sequence[Floats], stock: Stock) -> list[Floats]:
+        """(n,) by which a final order sorts the candidates of each of the first people; told: as in Shortlist.table."""
+        few = Shortlist(self.shortlist.items[: len(told)], self.shortlist.scores[: len(told)])
+        table = few.table(told, self.part.histories.select(np.arange(len(told))), stock)
+        return np.split(order.score(table), np.cumsum(few.kept.sum(axis=1))[:-1])
+
 
 def shortlisted(
     stage: FirstStage,
@@ -372,12 +379,16 @@ def train(
         report["language_model"] = None if verdict is None else verdict.told
         return verdict is not None and verdict.pays
 
+    def served(told: Sequence[Floats]) -> list[Floats] | None:
+        """By the final order, which is what cheaper arithmetic may not change."""
+        return None if verdict is None else held.scores(verdict.final, told, valid.stock)
+
     def beside(folder: Path, language_model: bool) -> None:
         kept = {"evaluated": evaluated, "serving": serving}
         orders = verdict.orders if verdict is not None and language_model else {}
         bundle.save(folder, recipe, list(world.items), world.nodes, kept, retrievers, ranker, orders)
 
-    made = training.train(slates, held.slates, config.scorer, FEATURES, out, say, beside, pays)
+    made = training.train(slates, held.slates, config.scorer, FEATURES, out, say, beside, pays, served)
     for left in out.parent.glob(f".{out.name}.*"):  # checkpoints, and drafts of runs that were killed as they wrote
         shutil.rmtree(left) if left.is_dir() else left.unlink()
     return made

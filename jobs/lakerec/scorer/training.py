@@ -41,6 +41,7 @@ from lakerec.scorer.slates import Form, Packer, Slate
 
 Beside = Callable[[Path, bool], None]
 Pays = Callable[[list[NDArray[np.float32]]], bool]
+Served = Callable[[list[NDArray[np.float32]]], list[NDArray[np.floating]] | None]
 Taught = tuple[Tensor, Tensor]  # a teacher's logits of the training's and the validation's candidates
 
 
@@ -53,18 +54,20 @@ def train(
     progress: Callable[[str], None],
     beside: Beside | None = None,
     pays: Pays | None = None,
+    served: Served | None = None,
 ) -> TrainingReport:
     """Fine-tune and write the artefact to `out`, whose name is its version; a run that was killed goes on.
 
     `beside` writes what else belongs to the artefact into its folder, told whether the language model does. One that
     does not validate better than the features, or by what it adds to the validation slates' logits does not pay, is
-    left out, unless the configuration wants it always: lists are then the features' alone.
+    left out, unless the configuration wants it always: lists are then the features' alone. `served` has the scores
+    that order the first of these slates in a list, by what is added; without it, or where it has none, the logits do.
     """
     first = parallel.rank() == 0
     with parallel.group():
         training = _Trained(train, valid, scorer, feature_names, out, progress if first else lambda _: None)
         if first:
-            training.finish(beside, pays)
+            training.finish(beside, pays, served)
         training.report.language_model = parallel.from_first(training.report.language_model)
     return training.report
 
@@ -143,10 +146,10 @@ class _Trained:
         if isinstance(self.model.encoder, PeftModel):
             self.model.encoder = self.model.encoder.merge_and_unload()
 
-    def finish(self, beside: Beside | None, pays: Pays | None) -> None:
+    def finish(self, beside: Beside | None, pays: Pays | None, served: Served | None) -> None:
         """Judge the language model and write the artefact."""
         report, scorer, out = self.report, self.scorer, self.out
-        report.language_model = kept = self._kept(pays)
+        report.language_model = kept = self._kept(pays, served)
         if not kept:
             why = "by scorer.language_model" if scorer.language_model == "never" else "for it does not pay"
             self.progress(f"the language model is left out, {why}; it costs nothing")
@@ -160,7 +163,7 @@ class _Trained:
         save(out, self.model, self.tokenizer, made, None if beside is None else lambda folder: beside(folder, kept))
         self.checkpoint.unlink(missing_ok=True)
 
-    def _kept(self, pays: Pays | None) -> bool:
+    def _kept(self, pays: Pays | None, served: Served | None) -> bool:
         """Whether the language model becomes part of the artefact."""
         wish = self.scorer.language_model
         if wish != "always" and not self.report.best_epoch:
@@ -170,8 +173,13 @@ class _Trained:
             if wish != "always":
                 return False
             self.progress("the language model stays all the same, by scorer.language_model: always")
+
+        def scored(predictor: Predictor, slates: Sequence[Slate]) -> Sequence[NDArray[np.floating]]:
+            found = None if served is None else served(predictor.corrections(slates))
+            return predictor.logits(slates) if found is None else found
+
         self.arithmetic, self.agreement = arithmetic.chosen(
-            self._predictor, self.model, self.valid, self.scorer.arithmetic, self.progress
+            self._predictor, self.model, self.valid, self.scorer.arithmetic, self.progress, scored
         )
         return True
 
