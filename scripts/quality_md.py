@@ -136,7 +136,9 @@ def _long(rows: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
 
 
 def _pair(row: dict[str, Any]) -> str:
-    name = f"{row['model']}: {TUNED}" if row["metric"] == TUNED else row["model"]
+    name = row["model"]
+    if row["metric"] == TUNED:
+        name += f": {TUNED}, where the gate {'leaves it out: ' + row['doubt'] if row['doubt'] else 'keeps it'}"
     return f"| {name} | {row['value']:+.4f} | [{row['low']:+.4f}, {row['high']:+.4f}] | {row['detectable']:.4f} |"
 
 

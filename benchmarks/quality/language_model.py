@@ -32,10 +32,9 @@ from benchmarks.quality.report import Row, table
 from matplotlib import pyplot
 from numpy.typing import NDArray
 
-from lakerec.config import Scorer
+from lakerec.config import Promotion, Scorer
 from lakerec.features import Stock, feature_names
 from lakerec.histories import Floats, Histories
-from lakerec.metrics import Comparison
 from lakerec.protocols import Part
 from lakerec.scorer import training
 from lakerec.scorer.base_model import folder
@@ -45,6 +44,7 @@ from lakerec.scorer.nightly import FEATURES as READ_WITH
 from lakerec.scorer.nightly import ranker_features, shortlisted
 from lakerec.scorer.prediction import Predictor
 from lakerec.scorer.slates import Form, Packer, Slate
+from lakerec.slices import Slices
 
 matplotlib.use("Agg")
 DEPTH = 50  # candidates of a slate
@@ -178,14 +178,19 @@ class Bench:
 
     def _teach(self, form: str, teacher: str, file: Path) -> None:
         """Train a form and keep what it reads; of the teacher the weights, too."""
-        scorer, models = settings_of(form, teacher), self.bench.place / "models"
-        if form in STUDENTS and not (models / teacher).is_dir():
-            self._teach(TEACHER, "ranker", self.bench.place / f"read-{teacher}.npz")
+        models = self.bench.place / "models"
+        if form in STUDENTS:
+            if not (models / teacher).is_dir():
+                self._teach(TEACHER, "ranker", self.bench.place / f"read-{teacher}.npz")
+            if silent(self.read(TEACHER)[0]):
+                say(f"{form}: the teacher adds nothing to the ranker, which teaches in its place")
+                teacher = "ranker"
+        scorer = settings_of(form, teacher)
         *lessons, tuning, judged = self.slated()
         told, ids = Form.of(scorer.model_dump()), form in WITH_IDS
         train = [slate for made in lessons for slate in self.slates(made, told, ids)]
         valid, test = (self.slates(made, told, ids) for made in (tuning, judged))
-        began, out = time.perf_counter(), models / self._version(form, teacher)
+        began, out = time.perf_counter(), models / file.stem.removeprefix("read-")
         report = training.train(train, valid, scorer, READ_WITH, out, lambda line: say(f"{form}: {line}"))
         predictor = Predictor.load(out, THREADS)
         both = [np.concatenate(predictor.corrections(slates)) for slates in (valid, test)]
@@ -199,7 +204,9 @@ class Bench:
         stock = self._stock(self.course.tuning)
         features = tuning.shortlist.table(told, tuning.part.histories, stock)
         people = tuning.part.people
-        return learn(tuning.shortlist, features, tuning.part.targets, people, self.settings, THREADS)
+        slices = Slices.of(tuning.part, stock)
+        least = Promotion().min_users
+        return learn(tuning.shortlist, features, tuning.part.targets, people, self.settings, THREADS, slices, least)
 
     def _stock(self, cut: Cut) -> Stock:
         return Stock.of(cut.ground, self.dataset.records.price)
@@ -208,7 +215,7 @@ class Bench:
         """Each form's gain on the tuning cut; without --validation the outcomes on the test targets, kept."""
         *_, tuning, judged = self.slated()
         self.bench.prepare()
-        gains = {}
+        verdicts = dict[str, Verdict]()
         report = self.bench.report
         report.name += ", language model"
         stock = self._stock(self.course.judged)
@@ -219,10 +226,10 @@ class Bench:
             if silent(valid):
                 say(f"{self.data}, {form}: no epoch was better than the ranker alone; the order is the one without")
             else:
-                gain = gains[form] = found.gain
+                verdicts[form] = found
                 say(
-                    f"{self.data}, {form}: gain on the tuning cut, {gain.users} people out of fold: {gain.gain:+.4f} "
-                    f"[{gain.low:+.4f}, {gain.high:+.4f}], detectable {gain.detectable:.4f}"
+                    f"{self.data}, {form}: gain on the tuning cut, {found.gain.users} people out of fold: "
+                    f"{found.gain.told}, detectable {found.gain.detectable:.4f}; {found.doubt or 'it pays'}"
                 )
             if self.validation:
                 continue
@@ -240,17 +247,20 @@ class Bench:
             rows = report.rows(pairs)
             print(table(rows, {}), flush=True)
             rows += [self._tokens(form, rows[0]) for form in forms]
-            rows += [self._tuned(form, rows[0], gain) for form, gain in gains.items()]
+            rows += [self._tuned(form, rows[0], found) for form, found in verdicts.items()]
             run.keep(f"{self.data}_language_model", rows, run.ranks_of(report))
             costs(sorted(run.RESULTS.glob("*_language_model.json")), run.RESULTS / "language_model_cost.png")
 
-    def _tuned(self, form: str, like: Row, gain: Comparison) -> Row:
-        """A row with a form's gain over the final order without it on the tuning cut, of people out of fold."""
+    def _tuned(self, form: str, like: Row, found: Verdict) -> Row:
+        """A row with a form's gain over the final order without it on the tuning cut, of people out of fold, and why
+        the gate of the nightly training would leave it out, if it would.
+        """
+        gain = found.gain
         kept = {key: like[key] for key in ("data", "protocol", "slice")}
         told = {"value": gain.gain, "low": gain.low, "high": gain.high, "detectable": gain.detectable}
         figures = {name: round(float(value), 6) for name, value in told.items()}
         about = {"model": ordered_by(form), "metric": TUNED, "users": gain.users, "seed": self.seed}
-        return {**kept, **about, **figures, "seconds": None}
+        return {**kept, **about, **figures, "doubt": found.doubt, "seconds": None}
 
     def _tokens(self, form: str, like: Row) -> Row:
         """A row with the mean tokens of a slate of a form, of the first SHOWN people of the test."""
@@ -333,12 +343,15 @@ def main() -> None:
     parser.add_argument("--validation", action="store_true", help="tell the gain on the tuning cut, write nothing")
     parser.add_argument("--slates", action="store_true", help="only the ranker and its shortlists")
     options = parser.parse_args()
+    forms = options.forms.split(",")
+    if unknown := ({*forms} - {*FORMS}) or ({*options.data} - {*TABLES}):
+        parser.error(f"there is no {', '.join(sorted(unknown))}; forms are {', '.join(FORMS)}")
     for data in options.data or TABLES:
         made = Bench(data, options.seed, options.validation)
         if options.slates:
             made.slated()
         else:
-            made.outcomes(options.forms.split(","))
+            made.outcomes(forms)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from conftest import make_slates
 from lakerec import metrics
 from lakerec.config import Training
 from lakerec.errors import ContractError, ModelError
-from lakerec.scorer import artefact, language_model, training
+from lakerec.scorer import artefact, language_model, losses, training
 from lakerec.scorer.artefact import checked, sha256
 from lakerec.scorer.checkpoints import copied
 from lakerec.scorer.fitting import Run, TrainingReport
@@ -343,6 +343,19 @@ def test_a_teacher_that_cannot_be_asked_is_named(tiny, tmp_path):
     scorer = settings_of(tiny, loss="distill", teacher="one")
     with pytest.raises(ContractError, match="other features"):
         training.train(wide, wide, scorer, ["a", "b"], tmp_path / "v", lambda _: None)
+
+
+def test_a_teacher_that_no_epoch_has_made_better_than_the_ranker_is_refused(tiny, tmp_path, monkeypatch):
+    fit(tiny, tmp_path / "one", epochs=1)
+
+    def as_it_began(place):
+        network, *others = artefact.load(place)
+        torch.nn.init.zeros_(network.head[-1].weight)
+        return network, *others
+
+    monkeypatch.setattr(losses, "load", as_it_began)
+    with pytest.raises(ModelError, match=r"teacher 'one'.*adds nothing to any candidate.*name `ranker`"):
+        fit(tiny, tmp_path / "v", loss="distill", teacher="one")
 
 
 def test_without_a_language_model_no_teacher_is_asked(tiny, tmp_path):

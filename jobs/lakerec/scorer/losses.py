@@ -89,7 +89,14 @@ def teacher_logits(name: str, beside: Path, model: SlateScorer, slates: Sequence
     if name in RANKER:
         clean = model.standardise(features.to(model.mean.device))[:, 0] * model.std[0] + model.mean[0]
         return clean.cpu()
-    network, packer, manifest = load(_artefact(name, beside))
+    network, packer, manifest = load(place := _artefact(name, beside))
+    last = network.head[-1]
+    assert isinstance(last, torch.nn.Linear)
+    if not last.weight.any():
+        raise ModelError(
+            f"scorer.training.teacher {name!r}: the language model of {place} adds nothing to any candidate, no epoch "
+            "has made it better than the ranker alone; name `ranker`"
+        )
     predictor = Predictor(manifest, network, packer)
     starts = np.cumsum([0, *(len(slate.texts) for slate in slates)])
     found = torch.zeros(int(starts[-1]), device=model.mean.device)
