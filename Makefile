@@ -4,7 +4,7 @@ CONFIG ?=
 TORCH ?=
 WORKERS ?= 2
 
-.PHONY: help demo test test-long test-faults test-aws test-lineage install install-aws install-lineage up down trigger lint audit format bench-ingest bench-start bench-day bench-backfill bench-year bench-scoring bench-quality bench-language-model docs requirements clean
+.PHONY: help demo test test-long test-faults test-aws test-lineage install install-aws install-lineage up down trigger lint audit format bench-ingest bench-start bench-day bench-backfill bench-year bench-candidates bench-scoring bench-quality bench-language-model docs requirements clean
 
 help:            ## what can be made
 	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -69,6 +69,9 @@ bench-backfill: install  ## a year of real invoices by reco_backfill beside one 
 
 bench-year: install    ## 365 days one by one with weekly upkeep: does a day of the last week cost more? ARGS="--days 60"
 	@.venv/bin/python benchmarks/speed/year.py $(ARGS)
+
+bench-candidates: install  ## a person's candidates by the size of the catalogue, both ways
+	@OMP_NUM_THREADS=1 .venv/bin/python -m benchmarks.speed.candidates $(ARGS)
 
 bench-scoring: install  ## slate scoring, retrieval and fine-tuning beside their peers; WORK=cross-encoder for one
 	@.venv/bin/python -m benchmarks.speed.scoring $(WORK) $(ARGS)

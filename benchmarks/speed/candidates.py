@@ -1,6 +1,7 @@
-"""What a person's candidates cost by the size of the catalogue: every source's scores, the nomination, the features.
+"""What a person's candidates cost by the size of the catalogue: `make bench-candidates`.
 
-    OMP_NUM_THREADS=1 .venv/bin/python -m benchmarks.speed.candidates [--items 4000 50000 300000]
+Every source's scores, the nomination, the features; both ways at each size: with arrays of people x items, and with
+sources that tell their best, between which `recommender.LARGE` chooses. Kept in results/candidates.json.
 
 Made people of 30 events and items of 384 numbers of text; all generators, and a product that stands for a retriever's
 network. One thread, CPU seconds; the ranker, which scores what is nominated, is left out. EASE's weights are drawn, not
@@ -16,7 +17,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from benchmarks.record import circumstances
+from benchmarks.record import keep
 from numpy.typing import NDArray
 from scipy import sparse
 
@@ -26,9 +27,11 @@ from lakerec.generators.base import Generator, Shelf
 from lakerec.generators.linear import Ease
 from lakerec.generators.scores import Index, Products, Scores
 from lakerec.histories import Histories
+from lakerec.scorer import recommender
 from lakerec.scorer.recommender import PEOPLE, FirstStage
 
 EVENTS, DAYS, TEXT, SIZE, NODES, KNOWN = 30, 200, 384, 64, 200, 12_000
+ITEMS = (4_000, 10_000, 30_000, 50_000, 300_000)
 
 
 @dataclass(frozen=True)
@@ -80,18 +83,27 @@ def measured(items: int, known: int, asked: int) -> dict[str, Any]:
     vectors = np.random.default_rng(2).standard_normal((items, SIZE), dtype=np.float32)
     price = np.random.default_rng(3).random(items) * 100
     stage = FirstStage(members, Network(Index(vectors)), shelf, Stock.of(histories, price), 100, repeats=False)
+    found: dict[str, Any] = {"items": items, "sources": len(stage.names)}
+    large = recommender.LARGE
+    for way, size in (("arrays", items), ("told", 0)):
+        recommender.LARGE = size
+        found[way] = _timed(stage, histories, asked)
+    recommender.LARGE = large
+    ratio = found["told"]["people_per_cpu_second"] / found["arrays"]["people_per_cpu_second"]
+    return {**found, "ratio": round(ratio, 3), "line": large}
+
+
+def _timed(stage: FirstStage, histories: Histories, asked: int) -> dict[str, Any]:
     some = histories.select(np.arange(asked))
     for _, mine in stage.blocks(histories.select(np.arange(asked, asked + 4))):
         stage.candidates(mine)
     spent, count, began = 0.0, 0, time.process_time()
     for _, mine in stage.blocks(some):
         scores, start = stage.scores(mine), time.process_time()
-        count += len(candidates(scores, mine, stage.allowed(mine), shelf, stage.stock, stage.depth))
+        count += len(candidates(scores, mine, stage.allowed(mine), stage.shelf, stage.stock, stage.depth))
         spent += time.process_time() - start
     whole = time.process_time() - began
     return {
-        "items": items,
-        "sources": len(stage.names),
         "candidates": round(count / asked),
         "sources_ms": round((whole - spent) / asked * 1e3, 2),
         "nomination_and_features_ms": round(spent / asked * 1e3, 2),
@@ -112,13 +124,16 @@ def _slowest(stage: FirstStage, people: Histories) -> dict[str, float]:
 
 
 def main() -> None:
-    """Print a row for each size."""
+    """Measure each size and keep the rows."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--items", type=int, nargs="+", default=[4_000, 50_000, 300_000])
+    parser.add_argument("--items", type=int, nargs="+", default=[*ITEMS])
     parser.add_argument("--known", type=int, default=5_000, help="people that the sources are fitted on")
     asked = parser.parse_args()
-    for items in asked.items:
-        print(json.dumps({**circumstances(), **measured(items, asked.known, max(128, 2_000_000 // items))}))
+    rows = [measured(items, asked.known, max(128, 2_000_000 // items)) for items in asked.items]
+    if tuple(asked.items) == ITEMS:
+        keep("speed", "candidates", {"unit": "people a CPU second, one thread", "rows": rows})
+    else:
+        print(json.dumps(rows, indent=2))
 
 
 if __name__ == "__main__":

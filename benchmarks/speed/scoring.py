@@ -74,7 +74,7 @@ def row(name: str, work: str, rates: tuple[float, float], version: str, unit: st
     """A line of the table of speeds; the more of `rates` (ours, the peer's) the better."""
     ours, peer = rates
     about = {"name": name, "work": work, "ours": round(ours, 1), "peer": round(peer, 1), "peer_version": version}
-    return {**about, "ratio": round(ours / peer, 2), "unit": unit, "cores": CORES, **more}
+    return {**about, "ratio": round(ours / peer, 3), "unit": unit, "cores": CORES, **more}
 
 
 def spark_job(sizes: Sizes) -> Rows:
