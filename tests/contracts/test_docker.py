@@ -11,9 +11,10 @@ from typing import Any
 
 import pytest
 import yaml
+from annotated_types import Le
 
 from lakerec import __version__
-from lakerec.config import load_config
+from lakerec.config import Airflow, load_config
 
 DOCKER = Path(__file__).resolve().parents[2] / "docker"
 TEXT = (DOCKER / "compose.yaml").read_text()
@@ -182,6 +183,12 @@ def test_what_else_the_containers_need_comes_from_files_that_git_ignores() -> No
         if (DOCKER.parent / ".git").exists():
             ignored = ["git", "check-ignore", "--quiet", f"docker/{name}"]
             assert subprocess.run(ignored, cwd=DOCKER.parent).returncode == 0
+
+
+def test_redis_delivers_no_task_twice_while_it_may_still_run() -> None:
+    known = SERVICES["airflow-worker"]["environment"]
+    longest = max(one.le for field in Airflow.model_fields.values() for one in field.metadata if isinstance(one, Le))
+    assert int(known["AIRFLOW__CELERY_BROKER_TRANSPORT_OPTIONS__VISIBILITY_TIMEOUT"]) > 60 * longest >= 60 * 2880
 
 
 def test_two_applications_find_cores_on_the_containers_cluster() -> None:
