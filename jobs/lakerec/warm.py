@@ -33,8 +33,10 @@ if TYPE_CHECKING:  # the client has to start at once
 HOME = Path(__file__).resolve().parents[2]
 IDLE_SECONDS = 900
 START_SECONDS = 60  # until a new driver answers; its Spark starts behind that
-MARK = b"\0"  # begins the line behind the output: `exit CODE`, or OTHER where the driver is of another state
-OTHER = "other"
+# Begins a line that is no output: TAKEN before the step, `exit CODE` behind it; OTHER from a driver of another state.
+MARK = b"\0"
+OTHER, TAKEN = "other", "taken"
+TRIES = 3  # a driver that dies, one of another state, a new one
 # What differs from task to task and says nothing of the driver: each step brings its own.
 OF_ATTEMPT = ("LAKEREC_TASK", "LAKEREC_RUN_ID", "LAKEREC_LINEAGE_PARENT")
 PREFIXES = ("LAKEREC_", "AWS_", "OPENLINEAGE_", "PG", "JAVA_HOME")  # of variables that a driver depends on
@@ -73,31 +75,35 @@ class Place:
 
 
 def step(place: Place, argv: list[str]) -> int:
-    """Have the driver take a step; its exit code."""
+    """Have a driver take a step; its exit code. A step that may have begun is never handed to another one."""
     config = Path(argv[argv.index("--config") + 1]).resolve()
     attempt = {name: os.environ.get(name, "") for name in OF_ATTEMPT}
     asked = {"argv": argv, "print": fingerprint(config), "attempt": attempt}
-    for _ in range(2):  # a driver of another state ends without a step, and a new one answers
+    word = ""
+    for _ in range(TRIES):
         with connected(place, config) as line:
-            line.sendall(json.dumps(asked).encode() + b"\n")
-            answer = relayed(line)
-        if answer.startswith("exit "):
-            return int(answer.removeprefix("exit "))
-        if answer != OTHER:
+            word = relayed(line, asked)
+        if word.startswith("exit "):
+            return int(word.removeprefix("exit "))
+        if word == TAKEN:
             break
-    print(f"the warm driver has ended in the middle of the step: see {place.log}", flush=True)
+    where = "in the middle of the step" if word == TAKEN else "before it took the step"
+    print(f"the warm driver has ended {where}: see {place.log}", flush=True)
     return BROKEN
 
 
-def relayed(line: socket.socket) -> str:
-    """Print what comes until the driver's last word, and return that; nothing where it died."""
+def relayed(line: socket.socket, asked: dict[str, Any]) -> str:
+    """Ask the driver, and print what comes until its last word; that, or where it died TAKEN or nothing."""
+    word = ""
     with suppress(ConnectionError):
+        line.sendall(json.dumps(asked).encode() + b"\n")
         for text in line.makefile("rb"):
-            if text.startswith(MARK):
-                return text[1:].decode().strip()
-            sys.stdout.buffer.write(text)
-            sys.stdout.flush()
-    return ""
+            if not text.startswith(MARK):
+                sys.stdout.buffer.write(text)
+                sys.stdout.flush()
+            elif (word := text[1:].decode().strip()) != TAKEN:
+                break
+    return word
 
 
 def fingerprint(config: Path) -> str:
@@ -153,8 +159,7 @@ def stop(place: Place) -> int:
     """End the driver, if there is one, when it has done its step."""
     with suppress(OSError), socket.socket(socket.AF_UNIX) as line:
         line.connect(str(place.socket))
-        line.sendall(b'{"argv": [], "print": ""}\n')
-        relayed(line)
+        relayed(line, {"argv": [], "print": ""})
     return 0
 
 
@@ -208,7 +213,7 @@ def _take_steps(listener: socket.socket, spark: SparkSession, known: str, words:
     goes_on = True
     while goes_on:
         with listener.accept()[0] as line:
-            word, words = _answer(line, spark, known, words), ""
+            word, words = _answer(line, listener, spark, known, words), ""
             goes_on = word not in (OTHER, f"exit {BROKEN}", f"exit {ProcessLostError.exit_code}")
             if not goes_on:
                 listener.close()  # before the word: the next client shall not wait in this one's queue
@@ -228,13 +233,17 @@ def _session(config: Path) -> SparkSession:
     return spark
 
 
-def _answer(line: socket.socket, spark: SparkSession, known: str, words: str) -> str:
+def _answer(line: socket.socket, listener: socket.socket, spark: SparkSession, known: str, words: str) -> str:
     """Take the step that a client asks for, behind some words to it; how it ended."""
     asked = json.loads(line.makefile("rb").readline() or b"{}")
     if asked.get("print") != known:
         return OTHER
+    try:
+        line.sendall(MARK + f"{TAKEN}\n".encode())  # from here on the client hands the step to no other driver
+    except OSError:
+        return ""  # it died while it waited
     os.environ.update(asked["attempt"])
-    with _outputs_to(line), _watched(line, spark):
+    with _outputs_to(line), _watched(line, listener, spark):
         print(words, end="", flush=True)
         return f"exit {_taken(asked['argv'], spark)}"
 
@@ -275,7 +284,7 @@ def _outputs_to(line: socket.socket) -> Iterator[None]:
 
 
 @contextmanager
-def _watched(line: socket.socket, spark: SparkSession) -> Iterator[None]:
+def _watched(line: socket.socket, listener: socket.socket, spark: SparkSession) -> Iterator[None]:
     """End this process, JVM first, if the client goes while its step runs."""
     done = threading.Event()
 
@@ -285,7 +294,7 @@ def _watched(line: socket.socket, spark: SparkSession) -> Iterator[None]:
         except OSError:  # it died with output that it had not read
             gone = True
         if gone and not done.is_set():
-            _end(spark)
+            _end(listener, spark)
 
     threading.Thread(target=watch, daemon=True).start()
     try:
@@ -294,11 +303,12 @@ def _watched(line: socket.socket, spark: SparkSession) -> Iterator[None]:
         done.set()
 
 
-def _end(spark: Any) -> None:
+def _end(listener: socket.socket, spark: Any) -> None:
     """The JVM first: while it lives it may commit, and the lease falls with this process.
 
-    By the system: one that hangs would answer no call.
+    By the system: one that hangs would answer no call. Who asks meanwhile shall not wait here, but start another.
     """
+    listener.close()
     with suppress(Exception):
         jvm = spark.sparkContext._gateway.proc
         jvm.kill()

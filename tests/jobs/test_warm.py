@@ -5,16 +5,21 @@ from __future__ import annotations
 import json
 import os
 import select
+import socket
 import subprocess
 import sys
+import threading
 import time
+from argparse import Namespace
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 from tests.conftest import DAY, Shop, day_after, event
 
+from lakerec import warm
 from lakerec.lake import file_lease
 from lakerec.warm import Place, connected, fingerprint
 
@@ -117,6 +122,73 @@ def test_a_client_that_dies_with_output_unread_takes_the_driver_along(home: Shop
         (driver,) = drivers(home)
         line.close()
         wait_for(lambda: driver not in drivers(home))
+
+
+def test_who_waits_for_a_driver_that_dies_is_served_by_another_one(home: Shop):
+    """As Airflow's next try, or another task, finds a driver whose client was killed."""
+    assert told(step(home, "ingest_events"))[0] == 0
+    (driver,) = drivers(home)
+    with file_lease(home.folder / "lake", "another", "run", 0):
+        running = step(home, "ingest_events")
+        wait_for(lambda: connections(running))
+        time.sleep(1)  # the driver has taken its step, which waits for the lease
+        waiting = step(home, "conform_events")
+        wait_for(lambda: connections(waiting))
+        running.kill()
+        wait_for(lambda: driver not in drivers(home))
+    code, text = told(waiting)
+    assert code == 0 and "Spark is up" in text, text
+
+
+def connections(process: subprocess.Popen) -> list:
+    """A client's lines to drivers."""
+    return psutil.Process(process.pid).net_connections("unix")
+
+
+class Drivers:
+    """Stand-ins for drivers: each says its words to one client, and dies."""
+
+    def __init__(self, place: Place, *words: bytes) -> None:
+        self.place, self.words, self.steps = place, list(words), 0
+
+    def start(self, *_: object) -> Any:
+        """The next one, which listens once this returns."""
+        self.place.socket.unlink(missing_ok=True)
+        listener = socket.socket(socket.AF_UNIX)
+        listener.bind(str(self.place.socket))
+        listener.listen()
+        threading.Thread(target=self.serve, args=(listener, self.words.pop(0)), daemon=True).start()
+        return Namespace(poll=lambda: None)
+
+    def serve(self, listener: socket.socket, words: bytes) -> None:
+        with listener, listener.accept()[0] as line:
+            line.makefile("rb").readline()
+            self.steps += warm.TAKEN.encode() in words
+            listener.close()
+            line.sendall(words)
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "steps"),
+    [
+        ([b"", b"\0taken\n\0exit 0\n"], 0, 1),
+        ([b"", b"\0other\n", b"\0taken\nread 2\n\0exit 16\n"], 16, 1),
+        ([b"\0taken\n", b"\0taken\n\0exit 0\n"], 1, 1),  # it may have written: Airflow's next try looks at the lake
+        ([b"\0taken\nread 2\n", b"\0taken\n\0exit 0\n"], 1, 1),
+        ([b"", b"", b"", b"\0taken\n\0exit 0\n"], 1, 0),
+    ],
+    ids=["it dies first", "it dies first, then another state", "it dies behind the word", "in the middle", "all die"],
+)
+def test_a_step_goes_to_another_driver_only_if_it_cannot_have_begun(
+    tmp_path: Path, monkeypatch, words: list[bytes], code: int, steps: int
+):
+    (tmp_path / "config.yaml").write_text("lake: lake\n")
+    place = Place(tmp_path)
+    known = Drivers(place, *words)
+    monkeypatch.setattr(warm, "started", known.start)
+    assert warm.step(place, ["ingest_events", "--config", str(tmp_path / "config.yaml")]) == code
+    assert known.steps == steps
+    place.socket.unlink()
 
 
 def test_a_driver_is_of_the_variables_that_its_yaml_names(tmp_path: Path, monkeypatch):
