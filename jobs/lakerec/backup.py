@@ -11,6 +11,7 @@ import json
 import os
 import re
 import shutil
+import socket
 import sqlite3
 from collections.abc import Iterator, Mapping
 from contextlib import closing, suppress
@@ -20,12 +21,14 @@ from pathlib import Path
 
 from lakerec import __version__
 from lakerec.config import Config
-from lakerec.errors import BackupError, ConfigError
-from lakerec.lake import COMMIT, LISTS, held, live_files
+from lakerec.errors import BackupError, ConfigError, LakeBusyError
+from lakerec.lake import COMMIT, LISTS, held, live_files, locked
 from lakerec.tables import table, table_names
 
 MANIFEST = "backup.json"
 LOG, LAST_CHECKPOINT = "_delta_log", "_last_checkpoint"
+WRITING = ".writing"  # locked while a backup is written: the kernel frees it, however its process ends
+RESTORED = ".restored."  # begins a folder of a lake: what is left of a backup to be moved in, whole and checked
 REGISTRY = "_mlflow/mlflow.db"
 # What SQLite writes beside a database: of another moment than the copy, which it would be rolled back by.
 UNDER_WAY = {f"{REGISTRY}-{kind}" for kind in ("journal", "wal", "shm")}
@@ -60,41 +63,81 @@ def back_up(config: Config, folder: Path, run_id: str) -> tuple[Path, Backup, in
     if folder.resolve().is_relative_to(lake.resolve()):
         raise BackupError(f"{folder} lies in the lake {lake}: choose a folder outside it, best on another disk")
     with held(config, "backup", run_id):
+        if half := _half_restored(lake):
+            raise BackupError(f"the lake {lake} is half restored: run `lakerec restore-lake` with `--at {half}` first")
         tables, now = pinned(lake), datetime.now(UTC)
     if not tables:
         raise BackupError(f"the lake {lake} has no table, nothing to back up: is it the right lake?")
     place = folder / f"{now:%Y%m%dT%H%M%S.%f}"
-    draft = folder / f".{place.name}.{os.getpid()}"
-    try:
-        before = backups(folder)
-        held_files, copied = _copy_all(lake, draft, tables, before[-1] if before else None)
-        made = Backup(now.isoformat(timespec="seconds"), __version__, tables, held_files)
-        _check_whole(draft, made)
-        (draft / MANIFEST).write_text(json.dumps(asdict(made), indent=0), encoding="utf-8")
-        draft.rename(place)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
+    draft = folder / f".{place.name}.{socket.gethostname()}"
+    _remove_dead(folder)
+    with locked(draft / WRITING, f"the draft {draft}", "backup", run_id, 0):
+        try:
+            before = backups(folder)
+            held_files, copied = _copy_all(lake, draft, tables, before[-1] if before else None)
+            made = Backup(now.isoformat(timespec="seconds"), __version__, tables, held_files)
+            _check_whole(draft, made)
+            (draft / MANIFEST).write_text(json.dumps(asdict(made), indent=0), encoding="utf-8")
+            (draft / WRITING).unlink()
+            draft.rename(place)
+        finally:
+            shutil.rmtree(draft, ignore_errors=True)
     return place, made, copied
+
+
+def _remove_dead(folder: Path) -> None:
+    """Remove the drafts of this machine whose processes were killed: their locks are free.
+
+    Of another machine's nothing is known: not every file system tells locks from one machine to the other.
+    """
+    for draft in (one for one in folder.glob(".[0-9]*") if one.name.endswith(f".{socket.gethostname()}")):
+        with suppress(LakeBusyError), locked(draft / WRITING, f"the draft {draft}", "backup", "that removes it", 0):
+            shutil.rmtree(draft, ignore_errors=True)
 
 
 def restore_lake(config: Config, folder: Path, name: str | None) -> tuple[Path, Backup]:
     """Fill an empty lake from a backup below `folder`, the newest unless named; every file is checked by its hash.
 
-    Raises BackupError where there is no such backup, where it is damaged, or where the lake is not empty.
+    One that was killed goes on. Raises BackupError where there is no such backup, where it is damaged, or where the
+    lake is not empty.
     """
     lake, place = _local(config), _named(folder, name)
     made = manifest(place)
-    draft = lake / ".restoring"
+    draft, whole = lake / ".restoring", lake / f"{RESTORED}{place.name}"
     with held(config, "restore-lake", place.name):
-        if there := [one.name for one in lake.iterdir() if one.name not in (*OF_NO_RUN, draft.name)]:
-            raise BackupError(f"the lake {lake} is not empty ({', '.join(sorted(there)[:5])}): move it away first")
-        shutil.rmtree(draft, ignore_errors=True)
-        for relative, digest in made.files.items():
-            _bring_back(place, draft, relative, digest)
-        for one in draft.iterdir():
+        if whole.is_dir():
+            _check_untouched(lake, made)
+        else:
+            _check_empty(lake, draft)
+            shutil.rmtree(draft, ignore_errors=True)
+            for relative, digest in made.files.items():
+                _bring_back(place, draft, relative, digest)
+            draft.rename(whole)
+        for one in whole.iterdir():
             one.rename(lake / one.name)
-        draft.rmdir()
+        whole.rmdir()
     return place, made
+
+
+def _half_restored(lake: Path) -> str | None:
+    """The backup that a restore of this lake was killed with, once its files began to appear."""
+    return next((one.name.removeprefix(RESTORED) for one in lake.glob(f"{RESTORED}*")), None)
+
+
+def _check_empty(lake: Path, draft: Path) -> None:
+    if half := _half_restored(lake):
+        raise BackupError(f"the lake {lake} is half restored: `--at {half}` goes on, or move the lake away first")
+    if there := [one.name for one in lake.iterdir() if one.name not in (*OF_NO_RUN, draft.name)]:
+        raise BackupError(f"the lake {lake} is not empty ({', '.join(sorted(there)[:5])}): move it away first")
+
+
+def _check_untouched(lake: Path, made: Backup) -> None:
+    """Raise BackupError where a run wrote to the half of a lake that was there."""
+    for name, version in pinned(lake).items():
+        if version != made.tables.get(name):
+            raise BackupError(
+                f"{name}: a run wrote to the half-restored lake {lake}; move it away, then restore it with Airflow down"
+            )
 
 
 def last_lists(config: Config, made: Backup) -> date | None:

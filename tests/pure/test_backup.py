@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import sqlite3
+import subprocess
+import sys
 import threading
 import time
 from argparse import Namespace
@@ -235,6 +238,77 @@ def test_a_lake_that_is_not_empty_is_not_touched(config: Config, tmp_path: Path)
     with pytest.raises(BackupError, match="is not empty"):
         restore_lake(config, tmp_path / "backups", None)
     assert len(rows(Path(config.lake), TABLES[0])) == 12
+
+
+def killed(text: str, config: Config, folder: Path) -> None:
+    """A process that runs these lines with a configuration and a folder of backups until it kills itself -9."""
+    lines = "import os, sys, pathlib; from lakerec import backup; from lakerec.config import load_config\n"
+    lines += "config, folder = load_config(pathlib.Path(sys.argv[1])), pathlib.Path(sys.argv[2])\n"
+    done = subprocess.run([sys.executable, "-c", lines + text, str(config.file), str(folder)])
+    assert done.returncode == -signal.SIGKILL
+
+
+def test_the_draft_of_a_killed_backup_is_removed_by_the_next_one_and_no_other_draft(config, tmp_path, monkeypatch):
+    folder = tmp_path / "backups"
+    die = "backup._check_whole = lambda *_: os.kill(os.getpid(), 9)\nbackup.back_up(config, folder, 'run')"
+    killed(die, config, folder)
+    (left,) = folder.iterdir()
+    assert left.name.startswith(".2") and len(list(left.rglob("*.parquet"))) == 9
+    another = folder / ".20260301T000000.000000.another-machine"
+    another.mkdir()
+    check, inner = backup._check_whole, []
+
+    def beside(*given: object) -> None:
+        monkeypatch.setattr(backup, "_check_whole", check)
+        inner.append(back_up(config, folder, "beside")[0])  # while the first one still writes
+        check(*given)
+
+    monkeypatch.setattr(backup, "_check_whole", beside)
+    outer = back_up(config, folder, "run")[0]
+    assert {*folder.iterdir()} == {another, outer, *inner}
+    shutil.rmtree(config.lake)
+    restore_lake(config, folder, outer.name)
+    assert not list(Path(config.lake).rglob(".writing"))
+
+
+RESTORE = """
+rename, left = pathlib.Path.rename, [{}]
+def dying(self, target):
+    if not left[0]:
+        os.kill(os.getpid(), 9)
+    left[0] -= 1
+    return rename(self, target)
+pathlib.Path.rename = dying
+backup.restore_lake(config, folder, None)
+"""
+
+
+@pytest.mark.parametrize("moved", [0, 1, 2, 5], ids=["checked", "none moved", "one moved", "all but one moved"])
+def test_a_restore_that_was_killed_goes_on(config: Config, tmp_path: Path, moved: int):
+    lake, folder = Path(config.lake), tmp_path / "backups"
+    before = {table: rows(lake, table) for table in TABLES}
+    place, made, _ = back_up(config, folder, "run")
+    shutil.rmtree(lake)
+    killed(RESTORE.format(moved), config, folder)
+    assert restore_lake(config, folder, None) == (place, made)
+    assert {table: rows(lake, table) for table in TABLES} == before
+    assert sorted(one.name for one in lake.iterdir()) == ["_lease", "_mlflow", "_models", "gold", "ml", "silver"]
+
+
+def test_a_half_restored_lake_is_no_other_backups_and_is_not_backed_up_and_not_written_over(config, tmp_path: Path):
+    lake, folder = Path(config.lake), tmp_path / "backups"
+    first, _, _ = back_up(config, folder, "run")
+    second, _, _ = back_up(config, folder, "run")
+    shutil.rmtree(lake)
+    killed(RESTORE.format(5), config, folder)
+    with pytest.raises(BackupError, match=rf"half restored: `--at {second.name}` goes on"):
+        restore_lake(config, folder, first.name)
+    with pytest.raises(BackupError, match=rf"half restored: .*`--at {second.name}`"):
+        back_up(config, folder, "run")
+    there = next(table for table in TABLES if (lake / table).is_dir())
+    commit(lake, there, 3)
+    with pytest.raises(BackupError, match="a run wrote to the half-restored lake"):
+        restore_lake(config, folder, None)
 
 
 @pytest.mark.parametrize(("lake", "files"), [("s3a://shop/lake", "files"), ("lake", "files")])
