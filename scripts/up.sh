@@ -100,4 +100,6 @@ password=$(python -c 'import json, sys; print(json.load(open(sys.argv[1]))["admi
     "$AIRFLOW_HOME/simple_auth_manager_passwords.json.generated")
 chmod 600 "$AIRFLOW_HOME/simple_auth_manager_passwords.json.generated"
 say "Airflow is up with $CONFIG"
-printf 'URL       %s\nuser      admin\npassword  %s\nlists     %s\n' "$URL" "$password" "${lists:-${LAKEREC_SERVING_URI:-}}"
+# Not the embedded server's URI: its password is that of a superuser, of Airflow's database as well.
+printf 'URL       %s\nuser      admin\npassword  %s\nlists     %s\n' "$URL" "$password" \
+    "${lists:-database ${LAKEREC_SERVING_URI##*/} of the server whose URI is in $STATE/postgres/uri}"

@@ -81,11 +81,16 @@ def test_what_airflow_writes_is_closed_to_others():
     assert environment()["UMASK"] == "0027"
 
 
-def test_a_servers_uri_that_was_given_is_not_printed():
-    last = (ROOT / "scripts" / "up.sh").read_text().splitlines()[-1]
-    assert "${lists:-${LAKEREC_SERVING_URI:-}}" in last  # the embedded one's alone: it needs no password from without
-    script = "lists=${!serving:+the server of $serving}\n"
-    assert script in (ROOT / "scripts" / "up.sh").read_text()
+@pytest.mark.parametrize("lists", ["", "the server of SHOP_DB"])
+def test_no_servers_uri_is_printed_by_make_up(lists: str):
+    script = (ROOT / "scripts" / "up.sh").read_text()
+    last = "".join(script.partition("printf 'URL ")[1:])
+    known = {"STATE": "there", "URL": "http://127.0.0.1:8080", "password": "of-airflow", "lists": lists}
+    known["LAKEREC_SERVING_URI"] = "postgresql://lakerec:hidden-7@127.0.0.1:5555/serving_shop"
+    told = subprocess.run(["bash", "-euc", last], env=known, capture_output=True, text=True, check=True).stdout
+    embedded = "database serving_shop of the server whose URI is in there/postgres/uri"
+    assert told.splitlines()[-1] == f"lists     {lists or embedded}" and "hidden-7" not in told
+    assert "lists=${!serving:+the server of $serving}\n" in script
 
 
 def started(state: Path, **given: str) -> subprocess.CompletedProcess[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 import threading
@@ -13,6 +14,7 @@ from urllib.parse import urlsplit
 
 import psycopg
 import pytest
+from tests.conftest import ROOT
 
 from lakerec import postgres
 from lakerec.errors import AlreadyServedError, ConfigError, ConnectionFailedError, ServingError
@@ -255,3 +257,22 @@ def test_the_password_is_for_the_owner_only_and_is_asked_for(server) -> None:
     stranger = parts._replace(netloc=f"{postgres.USER}:wrong@127.0.0.1:{parts.port}").geturl()
     with pytest.raises(psycopg.OperationalError, match="password authentication failed"):
         psycopg.connect(stranger)
+
+
+def test_the_reader_of_the_documents_reads_the_lists_and_nothing_else(uri, server) -> None:
+    load(uri, rows(DAY, USERS), DAY)
+    (script,) = re.findall(r"^```sql\n(.*?)^```$", (ROOT / "docs/security.md").read_text(), re.MULTILINE | re.DOTALL)
+    airflow = postgres.ensure_database(postgres.start(server), "airflow")
+    with psycopg.connect(uri) as publisher, psycopg.connect(airflow) as another:
+        publisher.execute(script)
+        publisher.execute("create table serving.later as select 1 as n")
+        another.execute("create table secrets as select 1 as n")
+    site, beside = (re.sub("//.*@", "//site:choose%20one@", one) for one in (uri, airflow))
+    with psycopg.connect(site, autocommit=True) as reader, psycopg.connect(beside, autocommit=True) as other:
+        for name in ("recommendations", "current_recommendations", "publications", "later"):
+            assert reader.execute(f"select count(*) from serving.{name}").fetchone() != (0,)
+        for line in ("delete from serving.recommendations", "create table serving.mine (n int)"):
+            with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                reader.execute(line)
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            other.execute("select * from secrets")
