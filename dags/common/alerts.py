@@ -12,7 +12,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from common.rules import page, page_of_late
+from common.rules import ERRORS, exit_code, page, page_of_late
 
 log = logging.getLogger(__name__)
 BACKFILL = "backfill"  # its days are late by nature
@@ -22,7 +22,8 @@ def task_failed(context: Any) -> None:
     """A task has failed for good: which one, of which run, why, and where its log is."""
     ti = context["ti"]
     error = str(context.get("exception") or "the task's process ended without a word").strip()
-    why = error.splitlines()[-1]
+    why, code = error.splitlines()[-1], exit_code(error)
+    why += "" if code is None or code in ERRORS else f" (exit code {code})"
     tell(f"{ti.dag_id}.{ti.task_id} failed", f"run {ti.run_id}\n{why}\nlog {ti.log_url}\nwhat to do: {page(error)}")
 
 

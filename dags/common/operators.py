@@ -24,7 +24,7 @@ from airflow.sdk.exceptions import (
 from common.connections import secrets
 from common.defaults import CLUSTER, CONFIG, END, HOME, START, STATE
 from common.flow import OF_THE_LAST_DAY, inlets, outlets
-from common.rules import CAUSE, NOTHING_TO_DO, TOO_LONG, can_retry, days, exit_code, must_wait
+from common.rules import NOTHING_TO_DO, TOO_LONG, can_retry, cause, days, exit_code, must_wait
 
 MARK = "LAKEREC_TASK"  # environment variable that all processes of a task inherit, whichever attempt started them
 TASK = f"{STATE}:{{{{ ti.dag_id }}}}:{{{{ ti.run_id }}}}:{{{{ ti.task_id }}}}:{{{{ ti.map_index }}}}"
@@ -132,10 +132,9 @@ class LakerecJob(SparkSubmitOperator):
             raise AirflowException(f"{self.task_id} failed in the warm driver. Error code is: {code}.")
 
     def heard(self, lines: Iterable[str]) -> Iterator[str]:
-        """The lines of a job's output; the one that names its error is kept for whoever is told of the failure."""
+        """The lines of a job's output; the one that says why it ended is kept for whoever is told of the failure."""
         for line in lines:
-            if found := CAUSE.search(line):
-                self.cause = found[0].rstrip()
+            self.cause = cause(self.cause, line)
             yield line
 
     def _get_hook(self) -> Any:

@@ -30,12 +30,20 @@ ERRORS = {
     30: "BackupError",
 }
 CAUSE = re.compile(rf"^(?:{'|'.join(ERRORS.values())}): .*")  # the line with which a job ends
+# The line of a stack trace that names an exception, as Python and the JVM write it.
+THROWN = re.compile(
+    r"^(?:Caused by: |: |Exception in thread \"[^\"]*\" )?"
+    r"((?:[\w$]+\.)*[\w$]*(?:Error|Exception|Interrupt|Exit|Failure)(?:: .*)?)$"
+)
+GOES_ON = re.compile(r"^\d\d:\d\d:\d\d \w+: ")  # a job's own line of progress
+PASSWORD = re.compile(r"(?<=://)[^\s\"']*@|(?<=password=)[^&\s\"']+", re.IGNORECASE)
+LONGEST = 300  # characters of an exception that nobody has named
 NOTHING_TO_DO = 18  # AlreadyServedError: the site has lists of a later day
 TOO_LONG = "took longer than"  # a try that was ended by its time limit
 SUCCESS = "success"
 ENDED = {SUCCESS, "failed", "upstream_failed", "skipped", "removed"}  # states in which a task does nothing any more
 # How the hook tells the exit code of a driver: of its own process, of YARN's diagnostics, of Kubernetes' pod.
-EXIT_CODE = re.compile(r"(?:Error code is: |exited with status |exit_code=)(\d+)")
+EXIT_CODE = re.compile(r"(?:Error code is: |exited with status |exit_code=)(-?\d+)")
 
 
 def window(dag_run: Any, params: Mapping[str, Any], timezone: str) -> tuple[str, str]:
@@ -106,9 +114,24 @@ def exit_code(message: str) -> int | None:
     return int(found[1]) if found else None
 
 
+def cause(known: str, line: str) -> str:
+    """Why a job has ended, `known` before this line of its log: our error's line, else that of the last exception.
+
+    An exception that the job has gone on behind was not its end.
+    """
+    if found := CAUSE.search(line):
+        return found[0].rstrip()
+    if CAUSE.search(known):
+        return known
+    if found := THROWN.search(line.rstrip()):
+        return PASSWORD.sub("(not shown)", found[1])[:LONGEST]
+    return "" if GOES_ON.search(line) else known
+
+
 def page(message: str) -> str:
     """Where the docs say what to do about the failure that spark-submit's hook reports."""
-    name = ERRORS.get(exit_code(message) or 0, "A task that hangs" if TOO_LONG in message else "Alerts")
+    unnamed = "A task that hangs" if TOO_LONG in message else "A task that ends without a named error"
+    name = ERRORS.get(exit_code(message) or 0, unnamed)
     return f"docs/operations.md#{name.lower().replace(' ', '-')}"
 
 

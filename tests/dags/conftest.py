@@ -8,14 +8,14 @@ import pytest
 
 FAKE = """#!/bin/sh
 [ "$FAKE_CODE" = sleep ] && { setsid sleep 300 & wait; }
-echo the last words of application_1_1
+printf "%s\\n" "${FAKE_WORDS:-the last words of application_1_1}"
 exit "$FAKE_CODE"
 """
 
 
 @pytest.fixture(scope="session")
 def home(tmp_path_factory) -> Path:
-    """An AIRFLOW_HOME, and a project whose spark-submit exits with FAKE_CODE."""
+    """An AIRFLOW_HOME, and a project whose spark-submit says FAKE_WORDS and exits with FAKE_CODE."""
     folder = tmp_path_factory.mktemp("airflow")
     binary = folder / ".venv" / "bin" / "spark-submit"
     binary.parent.mkdir(parents=True)

@@ -165,6 +165,16 @@ def execute(codes: list[int]) -> dict[str, Any]:
     return outcome
 
 
+def failure(words: str) -> str:
+    """What is told of a task whose spark-submit has said these words and ended with exit code 1."""
+    os.environ |= {"FAKE_CODE": "1", "FAKE_WORDS": words}
+    try:
+        job().execute({"outlet_events": defaultdict(Partitions)})
+    except Exception as error:
+        return str(error)
+    return ""
+
+
 def execute_on_yarn(codes: list[int]) -> dict[str, str]:
     """As `execute`, of drivers on a cluster: the ResourceManager tells how each ended."""
     server = HTTPServer(("127.0.0.1", 0), ResourceManager)

@@ -108,6 +108,13 @@ def test_a_failure_and_a_late_day_reach_mail_and_webhook_with_the_page_to_read(h
     assert "docs/operations.md#modelerror" in body(mail.got[0])
 
 
+def test_a_failure_without_a_named_error_is_told_with_its_exit_code(home, tmp_path, web, mail) -> None:
+    alerted(home, tmp_path, web, mail, "Cannot execute: spark-submit a.py. Error code is: 137.\nits last words")
+    lines = web.got[0]["text"].splitlines()
+    assert lines[2] == "its last words (exit code 137)"
+    assert lines[4] == "what to do: docs/operations.md#a-task-that-ends-without-a-named-error"
+
+
 def test_a_webhook_that_refuses_does_not_keep_the_mail_back(home, tmp_path, web, mail) -> None:
     web.status = 500
     alerted(home, tmp_path, web, mail, "no answer <b>&</b>")

@@ -169,6 +169,12 @@ def test_an_exit_code_of_the_job_decides_between_fail_and_retry(home) -> None:
     }
 
 
+def test_a_task_that_ends_without_a_named_error_is_told_by_its_exception(home) -> None:
+    words = "Traceback (most recent call last):\n  File \"job.py\", line 1\nKeyError: 'u1'\n26/03/02 INFO bye"
+    told = drive(home, "failure", words, LAKEREC_HOME=str(home))
+    assert "Error code is: 1." in told and told.splitlines()[-1] == "KeyError: 'u1'"
+
+
 def test_a_day_looks_at_the_days_before_it_and_a_run_by_hand_at_none(home) -> None:
     assert drive(home, "earlier", "2024-07-04") == [["s3", False], ["s2", True], ["s1", False]]
     assert drive(home, "earlier", None) == []

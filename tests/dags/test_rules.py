@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from datetime import date, datetime, timedelta
+from functools import reduce
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -23,6 +24,7 @@ from common.rules import (
     TOO_LONG,
     begun,
     can_retry,
+    cause,
     chunks,
     days,
     must_wait,
@@ -170,7 +172,8 @@ def test_retries_follow_the_table_of_errors(leaf, told) -> None:
 def test_a_failure_names_the_section_of_its_error() -> None:
     assert {leaf.exit_code: leaf.__name__ for leaf in leaves()} == ERRORS
     assert page(TOLD[0].format(13)) == "docs/operations.md#modelerror"
-    assert page("Error code is: 137.") == page("no answer") == "docs/operations.md#alerts"
+    for unnamed in ("Error code is: 1.", "Error code is: 137.", "Error code is: -15.", "no answer"):
+        assert page(unnamed) == "docs/operations.md#a-task-that-ends-without-a-named-error"
     assert page_of_late("reco_daily") == "docs/operations.md#reco_daily-is-late"
     assert page(f"train_scorer {TOO_LONG} 2 days, 0:00:00") == "docs/operations.md#a-task-that-hangs"
 
@@ -181,6 +184,43 @@ def test_the_line_that_an_alert_has_of_a_refused_day_names_the_day_and_what_it_b
         quality.refuse("silver.events", failures, 7, quality.OF_EVENTS)
     heard = [found[0] for line in caught.value.told.splitlines() if (found := CAUSE.search(line))]
     assert heard == [f"DataQualityError: silver.events stays at version 7: {failures[0]}"]
+
+
+PYTHON = ["Traceback (most recent call last):\n", '  File "a.py", line 1, in <module>\n', "    1 / 0\n"]
+JAVA = [
+    *PYTHON,
+    "py4j.protocol.Py4JJavaError: An error occurred while calling o61.save.\n",
+    ": org.apache.spark.SparkException: Job aborted due to stage failure\n",
+    "\tat org.apache.spark.scheduler.DAGScheduler.x(DAGScheduler.scala:1)\n",
+    "Caused by: java.lang.IllegalStateException: no such block\n",
+    "\tat a.b.C(C.java:1)\n",
+    "\t... 12 more\n",
+]
+
+
+@pytest.mark.parametrize(
+    ("lines", "why"),
+    [
+        (
+            [*PYTHON, "ZeroDivisionError: division by zero\n", "26/03/02 INFO bye\n"],
+            "ZeroDivisionError: division by zero",
+        ),
+        ([*PYTHON, "KeyboardInterrupt\n"], "KeyboardInterrupt"),
+        (JAVA, "java.lang.IllegalStateException: no such block"),
+        (['Exception in thread "main" java.lang.NoClassDefFoundError: a/B\n'], "java.lang.NoClassDefFoundError: a/B"),
+        ([*JAVA, "ModelError: damaged\n", "(what to do: docs/operations.md#modelerror)\n"], "ModelError: damaged"),
+        (["ModelError: damaged\n", *JAVA], "ModelError: damaged"),
+        ([*JAVA, "08:00:24 conform_events: read 5\n"], ""),
+        (
+            ["ValueError: postgresql://shop:pw@db/x?password=pw\n"],
+            "ValueError: postgresql://(not shown)db/x?password=(not shown)",
+        ),
+        ([f"ValueError: {'x' * 999}\n"], f"ValueError: {'x' * 288}"),
+        (["Error code is: 1.\n", "0 errors, no Exception\n"], ""),
+    ],
+)
+def test_the_line_that_an_alert_has_of_an_error_without_a_name_is_its_exceptions(lines, why) -> None:
+    assert reduce(cause, lines, "") == why
 
 
 @pytest.mark.parametrize("message", [f"Error code is: {code}." for code in (1, 9, 137, -9)] + ["no answer"])
