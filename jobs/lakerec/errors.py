@@ -110,7 +110,7 @@ class DiskFullError(LakerecError):
 
 
 class ProcessLostError(LakerecError):
-    """A process that a job needed died: of Spark's (its JVM, an executor, a Python worker), or of a training."""
+    """A process that a job needed died or had no memory: of Spark's (JVM, executor, Python worker), of a training."""
 
     exit_code = 24
     retry = True

@@ -17,6 +17,10 @@ from lakerec.errors import ConfigError, ConnectionFailedError, DiskFullError, La
 # As the kernel, the JVM, safetensors and SQLite say it.
 FULL = re.compile(r"no space left on device|disk quota exceeded|database or disk is full", re.IGNORECASE)
 LOST = re.compile(r"Python worker (exited|failed)|ExecutorLostFailure|SparkContext was shut down|stopped SparkContext")
+# What the JVM says where its heap is too small; other kinds of OutOfMemoryError (threads) a larger one makes worse.
+HEAP = re.compile(
+    r"java\.lang\.OutOfMemoryError: (Java heap space|GC overhead limit|Requested array size)|SparkOutOfMemoryError"
+)
 MEMORY = "java.lang.OutOfMemoryError"
 TOLD = 300  # characters of a cause
 # A Java exception in a text of Spark's: its class and message. Behind "executor" where it came over the network.
@@ -66,6 +70,12 @@ def named(error: BaseException, folders: Sequence[str]) -> LakerecError | None:
     chain = list(_chain(error))
     if full := _first(chain, FULL):
         return DiskFullError(f"{full}\n{_free(folders)}. Each table is as of its last commit: make room, run again")
+    if heap := _first(chain, HEAP):
+        return ProcessLostError(
+            f"{heap}\nThe memory of Spark's JVM did not do. Each table is as of its last commit: raise "
+            "spark.driver_memory (on a cluster also spark.executor.memory in spark.properties), or have fewer cores in "
+            "spark.master, a backfill smaller chunk_days; then run again"
+        )
     lost = _first(chain, LOST) or next((f"{one}"[:TOLD] for one in chain if _jvm_is_gone(one)), None)
     if lost is None:
         return None

@@ -20,7 +20,7 @@ from lakerec.errors import (
     ModelError,
     ProcessLostError,
 )
-from lakerec.faults import named, told, unread
+from lakerec.faults import named, of_machine, told, unread
 
 FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
@@ -79,6 +79,27 @@ def test_the_disk_of_the_models_is_named_where_it_is_not_the_lakes(tmp_path: Pat
 def test_a_process_that_died_is_named(error: Exception) -> None:
     found = named(error, [])
     assert isinstance(found, ProcessLostError) and str(error)[:20] in str(found)
+
+
+HEAPS = ["Java heap space", "GC overhead limit exceeded", "Requested array size exceeds VM limit"]
+
+
+@pytest.mark.parametrize("why", HEAPS)
+def test_a_heap_that_is_too_small_names_the_settings_to_change(spark: SparkSession, why: str) -> None:
+    jvm = spark._jvm
+    assert jvm is not None
+    failed = jvm.java.util.concurrent.CompletableFuture()
+    failed.completeExceptionally(jvm.java.lang.OutOfMemoryError(why))
+    with pytest.raises(Py4JJavaError) as caught:
+        failed.get()
+    found = named(caught.value, [])
+    assert isinstance(found, ProcessLostError) and f"OutOfMemoryError: {why}" in str(found).splitlines()[0]
+    assert "spark.driver_memory" in str(found) and "chunk_days" in str(found)
+
+
+def test_memory_that_no_larger_heap_would_help_is_of_the_machine_and_has_no_name() -> None:
+    error = RuntimeError("java.lang.OutOfMemoryError: unable to create native thread: possibly out of memory")
+    assert named(error, []) is None and of_machine(error)
 
 
 @pytest.mark.parametrize(
