@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import tempfile
@@ -47,19 +48,26 @@ DAMAGED = re.compile(
     r"|(incorrect|invalid|unknown) (header|data|length|block|stored|code|bit|literal|distance|window|compression)"
     r"|too many length|header crc|FAILED_TO_UNCOMPRESS|PARSING_ERROR|INVALID_CHUNK_SIZE|Stream is corrupted"
 )
+# What the system, Hadoop and S3 say where a user may not read or write; and Delta and Hadoop of a folder that was not
+# made, without a reason.
+DENIED = re.compile(r"Access(Denied|Control)Exception|[Pp]ermission denied|Operation not permitted")
+UNMADE = re.compile(
+    r"(?:LOG_PATH\] Cannot create|Mkdirs failed to create) (?:file:)?(/.*?)(?: \(exists.*)?$", re.MULTILINE
+)
 UNSAID = re.compile(r"^java\.nio\.channels\.|^[\w.$]*(IOException|FSError|FileSystemException|TimeoutException)\b")
 
 
 @contextmanager
 def told(config: Config) -> Iterator[None]:
-    """Raise DiskFullError or ProcessLostError in the place of whatever means the one or the other."""
+    """Raise DiskFullError, ProcessLostError or ConfigError (a right is missing) in the place of whatever means it."""
     try:
         yield
     except DiskFullError:
         raise  # of another disk than those below
     except Exception as error:
         local = config.spark.properties.get("spark.local.dir", tempfile.gettempdir())
-        found = named(error, (config.lake, *([config.resolve(config.files)] if config.files else []), local))
+        folders = (config.lake, *([config.resolve(config.files)] if config.files else []), local)
+        found = named(error, folders) or denied(error, folders)
         if found is None:
             raise
         raise found from error
@@ -83,6 +91,45 @@ def named(error: BaseException, folders: Sequence[str]) -> LakerecError | None:
         f"{lost}\nA process of Spark's was killed, or the machine had no memory left for it (the system's log says "
         "which). Each table is as of its last commit: run again; if it was memory, with fewer cores in spark.master"
     )
+
+
+def denied(error: BaseException, folders: Sequence[str] = ()) -> ConfigError | None:
+    """The error where this user may not read or write a file: any that Python names, of Java's those in `folders`."""
+    if isinstance(error, ConfigError):
+        return None  # of a source's file, say
+    chain = list(_chain(error))
+    paths = [str(one.filename) for one in chain if isinstance(one, PermissionError) and one.filename]
+    told = paths[0] + ": permission denied" if paths else _denied_by_java("\n".join(map(str, chain)), folders)
+    if not told:
+        return None
+    home = next((one for one in folders if _names(told, one)), str(Path(paths[0]).parent) if paths else "")
+    owner = f"{home} is user {os.stat(home).st_uid}'s, " if os.path.exists(home) else ""
+    return ConfigError(
+        f"{told}\n{owner}this ran as user {os.getuid()}. Run every command as the user who owns the lake, and give "
+        f"back what another has left there: chown -R USER {home} (on a store that is no disk: give the right to it)"
+    )
+
+
+def _denied_by_java(text: str, folders: Sequence[str]) -> str:
+    """The line by which a file in the folders was refused; empty without one."""
+    lines = [*CAUSE.findall(text), *(line.strip() for line in text.splitlines())]
+    for line in lines:
+        if DENIED.search(line) and any(_names(line, one) for one in folders):
+            return re.sub(r"^[\w.$]*\.", "", line)[:TOLD]
+    unmade = (place for place in UNMADE.findall(text) if any(_names(place, one) for one in folders))
+    return next((f"{place}: cannot be made" for place in unmade if not _may_write(Path(place))), "")
+
+
+def _names(text: str, folder: str) -> bool:
+    """Whether a text names a folder or what is in it; HDFS tells a path without its host."""
+    place = re.sub(r"^hdfs://[^/]*", "", folder).rstrip("/")
+    return bool(place) and re.search(re.escape(place) + r"(?![\w.-])", text) is not None
+
+
+def _may_write(place: Path) -> bool:
+    """Whether this user may write to a folder, or to the first above it that is there."""
+    there = next(one for one in (place, *place.parents) if os.path.exists(one))
+    return os.access(there, os.W_OK | os.X_OK)
 
 
 def of_machine(error: BaseException) -> bool:

@@ -273,9 +273,12 @@ def guarded(action: Callable[[], None]) -> int:
     """Run an action; the exit code of the error it ends with, 0 without one."""
     try:
         action()
-    except LakerecError as error:
-        print(error.told, file=sys.stderr, flush=True)
+    except (LakerecError, PermissionError) as error:
+        known = error if isinstance(error, LakerecError) else faults.denied(error)
+        if known is None:
+            raise
+        print(known.told, file=sys.stderr, flush=True)
         for thread in _importing:  # an interpreter that ends inside a C extension's import may abort: another exit code
             thread.join()
-        return error.exit_code
+        return known.exit_code
     return 0

@@ -24,6 +24,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -53,7 +54,16 @@ def main(argv: list[str]) -> int:
         return serve(place, rest[0])
     if command == "stop":
         return stop(place)
-    return step(place, rest)
+    try:
+        return step(place, rest)
+    except PermissionError as error:  # the state folder, or the YAML
+        from lakerec.job import guarded
+
+        return guarded(partial(_raise, error))
+
+
+def _raise(error: Exception) -> None:
+    raise error
 
 
 class Place:

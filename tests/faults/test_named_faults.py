@@ -20,7 +20,9 @@ from lakerec.errors import (
     ModelError,
     ProcessLostError,
 )
-from lakerec.faults import named, of_machine, told, unread
+from lakerec.faults import denied, named, of_machine, told, unread
+from lakerec.job import guarded
+from lakerec.lake import file_lease
 
 FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
@@ -112,6 +114,111 @@ def test_memory_that_no_larger_heap_would_help_is_of_the_machine_and_has_no_name
 )
 def test_what_is_no_fault_of_the_machine_keeps_its_name(error: Exception) -> None:
     assert named(error, []) is None
+
+
+def refused(path: Path | str) -> PermissionError:
+    """As the system raises it; tests run as root, whom it refuses nothing."""
+    return PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+
+def test_a_lease_that_is_another_users_names_its_file_and_whose_the_lake_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def opened(place: Path, *_: object) -> None:
+        raise refused(place)
+
+    config = Config.model_validate(SETTINGS | {"lake": str(tmp_path)})
+    monkeypatch.setattr(Path, "open", opened)
+    with pytest.raises(ConfigError) as caught, told(config), file_lease(tmp_path, "job", "run", 0):
+        pass
+    why, what = str(caught.value).splitlines()
+    assert why == f"{tmp_path}/_lease: permission denied"
+    assert what.startswith(f"{tmp_path} is user {os.getuid()}'s, ") and f"chown -R USER {tmp_path} " in what
+
+
+def test_a_right_that_is_missing_elsewhere_is_named_too_and_ends_a_command(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(error: Exception) -> None:
+        raise error
+
+    assert guarded(lambda: fail(refused(tmp_path / "spark.conf"))) == ConfigError.exit_code
+    assert f"ConfigError: {tmp_path}/spark.conf: permission denied" in capsys.readouterr().err
+    with pytest.raises(PermissionError):  # to end another user's process, say
+        guarded(lambda: fail(PermissionError(errno.EPERM, "Operation not permitted")))
+
+
+LAKE = "/srv/lake"
+DENIALS = {
+    "disk": f"java.io.FileNotFoundException: {LAKE}/bronze/events/a.parquet (Permission denied)",
+    "lease": f"java.io.FileNotFoundException: {LAKE}/_lease.jvm (Permission denied)",
+    "log": f"java.nio.file.AccessDeniedException: {LAKE}/ops/runs/_delta_log/0.json",
+    "mode": f"java.io.IOException: chmod: changing permissions of '{LAKE}/ops': Operation not permitted",
+    "hdfs": "org.apache.hadoop.security.AccessControlException: Permission denied: user=ann, access=WRITE, "
+    f'inode="{LAKE}":lake:supergroup:drwxr-xr-x',
+    "worker": "org.apache.spark.api.python.PythonException: Traceback (most recent call last):\n"
+    f"PermissionError: [Errno 13] Permission denied: '{LAKE}/_scoring/a'",
+}
+
+
+@pytest.mark.parametrize("lake", [LAKE, f"hdfs://name:8020{LAKE}"])
+@pytest.mark.parametrize("why", DENIALS.values(), ids=DENIALS)
+def test_a_file_of_the_lake_that_java_may_not_have_is_named(lake: str, why: str) -> None:
+    text = (
+        f"calling o1.save.\n: org.apache.spark.SparkException: to file:{LAKE}/x\n\tat a.b.C(D.java:1)\nCaused by: {why}"
+    )
+    found = denied(RuntimeError(text), ["/nowhere", lake])
+    assert isinstance(found, ConfigError) and f"chown -R USER {lake} " in str(found)
+    assert str(found).splitlines()[0] in why and LAKE in str(found).splitlines()[0]
+
+
+def test_a_bucket_that_refuses_is_named_with_the_right_to_give() -> None:
+    found = denied(RuntimeError(f"x\nCaused by: {DENIED}"), ["s3a://b/k"])
+    assert "s3a://b/k: open" in str(found) and "give the right to it" in str(found)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[DELTA_CANNOT_CREATE_LOG_PATH] Cannot create file:{}/ml/x/_delta_log",
+        "Mkdirs failed to create file:{}/ml/x (exists=false, cwd=file:/)",
+    ],
+)
+def test_a_folder_that_was_not_made_is_denied_only_where_this_user_may_not_make_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    error = RuntimeError(text.format(tmp_path))
+    assert denied(error, [str(tmp_path)]) is None
+    monkeypatch.setattr(os, "access", lambda place, _: place != tmp_path)
+    assert f"{tmp_path}/ml/x" in str(denied(error, [str(tmp_path)]))
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("java.io.FileNotFoundException: /srv/lake-of-others/a (Permission denied)"),
+        RuntimeError(f"java.io.FileNotFoundException: {LAKE}/a (No such file or directory)"),
+        caused(
+            ConfigError("sources.events.path: /srv/lake/in/a.csv: Permission denied"), refused("/srv/lake/in/a.csv")
+        ),
+        PermissionError(errno.EPERM, "Operation not permitted"),
+    ],
+)
+def test_what_is_no_right_of_the_lake_keeps_its_name(error: Exception) -> None:
+    assert denied(error, [LAKE]) is None
+
+
+def test_a_right_that_the_lake_refuses_is_so_named_where_java_throws(spark: SparkSession) -> None:
+    jvm = spark._jvm
+    assert jvm is not None
+    failed = jvm.java.util.concurrent.CompletableFuture()
+    cause = jvm.java.io.FileNotFoundException(DENIALS["disk"].split(": ")[1])
+    failed.completeExceptionally(jvm.java.io.IOException("x", cause))
+    with (
+        pytest.raises(ConfigError, match=f"{LAKE}/bronze/events/a.parquet"),
+        told(Config.model_validate(SETTINGS | {"lake": LAKE})),
+    ):
+        failed.get()
 
 
 S3 = "software.amazon.awssdk.services.s3.model.S3Exception: "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import select
@@ -20,6 +21,7 @@ import pytest
 from tests.conftest import DAY, Shop, day_after, event
 
 from lakerec import warm
+from lakerec.errors import ConfigError
 from lakerec.lake import file_lease
 from lakerec.warm import Place, connected, fingerprint
 
@@ -55,6 +57,16 @@ def told(process: subprocess.Popen) -> tuple[int, str]:
     """Exit code and output."""
     text = process.communicate(timeout=180)[0]
     return process.returncode, text
+
+
+def test_a_state_folder_of_another_user_is_told_and_not_tried_again(shop: Shop, monkeypatch, capsys):
+    def started(place: Place, _):
+        raise PermissionError(errno.EACCES, "Permission denied", str(place.log))
+
+    monkeypatch.setattr(warm, "started", started)
+    file = str(shop.config.file)
+    assert warm.main(["step", "--state", str(shop.folder), "ingest_events", "--config", file]) == ConfigError.exit_code
+    assert f"ConfigError: {shop.folder}/warm.log: permission denied" in capsys.readouterr().err
 
 
 def drivers(shop: Shop) -> set[int]:
