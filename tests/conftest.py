@@ -25,6 +25,8 @@ from lakerec.config import Config, load_config
 from lakerec.lake import Window
 from lakerec.session import build_session
 
+# Versions that are kept for a second, and so no longer than a training may take.
+SHORT_LIVED = {"maintenance": {"versions_days": 0.00001, "log_days": 3}, "airflow": {"training_minutes": 0.01}}
 Start = Callable[..., subprocess.Popen]
 ROOT = Path(__file__).resolve().parents[1]
 DAY = date(2026, 3, 2)

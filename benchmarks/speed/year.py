@@ -86,6 +86,7 @@ def deployment(folder: Path, days: int, users: int, items: int) -> Config:
     simulate(folder / "demo-data", FIRST, days, users, items, 7)
     raw = yaml.safe_load((ROOT / "conf/demo.yaml").read_text())
     raw["maintenance"] = {"versions_days": WEEK * SECONDS_A_DAY / 86400}
+    raw["airflow"] = {"training_minutes": 1}  # none runs, and versions have to outlive one
     file.parent.mkdir()
     file.write_text(yaml.safe_dump(raw))
     return load_config(file)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import math
 import posixpath
 import re
 from pathlib import Path
@@ -514,6 +515,7 @@ RETAINABLE = (
     "ml.examples",
     "gold.recommendations",
 )
+DAY_MINUTES = 1440
 TRAINED_ON = ("ml.sequences", "ml.behaviour_patterns", "ml.user_patterns")
 
 
@@ -610,6 +612,17 @@ class Config(Model):
                 "are types that say that an item was shown, and no more, or []"
             )
 
+    def check_upkeep(self) -> None:
+        """Raise ConfigError where the upkeep could remove what a running training has pinned."""
+        days, minutes = self.maintenance.versions_days, self.airflow.training_minutes
+        if days * DAY_MINUTES < minutes:
+            raise ConfigError(
+                f"{self.where('maintenance', 'versions_days')}: {days:g} days are less than airflow.training_minutes "
+                f"({minutes:g}), so that the upkeep could remove what a running training reads; expected are "
+                f"versions_days of {math.ceil(minutes / DAY_MINUTES)} or more, or training_minutes of "
+                f"{days * DAY_MINUTES:g} or less"
+            )
+
     @property
     def zone(self) -> ZoneInfo:
         """The time zone that says what a day is."""
@@ -685,6 +698,7 @@ def load_config(file: Path, lake: str | None = None) -> Config:
         raise ConfigError(_describe(file, node, error)) from None
     config._file, config._node = file.resolve(), node
     config.check_impressions()
+    config.check_upkeep()
     own = _one_name(config.resolve(config.lake))
     place = _one_name(lake) if lake else own
     other = bool(config.files) and place != own

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from deltalake import DeltaTable
 from stages import DAYS, OWN
-from tests.conftest import Shop, Start, day_after
+from tests.conftest import SHORT_LIVED, Shop, Start, day_after
 from tests.processes import ended, job_command, kill
 
 pytestmark = pytest.mark.faults
@@ -23,7 +23,7 @@ RETENTION = {"quarantine.events": 2, "gold.recommendations": 2}
 
 def aged(shop: Shop) -> Shop:
     """A lake of many small commits, with days past their retention and versions past theirs."""
-    shop.settings |= {"retention": RETENTION, "maintenance": {"versions_days": 0.00001}}
+    shop.settings |= {"retention": RETENTION, **SHORT_LIVED}
     lake = shop.job("score_candidates").lake
     fields = {"rank": 1, "item_id": "i1", "score": 0.5, "source": "text", "propensity": 1.0, "model_version": "m"}
     for n in range(3):

@@ -5,7 +5,7 @@ import time
 from pathlib import Path
 
 import pytest
-from tests.conftest import DAY, Shop, day_after, event
+from tests.conftest import DAY, SHORT_LIVED, Shop, day_after, event
 
 from lakerec.config import load_config
 from lakerec.errors import ConflictError, LakeBusyError, SourceError, UsageError
@@ -86,7 +86,7 @@ def test_what_the_upkeep_has_removed_is_said_to_be_gone_and_the_step_runs_again(
     first = run_of(ran, "conform_events")
     ran.deliver(DAY, [event(n) for n in range(9)])
     ran.run(*STEPS)
-    ran.settings["maintenance"] = {"versions_days": 0.00001, "log_days": 3}
+    ran.settings |= SHORT_LIVED
     time.sleep(1)
     ran.run("maintain_lake")
     show_run(ran.config, ran.spark, first)

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from tests.conftest import DAY, LAKE_STEPS, ROOT, Shop, day_after, event
+from tests.conftest import DAY, LAKE_STEPS, ROOT, SHORT_LIVED, Shop, day_after, event
 
 from lakerec import models, quality
 from lakerec.cli import STEPS
@@ -100,7 +100,7 @@ def test_a_log_of_many_commits_becomes_short_and_the_jobs_go_on(shop: Shop):
 
 
 def test_versions_and_commits_are_kept_as_long_as_the_yaml_says(shop: Shop):
-    shop.settings["maintenance"] = {"versions_days": 0.00001, "log_days": 3}
+    shop.settings |= SHORT_LIVED
     shop.deliver(DAY, [event(1)])
     shop.run("ingest_events")
     shop.run("ingest_events")

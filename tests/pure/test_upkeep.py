@@ -89,5 +89,17 @@ def test_what_would_lose_more_than_it_should_is_refused(tmp_path: Path, sections
         config(tmp_path, **sections)
 
 
+def test_versions_go_no_earlier_than_a_training_may_end(tmp_path: Path):
+    told = (
+        r"config\.yaml, line \d+: maintenance\.versions_days: 2 days are less than .*minutes \(2881\), .*"
+        r"versions_days of 3 or more, or training_minutes of 2880 or less"
+    )
+    with pytest.raises(ConfigError, match=told):
+        config(tmp_path, maintenance={"versions_days": 2}, airflow={"training_minutes": 2881})
+    with pytest.raises(ConfigError, match=r"versions_days: 1 days are less than airflow.training_minutes \(2880\)"):
+        config(tmp_path, maintenance={"versions_days": 1})
+    assert config(tmp_path, maintenance={"versions_days": 2}).maintenance.versions_days == 2
+
+
 def test_every_table_that_may_lose_days_has_a_rule():
     assert set(upkeep.RULES) | {"ml.examples"} == set(RETAINABLE)
