@@ -144,6 +144,16 @@ def test_what_is_restored_ranks_as_what_was_fitted(night, planned):
     assert np.allclose(told.score, restored.ranker.score(found.features), atol=1e-6)
 
 
+def test_what_is_evaluated_counts_the_patterns_of_as_many_days_as_what_was_trained(night, planned):
+    settings, cut = {"days": 5.0}, planned.test
+    opened = Bundle.open(night[0])
+    few = Bundle(opened.folder, replace(opened.recipe, settings=opened.recipe.settings | {"pattern": settings}))
+    fitted = generators.fit("pattern", cut.known, planned.world.shelf(cut.day), settings)
+    whole = generators.fit("pattern", cut.known, planned.world.shelf(cut.day), {})
+    found = recommender_at(planned.world, cut, few).stage.members["pattern"]
+    assert np.array_equal(found.shares, fitted.shares) and not np.array_equal(found.shares, whole.shares)
+
+
 @pytest.mark.parametrize("listed", [True, False], ids=["catalogue", "events only"])
 @pytest.mark.parametrize("name", [name for name, member in generators.MEMBERS.items() if member.kind.fresh])
 def test_a_generator_made_of_the_days_shelf_says_what_the_fitted_one_says(name, listed):

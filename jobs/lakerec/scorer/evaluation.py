@@ -44,7 +44,7 @@ def recommender_at(world: World, cut: Cut, opened: Bundle) -> Recommender:
     """The recommender as it was before the cut's targets, over that day's shelf."""
     shelf = world.shelf(cut.day)
     stock = world.stock(cut.day, DailyCounts.of(cut.known))
-    patterns = PatternPopular.fit(cut.known, shelf).shares
+    patterns = PatternPopular.fit(cut.known, shelf, opened.recipe.pattern_days).shares
     return opened.recommender("evaluated", shelf, stock, patterns)
 
 
