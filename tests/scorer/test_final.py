@@ -183,6 +183,14 @@ def test_a_calibration_keeps_the_order_and_stays_between_0_and_1(rows):
     assert (np.diff(found) <= 0).all()
 
 
+@given(st.lists(st.floats(0, 1, width=32), min_size=1, max_size=300))
+def test_probabilities_that_fall_or_stay_fall_from_place_to_place(chances):
+    given_ = np.sort(np.array(chances, dtype=np.float32))[::-1]
+    (found,) = final.as_ranked([given_])
+    assert found.dtype == np.float32 and (np.diff(found) < 0).all() and (found > 0).all() and (found <= 1).all()
+    assert np.allclose(found, given_, atol=1e-4)
+
+
 def test_a_calibration_gives_the_shares_that_were_seen():
     rng = np.random.default_rng(0)
     scores = rng.normal(size=20000).astype(np.float32)

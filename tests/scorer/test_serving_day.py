@@ -25,10 +25,10 @@ from scipy import sparse
 
 from lakerec.generators.nearest import Approximate
 from lakerec.generators.popularity import ALWAYS
-from lakerec.scorer import recommender
+from lakerec.scorer import evaluation, recommender
 from lakerec.scorer.bundle import Bundle
 from lakerec.scorer.final import Shortlist
-from lakerec.scorer.nightly import ranker_features
+from lakerec.scorer.nightly import cuts_of, ranker_features
 from lakerec.scorer.prediction import Predictor
 from lakerec.scorer.serving_day import INVERTED, ScoringDay, ShelfOfDay, pattern_shares
 from lakerec.scorer.slates import Slate
@@ -163,6 +163,37 @@ def test_the_lists_of_a_frame_are_those_computed_directly(served, frame):
     for user in PEOPLE:
         assert [(i, s) for i, _, s in found[user]] == [(i, s) for i, _, s in wanted[user]]
         assert np.allclose([p for _, p, _ in found[user]], [p for _, p, _ in wanted[user]], atol=1e-6)
+
+
+@pytest.fixture
+def flat(night):
+    """A predictor whose features told nothing: no language model, and both weights are 0."""
+    return Predictor(replace(Predictor.load(night[0], 1).manifest, prior=[0.0, 0.0, -2.0]))
+
+
+def test_a_list_keeps_the_rankers_order_where_the_features_told_nothing(night, flat, frame, tmp_path):
+    shelf_of(make_world()).save(tmp_path / "day.npz")
+    day = ScoringDay.load(night[0], tmp_path / "day.npz")
+    items, _ = day.recommender.rank(day.histories(frame), day.day.on_shelf).tops(len(frame), PER_USER)
+    served = day.lists(frame, flat, PER_USER).sort_values(["score", "item_id"], ascending=[False, True])
+    for user, row in zip(frame["user_id"], items, strict=True):
+        mine, count = served[served["user_id"] == user], int((row >= 0).sum())
+        assert mine["item_id"].tolist()[:count] == [ITEMS[item] for item in row[:count]]
+        assert np.allclose(mine["score"][:count], 1 / (1 + np.exp(2)), atol=1e-6)
+        assert (np.diff(mine["score"][:count]) < 0).all() and not mine["score"][count:].any()
+
+
+def test_what_is_judged_keeps_it_too(night, flat):
+    world, opened = make_world(), Bundle.open(night[0])
+    (cut,) = cuts_of(world, make_examples(cuts=nights.CUTS[-1:]))
+    made = evaluation.recommender_at(world, cut, opened)
+    (judged,) = evaluation.model(world, cut, "v", made, flat, opened, PER_USER, 4)
+    ranked = made.rank(cut.part.histories, cut.on_shelf)
+    items, behind = ranked.tops(len(cut.part), PER_USER)[0], ranked.ranks(cut.part)
+    assert np.array_equal(judged.lists, items[:, :4])
+    for rank, user, item, rest in zip(judged.ranks, cut.part.target_users, cut.part.target_items, behind, strict=True):
+        found = np.flatnonzero(items[user] == item)
+        assert rank == (found[0] + 1 if len(found) else rest)
 
 
 def test_a_list_holds_no_item_twice_and_not_more_than_asked_for(served, frame):

@@ -15,7 +15,7 @@ from lakerec.generators.base import Shelf
 from lakerec.generators.popularity import ALWAYS, DailyCounts, PatternPopular
 from lakerec.protocols import Part
 from lakerec.scorer.bundle import Bundle
-from lakerec.scorer.final import UNREAD, Final, Shortlist
+from lakerec.scorer.final import UNREAD, Final, Shortlist, as_ranked, chances
 from lakerec.scorer.nightly import Cut, labelled_slates
 from lakerec.scorer.prediction import Predictor
 from lakerec.scorer.recommender import Ranked, Recommender, source_ranks
@@ -69,7 +69,7 @@ def model(
     if predictor.model is None:
         return [served]
     unread, nothing = opened.final(UNREAD), [np.zeros(len(slate.texts), dtype=np.float32) for slate in made]
-    alone = unread.chances(nothing, shortlist, part.histories, stock) if unread else predictor.prior(made)
+    alone = unread.chances(nothing, shortlist, part.histories, stock) if unread else as_ranked(predictor.prior(made))
     return [served, _judged(f"{name} without language model", part, ranked, made, alone, shortlist.items, k)]
 
 
@@ -77,8 +77,11 @@ def _chances(
     final: Final | None, predictor: Predictor, made: Sequence[Slate], shortlist: Shortlist, part: Part, stock: Stock
 ) -> list[NDArray[np.float32]]:
     """As served; nan where ranker or language model say no number, which boosters behind them take for a gap."""
-    told = predictor.score(made) if final is None else predictor.corrections(made)
-    found = told if final is None else final.chances(told, shortlist, part.histories, stock)
+    if final is None:
+        told = found = chances(final, predictor, made, shortlist, part.histories, stock)
+    else:
+        told = predictor.corrections(made)
+        found = final.chances(told, shortlist, part.histories, stock)
     return [
         np.where(np.isfinite(read) & np.isfinite(slate.features).all(axis=1), chance, np.float32(np.nan))
         for read, slate, chance in zip(told, made, found, strict=True)

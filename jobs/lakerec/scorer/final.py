@@ -34,6 +34,7 @@ GUARDED = ("tail items", "new items", "new users", "short histories")
 # validation month of Online Retail 15 leaves gained .005 over the ranker, 4 leaves .007, and the language model's part
 # of it showed with 4 alone).
 SMALL = {"leaves": 4, "learning_rate": 0.02, "min_leaf": 200}
+LEAST = np.float32(1e-30)  # float32 still falls from here, and 0 is the score of what fills a list up
 
 
 @dataclass(frozen=True)
@@ -245,14 +246,23 @@ def chances(
     stock: Stock,
 ) -> list[NDArray[np.float32]]:
     """P(positive) of each candidate by person, (n,) each; sorted by it a list is in its final order."""
-    if final is None:
-        return predictor.score(slates)
-    return final.chances(predictor.corrections(slates), shortlist, histories, stock)
+    if final is not None:
+        return final.chances(predictor.corrections(slates), shortlist, histories, stock)
+    found = predictor.score(slates)
+    return as_ranked(found) if predictor.model is None else found
+
+
+def as_ranked(chances: Sequence[NDArray[np.float32]]) -> list[NDArray[np.float32]]:
+    """The features' own probabilities of each list, best first, where none is equal to the one before it.
+
+    Weights of 0, and features beyond their limit, leave them equal, and a list would be sorted by its items' names.
+    """
+    return [_falling(chance, np.arange(len(chance))) for chance in chances]
 
 
 def _falling(chances: NDArray[np.float32], places: NDArray[np.int64]) -> NDArray[np.float32]:
     """Probabilities (n,) that fall from place to place, by the least there is where float32 has them equal."""
-    order, found = np.argsort(places), chances.copy()
+    order, found = np.argsort(places), np.maximum(chances, LEAST)
     for before, place in pairwise(order):
         if found[place] >= found[before]:
             found[place] = np.nextafter(found[before], np.float32(0))
