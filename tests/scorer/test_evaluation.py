@@ -108,4 +108,4 @@ def test_the_gain_on_validation_stands_by_slice_also_of_a_model_that_was_told_wi
     rows = {row["slice"]: (row["value"], row["users"]) for row in sheet.language_model("v", told)}
     assert rows == {"validation": (0.1, 300), "validation | tail items": (-0.1, 120)}
     assert [row["slice"] for row in sheet.language_model("v", gain)] == ["validation"]
-    assert sheet.language_model("v", None) == []
+    assert sheet.language_model("v", None) == sheet.language_model("v", {"doubt": "no hit"}) == []

@@ -100,7 +100,7 @@ def ready(tiny, slates, longest=None):
     encoder, tokenizer = load_encoder(tiny)
     packer = Packer(tokenizer, 32, 4)
     packer.longest = longest or packer.longest
-    examples = Examples.of(slates, packer, 1, "test")
+    examples = Examples.of(slates, packer, 1)
     torch.manual_seed(1)
     model = artefact.build(encoder, *moments(examples.features))
     fit_prior(model, examples)

@@ -608,6 +608,24 @@ def test_the_recipe_tells_what_the_language_model_brought_by_slice(filtered):
     assert told["users"] > 0 and told["doubt"] and told["slices"] == {}  # fewer people than promotion.min_users
 
 
+@pytest.mark.parametrize("wish", ["auto", "never"])
+@pytest.mark.parametrize("at", ["train", "valid"])
+def test_a_night_whose_slates_hold_no_hit_keeps_its_ranker(tiny, tmp_path, monkeypatch, at, wish):
+    labelled = nightly.labelled_slates
+
+    def without_hits(world, cut, *given):
+        made = labelled(world, cut, *given)
+        return [replace(slate, labels=0 * slate.labels) for slate in made] if cut.split == at else made
+
+    monkeypatch.setattr(nightly, "labelled_slates", without_hits)
+    config, lines, out = make_config(tiny, language_model=wish, retriever={"enabled": False}), [], tmp_path / "v1"
+    report = nights.run(out, config, lines=lines)
+    assert not report.language_model and not checked(out).language_model and Bundle.open(out).ranker()
+    told = Bundle.open(out).recipe.report["language_model"]
+    assert "slates with 0 positives among" in told["doubt"]
+    assert sum(told["doubt"] in line for line in lines) == 1
+
+
 # --- small parts --------------------------------------------------------------------------------------------
 
 

@@ -18,13 +18,13 @@ from safetensors.torch import load_file, save_file
 
 from conftest import DECODERS, SIZES, make_slates
 from lakerec.config import Scorer, Training
-from lakerec.errors import ContractError, ModelError, NotEnoughDataError
+from lakerec.errors import ContractError, ModelError
 from lakerec.scorer import artefact, fitting, training
 from lakerec.scorer.artefact import HEAD, checked, load, sha256
 from lakerec.scorer.language_model import load_encoder
 from lakerec.scorer.model import FLOAT32
 from lakerec.scorer.prediction import Predictor
-from lakerec.scorer.slates import Packer
+from lakerec.scorer.slates import Packer, Slate
 
 WEIGHTS = ("model.safetensors", "head.safetensors", "manifest.json")
 WORST = 10.0  # noise that leaves the feature worthless: only the text can tell
@@ -424,9 +424,29 @@ def test_a_checkpoint_of_other_data_is_not_resumed(tiny, tmp_path, monkeypatch):
     assert not any("resumed" in line for line in lines)
 
 
-def test_one_class_is_not_enough(tiny, tmp_path):
-    with pytest.raises(NotEnoughDataError, match="training: 0 slates"):
-        training.train([], make_slates(5, 1), settings_of(tiny), ["f"], tmp_path / "v", print)
+def of_one_class(kind):
+    """Slates without a hit, of hits alone, without a candidate; none."""
+    if kind == "none":
+        return []
+    labels = {"misses": np.zeros(3, np.float32), "hits": np.ones(3, np.float32), "empty": np.zeros(0, np.float32)}[kind]
+    features = np.linspace(1, 0, len(labels), dtype=np.float32)[:, None]
+    return [Slate(f"s{n}", "", ["a", "b", "c"][: len(labels)], features, labels, 3) for n in range(4)]
+
+
+@pytest.mark.parametrize("kind", ["misses", "hits", "empty", "none"])
+@pytest.mark.parametrize("wish", ["auto", "always", "never"])
+@pytest.mark.parametrize("use", ["training", "validation"])
+def test_slates_of_one_class_leave_the_language_model_out_and_nothing_else(tiny, tmp_path, kind, wish, use):
+    few, whole, lines = of_one_class(kind), make_slates(20, 1, 0.5), []
+    data = (few, whole) if use == "training" else (whole, few)
+    report = training.train(*data, settings_of(tiny, wish), ["f"], tmp_path / "v", lines.append, None, pytest.fail)
+    assert not report.language_model and len(report.valid_loss) == 1 and np.isfinite(report.valid_loss).all()
+    (line,) = [line for line in lines if "left out" in line]
+    assert f"({use}: {len(few)} slates with " in line
+    predictor = Predictor.load(tmp_path / "v", 1)
+    for scores in predictor.score(make_slates(5, 3)):
+        assert ((scores > 0) & (scores < 1)).all() and (use == "validation" or len(np.unique(scores)) == 1)
+    assert predictor.manifest.prior[0] >= 0 and (use == "training" or predictor.manifest.prior[0] > 0)
 
 
 def test_a_prior_survives_broken_features(tiny, tmp_path):

@@ -33,7 +33,10 @@ class Calibration:
 
 
 def rising_logistic(x: NDArray[np.floating], labels: Floats) -> NDArray[np.float64]:
-    """(f + 1,) weights of the columns of x (n, f), none below 0, and the bias, of least ridge log-loss; by L-BFGS-B."""
+    """(f + 1,) weights of the columns of x (n, f), none below 0, and the bias, of least ridge log-loss; by L-BFGS-B.
+
+    Labels that are all alike teach the bias alone: the share that one more of each kind would give.
+    """
     x, y = np.asarray(x, dtype=np.float64), np.asarray(labels, dtype=np.float64)
 
     def loss(weights: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
@@ -42,7 +45,10 @@ def rising_logistic(x: NDArray[np.floating], labels: Floats) -> NDArray[np.float
         value = np.mean(np.logaddexp(0.0, z) - y * z) + ridge @ weights / 2
         return float(value), np.append(x.T @ slope, slope.sum()) + ridge
 
-    start = np.append(np.zeros(x.shape[1]), logit(np.clip(y.mean(), 1e-6, 1 - 1e-6)))
+    share = np.clip(y.sum() / max(len(y), 1), 1 / (len(y) + 2), (len(y) + 1) / (len(y) + 2))
+    start: NDArray[np.float64] = np.append(np.zeros(x.shape[1]), logit(share))
+    if y.sum() in (0, len(y)):
+        return start
     bounds = [*[(0.0, None)] * x.shape[1], (None, None)]
     found: NDArray[np.float64] = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=bounds).x
     return found

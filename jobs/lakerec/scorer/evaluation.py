@@ -168,7 +168,7 @@ class Sheet:
 
     def language_model(self, name: str, told: Mapping[str, Any] | None) -> list[Row]:
         """What a language model brought on validation, also where it was left out; nothing where it was not judged."""
-        gains = {} if not told else {"all": told} | told.get("slices", {})
+        gains = {"all": told} | told.get("slices", {}) if told and "gain" in told else {}
         found = {part: metrics.Comparison(*map(gain.get, metrics.Comparison._fields)) for part, gain in gains.items()}
         return [
             self._gained(name, _within("validation", part), "language_model_gain", gain)

@@ -119,8 +119,12 @@ class Run:
         return torch.optim.AdamW([group for group in groups if group["params"]], weight_decay=0.01)
 
     def begin(self) -> None:
-        """Tell and check the start, and validate it: a correction that starts at zero need not be read."""
+        """Tell and check the start, and validate it."""
         self.progress(start(self.model, self.reading.examples, self.slates))
+        self.validate_start()
+
+    def validate_start(self) -> None:
+        """A correction that starts at zero need not be read."""
         self._validate(unread(self.model, self.held_out.examples))
 
     def fit(self, checkpoint: Path, fingerprint: str, fitted: bool = False) -> None:
@@ -294,7 +298,9 @@ def _as_json(about: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _ndcg(logits: NDArray[np.float32], examples: Examples) -> float:
-    """Mean NDCG@10 of slates with targets."""
+    """Mean NDCG@10 of slates with targets, nan without any."""
+    if not any(examples.targets):
+        return float("nan")
     inner = examples.starts[1:-1]
     scores, labels = np.split(logits, inner), np.split(examples.labels.numpy(), inner)
     return float(np.nanmean(metrics.evaluate(scores, labels, examples.targets, [10])["ndcg@10"]))

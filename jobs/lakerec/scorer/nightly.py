@@ -33,6 +33,7 @@ from lakerec.scorer import bundle, final, training
 from lakerec.scorer.base_model import model_id
 from lakerec.scorer.final import Final, Shortlist, Verdict
 from lakerec.scorer.ranker import Lessons, Ranker
+from lakerec.scorer.reading import lacking
 from lakerec.scorer.recommender import (
     FirstStage,
     Ranked,
@@ -370,6 +371,8 @@ def train(
     held = night.slates(valid, ranker, night.valid, settings.valid_slates)
     evaluated = night.stage(night.test.day, night.test.known, retrievers.get("evaluated", []))
     serving = night.stage(night.last, world.known(night.last), retrievers.get("serving", []))
+    if doubt := lacking(slates, held.slates):
+        report["language_model"] = {"doubt": doubt}
     recipe = _recipe(night, bool(retrievers), report)
     verdict: Verdict | None = None
 

@@ -10,7 +10,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lakerec.errors import NotEnoughDataError
 from lakerec.scorer import parallel
 from lakerec.scorer.model import SlateScorer
 from lakerec.scorer.prediction import stack_features
@@ -36,18 +35,29 @@ class Examples:
     teacher: Tensor | None = None
 
     @classmethod
-    def of(cls, slates: Sequence[Slate], packer: Packer, features: int, use: str) -> Examples:
-        """Raises NotEnoughDataError where there are not both positives and negatives."""
-        labels = [slate.labels for slate in slates if slate.labels is not None]
-        flat = np.concatenate([np.zeros(0), *labels]).astype(np.float32)
-        if not 0 < flat.sum() < len(flat):
-            raise NotEnoughDataError(
-                f"{use}: {len(slates)} slates with {int(flat.sum())} positives among {len(flat)} candidates; "
+    def of(cls, slates: Sequence[Slate], packer: Packer, features: int) -> Examples:
+        """Of labelled slates."""
+        starts = np.cumsum([0, *(len(slate.texts) for slate in slates)])
+        told, labels = stack_features(slates, features), torch.from_numpy(_labels(slates))
+        return cls(packer.pack(slates), told, labels, starts, [slate.targets for slate in slates])
+
+
+def lacking(train: Sequence[Slate], valid: Sequence[Slate]) -> str:
+    """What is missing to teach a language model and to judge it; empty where both have positives and negatives."""
+    for use, slates in (("training", train), ("validation", valid)):
+        labels = _labels(slates)
+        if not 0 < labels.sum() < len(labels):
+            return (
+                f"{use}: {len(slates)} slates with {int(labels.sum())} positives among {len(labels)} candidates; "
                 "both kinds are needed: widen the window or take more candidates"
             )
-        starts = np.cumsum([0, *(len(slate.texts) for slate in slates)])
-        told = stack_features(slates, features)
-        return cls(packer.pack(slates), told, torch.from_numpy(flat), starts, [slate.targets for slate in slates])
+    return ""
+
+
+def _labels(slates: Sequence[Slate]) -> NDArray[np.float32]:
+    """The labels (r,) of all candidates."""
+    labels = [slate.labels for slate in slates if slate.labels is not None]
+    return np.concatenate([np.zeros(0), *labels]).astype(np.float32)
 
 
 class Reading:
@@ -62,7 +72,7 @@ class Reading:
         self.first_packs = self._first_packs(whole)
         self.packs = np.diff(np.append(self.first_packs, len(self.lengths)))
         self.longest = np.maximum.reduceat(self.lengths, self.first_packs)
-        self.starts = np.array([examples.packs[first].start for first in self.first_packs])
+        self.starts = np.array([examples.packs[first].start for first in self.first_packs], dtype=np.int64)
         self.tokens_read = 0
 
     def _first_packs(self, whole: bool) -> NDArray[np.int64]:

@@ -36,7 +36,7 @@ from lakerec.scorer.losses import teacher_logits
 from lakerec.scorer.model import FLOAT32, SlateScorer, check_blocks, check_length
 from lakerec.scorer.prediction import Predictor, corrections, stack_features
 from lakerec.scorer.prior import fit_prior, moments, prior_weights, rescale
-from lakerec.scorer.reading import Examples
+from lakerec.scorer.reading import Examples, lacking
 from lakerec.scorer.slates import Form, Packer, Slate
 
 Beside = Callable[[Path, bool], None]
@@ -60,8 +60,9 @@ def train(
 
     `beside` writes what else belongs to the artefact into its folder, told whether the language model does. One that
     does not validate better than the features, or by what it adds to the validation slates' logits does not pay, is
-    left out, unless the configuration wants it always: lists are then the features' alone. `served` has the scores
-    that order the first of these slates in a list, by what is added; without it, or where it has none, the logits do.
+    left out, unless the configuration wants it always: lists are then the features' alone. So they are in any case
+    where either slates have not both positives and negatives. `served` has the scores that order the first of these
+    slates in a list, by what is added; without it, or where it has none, the logits do.
     """
     first = parallel.rank() == 0
     with parallel.group():
@@ -94,15 +95,16 @@ class _Trained:
         taught: Taught | None = None,
     ) -> None:
         self.valid, self.scorer, self.names, self.out, self.progress = valid, scorer, feature_names, out, progress
-        silent = scorer.language_model == "never"
+        self.lacking = lacking(train, valid)
+        silent = scorer.language_model == "never" or bool(self.lacking)
         # Where nothing is trained nothing is read either: `head` would read every slate ahead.
         self.settings = scorer.training.model_copy(update={"loss": "bce", "freeze": "full"} if silent else {})
         torch.manual_seed(self.settings.seed)
         encoder, self.tokenizer = load_encoder(folder(scorer.model))
         check_length(encoder, scorer.history_tokens + scorer.candidate_tokens + 3, scorer.model)
         self.packer = Packer.of(self.tokenizer, Form.of(scorer.model_dump()))
-        examples = Examples.of(train, self.packer, len(feature_names), "training")
-        held_out = Examples.of(valid, self.packer, len(feature_names), "validation")
+        examples = Examples.of(train, self.packer, len(feature_names))
+        held_out = Examples.of(valid, self.packer, len(feature_names))
         as_served = [replace(slate, features=slate.served) for slate in train]
         served = replace(examples, features=stack_features(as_served, len(feature_names)))
         self.moments = moments(served.features)
@@ -136,7 +138,9 @@ class _Trained:
         fitted: several processes have left the checkpoint of the whole training, and nothing is left to be done.
         """
         report = self.report
-        if self.scorer.language_model == "never":
+        if self.lacking:
+            run.validate_start()
+        elif self.scorer.language_model == "never":
             run.begin()
         else:
             run.fit(self.checkpoint, mark, fitted)
@@ -152,6 +156,7 @@ class _Trained:
         report.language_model = kept = self._kept(pays, served)
         if not kept:
             why = "by scorer.language_model" if scorer.language_model == "never" else "for it does not pay"
+            why = f"with nothing to teach or to judge it by ({self.lacking})" if self.lacking else why
             self.progress(f"the language model is left out, {why}; it costs nothing")
         settings = scorer.model_dump(mode="json", exclude={"model"})
         settings |= {"language_model": kept, "arithmetic": self.arithmetic, "agreement": self.agreement}
@@ -166,7 +171,7 @@ class _Trained:
     def _kept(self, pays: Pays | None, served: Served | None) -> bool:
         """Whether the language model becomes part of the artefact."""
         wish = self.scorer.language_model
-        if wish != "always" and not self.report.best_epoch:
+        if self.lacking or (wish != "always" and not self.report.best_epoch):
             return False
         exact = self.model.computing(FLOAT32)
         if pays is not None and not pays(corrections(exact, self.packer, self.valid)):
