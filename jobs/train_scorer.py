@@ -20,6 +20,7 @@ from lakerec.session import driver_cores
 
 def run(job: Job) -> dict[str, Any]:
     """Write the artefact of the snapshot's version; a version that is there already is kept as it is."""
+    models.check_one_process(job.config)
     snapshot = models.snapshot_of(job.lake, job.last_day)
     version = models.version_of(snapshot, job.last_day, job.config)
     manifest = models.folder(job.lake, version) / "manifest.json"

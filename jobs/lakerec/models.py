@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from pyspark.sql import Row
 from pyspark.sql import functions as F
 
 from lakerec.config import Config
-from lakerec.errors import ModelError, NotEnoughDataError, UsageError
+from lakerec.errors import ConfigError, ModelError, NotEnoughDataError, UsageError
 from lakerec.lake import Lake, locked
 from lakerec.names import as_part
 
@@ -48,6 +49,15 @@ def version_of(snapshot: str, as_of: date, config: Config) -> str:
 def folder(lake: Lake, version: str) -> Path:
     """Where a version's artefact lies; raises UsageError for what cannot be a version's name."""
     return lake.local_folder(f"{FOLDER}/{as_part(version, 'version of a model')}")
+
+
+def check_one_process(config: Config) -> None:
+    """Raise ConfigError in one of torchrun's processes: each would start Spark, and wait at the version's lock."""
+    if (count := int(os.environ.get("WORLD_SIZE") or 1)) > 1:
+        raise ConfigError(
+            f"{config.where('scorer', 'training', 'processes')}: a training starts its processes itself, and WORLD_SIZE "
+            f"is {count}, as torchrun sets it: start train_scorer without torchrun and set this to {count}"
+        )
 
 
 @contextmanager

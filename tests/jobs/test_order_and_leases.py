@@ -159,6 +159,15 @@ def test_a_version_is_trained_by_one_run_at_a_time(shop: Shop, monkeypatch):
     assert train_scorer.run(second) == {"version": version, "already": "trained"}
 
 
+def test_a_training_of_torchruns_is_refused_before_it_reads_or_locks_anything(shop: Shop, monkeypatch):
+    monkeypatch.setattr(models, "snapshot_of", lambda *_: pytest.fail("read"))
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    with pytest.raises(ConfigError, match=r"scorer\.training\.processes: .* without torchrun and set this to 4"):
+        train_scorer.run(shop.job("train_scorer"))
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    models.check_one_process(shop.config)
+
+
 def test_the_lease_of_a_killed_process_is_free(shop: Shop):
     lake = shop.folder / "lake"
     code = (
