@@ -56,7 +56,8 @@ def _day(artefact: str, day: str) -> ScoringDay:
 def own_gpu() -> None:
     """Show CUDA only the GPU that Spark gave this task, where it gave one; nothing has used CUDA here before.
 
-    Without it every task of a machine is on its first GPU. Spark's addresses are nvidia-smi's: places on the bus.
+    Without it every task of a machine is on its first GPU. Spark's addresses are nvidia-smi's: places on the bus. What
+    CUDA has once read stays: where tasks of an executor have several GPUs, session.py lets no worker take a second task.
     """
     context = TaskContext.get()
     if context and (gpu := context.resources().get("gpu")):

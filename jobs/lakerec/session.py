@@ -8,7 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -108,12 +108,21 @@ def properties(config: Config, days: int = 1) -> dict[str, str]:
     spark = config.spark
     built = {"spark.master": spark.master, "spark.driver.memory": spark.driver_memory, **_defaults(config)}
     built |= _local(config, days) if _is_local(config) else _cluster(config, days)
-    built |= lineage.listener(config)
+    built |= lineage.listener(config) | _workers(spark.properties)
     # For the DAGs, which read the file and not the YAML.
     built["spark.lakerec.reuse"] = str(spark.reuse).lower()
     built |= {f"spark.lakerec.{name}": f"{minutes:g}" for name, minutes in config.airflow}
     both = {key: f"{built[key]},{spark.properties[key]}" for key in LISTS if key in built and key in spark.properties}
     return built | spark.properties | both
+
+
+def _workers(known: Mapping[str, str]) -> dict[str, str]:
+    """A Python worker a task where an executor has more GPUs than a task: CUDA stays with the first it was shown.
+
+    Such a worker loads the model for its bucket alone; of an executor of one GPU it loads it once.
+    """
+    own, task = (float(known.get(f"spark.{part}.resource.gpu.amount", 0)) for part in ("executor", "task"))
+    return {"spark.python.worker.reuse": "false"} if own > max(task, 1) else {}
 
 
 def settings(config: Config) -> dict[str, str]:

@@ -436,6 +436,25 @@ def test_a_local_driver_has_the_cores_of_its_master(yaml_file, monkeypatch, mast
         assert int(known["spark.sql.shuffle.partitions"]) == max(8, 2 * (cores or here))
 
 
+@pytest.mark.parametrize(
+    ("executor", "task", "reused"),
+    [(None, None, True), (1, 1, True), (1, 0.5, True), (2, 2, True), (4, 1, False), (2, 0.5, False)],
+)
+def test_a_worker_that_may_be_given_another_gpu_takes_one_task(yaml_file, monkeypatch, executor, task, reused):
+    """CUDA stays with the GPU that it was shown first."""
+    monkeypatch.setattr("lakerec.session.jars_of", lambda config: [])
+    amounts = {"executor": executor, "task": task}
+    told = {f"spark.{part}.resource.gpu.amount": str(n) for part, n in amounts.items() if n}
+
+    def reuse(**more):
+        spark = {"master": "spark://m:7077", "properties": told | more}
+        config = load_config(yaml_file(YAML + f"spark: {json.dumps(spark)}\n"))
+        return session.properties(config)["spark.python.worker.reuse"]
+
+    assert reuse() == str(reused).lower()
+    assert reuse(**{"spark.python.worker.reuse": "true"}) == "true"  # the YAML has the last word
+
+
 def test_an_option_of_the_jvm_may_name_a_folder_with_blanks():
     assert session._option("-Da=", Path("/a/b c")) == '-Da="/a/b c"'
     assert session._option("-Da=", Path("/a/b")) == "-Da=/a/b"
