@@ -10,7 +10,8 @@ minute or two before it has read a row.
 
 **When it is red**
 
-- *plan_chunks*: the log says which date is wrong. Trigger again with the right ones.
+- *plan_chunks*: the log says which date is wrong, or that `chunk_days` make too many chunks. Trigger again with the
+  right ones.
 - *A task of a chunk*: its log, as in reco_daily; the number in brackets is the chunk. Repair the cause,
   clear the task: only this chunk runs again. The other chunks go on meanwhile.
 - *score_candidates*: as in reco_daily.
@@ -30,6 +31,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from airflow.sdk import DAG, Param, task, task_group
+from airflow.sdk.configuration import conf
 from airflow.sdk.exceptions import AirflowFailException
 
 from common.defaults import TIMEZONE, WARM, settings
@@ -41,12 +43,13 @@ CHUNK = {**WARM, "max_active_tis_per_dagrun": 1}
 
 @task
 def plan_chunks(params: dict[str, Any]) -> list[dict[str, str]]:
-    """The chunks, oldest first; wrong dates fail at once."""
+    """The chunks, oldest first; wrong dates, or more chunks than Airflow takes, fail at once."""
     try:
         begun(params["end"], datetime.now(UTC), TIMEZONE)
-        return [{"start": a, "end": b} for a, b in chunks(params["start"], params["end"], params["chunk_days"])]
+        most = conf.getint("core", "max_map_length", fallback=1024)
+        return [{"start": a, "end": b} for a, b in chunks(params["start"], params["end"], params["chunk_days"], most)]
     except ValueError as error:
-        raise AirflowFailException(f"{error}. Trigger the DAG again with other dates.") from error
+        raise AirflowFailException(f"{error}. Trigger the DAG again with what is right.") from error
 
 
 @task_group(prefix_group_id=False)

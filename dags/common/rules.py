@@ -78,14 +78,23 @@ def days(start: str, end: str) -> list[str]:
     return [(first + timedelta(days=n)).isoformat() for n in range((date.fromisoformat(end) - first).days)]
 
 
-def chunks(start: str, end: str, days: int) -> list[tuple[str, str]]:
-    """[start, end) cut into windows of at most `days` days, oldest first; ValueError says what is wrong."""
+def chunks(start: str, end: str, days: int, most: int = 1024) -> list[tuple[str, str]]:
+    """[start, end) cut into windows of at most `days` days, oldest first; ValueError says what is wrong.
+
+    `most` is how many of them Airflow takes.
+    """
     first, last = date.fromisoformat(start), date.fromisoformat(end)
     if first >= last:
         raise ValueError(f"start ({start}) must be before end ({end}): the end is excluded")
     if days < 1:
         raise ValueError(f"chunk_days is {days}: it must be 1 or more")
     starts = [first + timedelta(days=n) for n in range(0, (last - first).days, days)]
+    if len(starts) > most:
+        needed = -((first - last).days // most)
+        raise ValueError(
+            f"chunk_days is {days}: that cuts {start} to {end} into {len(starts)} chunks, and Airflow takes {most} "
+            f"(core.max_map_length); {needed} or more days to a chunk will do"
+        )
     return [(one.isoformat(), min(one + timedelta(days=days), last).isoformat()) for one in starts]
 
 

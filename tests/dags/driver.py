@@ -175,6 +175,16 @@ def failure(words: str) -> str:
     return ""
 
 
+def planned(start: str, end: str, chunk_days: int) -> Any:
+    """The chunks that reco_backfill plans, or the error that its task ends with."""
+    from reco_backfill import plan_chunks
+
+    try:
+        return plan_chunks.function({"start": start, "end": end, "chunk_days": chunk_days})
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+
+
 def execute_on_yarn(codes: list[int]) -> dict[str, str]:
     """As `execute`, of drivers on a cluster: the ResourceManager tells how each ended."""
     server = HTTPServer(("127.0.0.1", 0), ResourceManager)

@@ -149,6 +149,14 @@ def test_a_backfill_runs_window_jobs_by_chunk_and_publishes_once(bag) -> None:
     assert tasks["publish_recommendations"]["command"][-3:] == ["2024-07-19", "--end", "2024-07-20"]
 
 
+def test_more_chunks_than_airflow_takes_fail_at_once_with_the_chunk_days_that_do(home) -> None:
+    known = {"AIRFLOW__CORE__MAX_MAP_LENGTH": "3"}
+    assert len(drive(home, "planned", "2024-07-01", "2024-07-04", 1, **known)) == 3
+    told = drive(home, "planned", "2024-07-01", "2024-07-08", 2, **known)
+    assert told.startswith("AirflowFailException: chunk_days is 2: that cuts 2024-07-01 to 2024-07-08 into 4 chunks")
+    assert "3 or more days to a chunk" in told
+
+
 def test_a_rollback_hands_the_version_over_and_makes_the_lists_of_the_day_anew(bag) -> None:
     tasks = bag["dags"]["scorer_rollback"]["tasks"]
     assert "LAKEREC_ROLLBACK_TO=20240630-1a2b3c4d-5e6f70" in tasks["rollback_scorer"]["command"]

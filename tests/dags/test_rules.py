@@ -142,11 +142,18 @@ def test_chunks_cover_the_days_once_and_in_order(first, days, size) -> None:
         ("2024-03-02", "2024-03-01", 30, "must be before end"),
         ("2024-02-30", "2024-03-01", 30, "day"),
         ("2024-03-01", "2024-03-02", 0, "chunk_days is 0"),
+        ("2020-01-01", "2022-10-22", 1, r"chunk_days is 1: .* into 1025 chunks, .* takes 1024 .*; 2 or more days"),
     ],
 )
 def test_wrong_dates_of_a_backfill_are_named(start, end, days, words) -> None:
     with pytest.raises(ValueError, match=words):
         chunks(start, end, days)
+
+
+def test_as_many_chunks_as_airflow_takes_are_cut() -> None:
+    assert len(chunks("2020-01-01", "2022-10-21", 1)) == 1024
+    with pytest.raises(ValueError, match=r"into 2 chunks, and Airflow takes 1 \(core.max_map_length\); 20 or more"):
+        chunks("2024-07-01", "2024-07-21", 10, 1)
 
 
 def test_a_backfill_ends_with_a_day_that_has_begun_where_the_shop_is() -> None:
