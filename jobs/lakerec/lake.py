@@ -48,6 +48,8 @@ FAILED, SKIPPED = STOPPED = "failed", "skipped"  # how ops.runs has runs that en
 # How far back in a table's history a slow run looks for a newer one: as many commits at least, and all that were made
 # since it began, by clocks that differ by an hour at most.
 LOOK_BACK, CLOCKS = 60, timedelta(hours=1)
+# So much earlier, at least, than the run that records it a dead run is said to have begun.
+BEFORE = timedelta(milliseconds=1)
 # Seconds in which the JVM of a killed run is sure to have ended.
 DYING = 60
 # Any number that is the lake's own: the key of the advisory lock in PostgreSQL.
@@ -570,18 +572,24 @@ class Lake:
         return bool(ledger.where(~F.col("status").isin(*STOPPED) & (F.col("run_id") == run_id)).limit(1).count())
 
     def _record_dead(self, run_id: str, commits: Mapping[str, dict[str, Any]]) -> None:
-        """The row, or the row of each day, that a run owes; `commits` by table, the last at the end."""
+        """The row, or the row of each day, that a run owes; `commits` by table, the last at the end.
+
+        Of its time no more is known than when it committed.
+        """
         last = list(commits.values())[-1]
         window = Window(date.fromisoformat(last["start"]), date.fromisoformat(last["end"]))
         code = last.get("code_version", "")
-        dead = Run(run_id, last["job"], window, last["config_hash"], inputs=last["inputs"], code=code)
+        made = sorted(self.written_at(name, commit["version"]) for name, commit in commits.items())
+        began = min(made[0], self.run.started_at - BEFORE)  # this run may have waited for the lease since before
+        dead = Run(run_id, last["job"], window, last["config_hash"], began, last["inputs"], code=code)
         dead.outputs.update({name: commit["version"] for name, commit in commits.items()})
         told = {"completed_by": self.run.run_id}
         owed = {date.fromisoformat(day): counts | told for day, counts in last.get("owed", {}).items()}
         # In the dead run's name: this one has said nothing of itself yet, and may die before it does.
         ledger = Lake(self.spark, self.config, dead)
         ledger._still_held, ledger._settings_kept = self._still_held, True
-        ledger.append_rows(RUNS, dead.rows("ok", owed) if owed else [dead.row("ok", told)])
+        rows = dead.rows("ok", owed) if owed else [dead.row("ok", told)]
+        ledger.append_rows(RUNS, [row | {"seconds": (made[-1] - made[0]).total_seconds()} for row in rows])
 
     @contextmanager
     def lease(self, wait_seconds: int | None = None) -> Iterator[dict[str, str]]:

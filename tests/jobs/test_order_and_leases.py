@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -234,11 +234,23 @@ def test_a_run_that_died_before_its_record_is_recorded_by_the_next(shop: Shop):
     shop.run("ingest_events")
     job = shop.job("ingest_events")
     job.lake.replace("bronze.events", job.lake.read("bronze.events"), Window(DAY, day_after(1)))
-    dead = job.run.run_id
+    dead, committed = job.run.run_id, datetime.now(UTC)
     assert dead not in {row["run_id"] for row in shop.rows("ops.runs")}
+    time.sleep(0.1)
     shop.run("ingest_events")
     (line,) = [row for row in shop.rows("ops.runs") if row["run_id"] == dead]
     assert line["status"] == "ok" and "completed_by" in dict(line["details"])
+    assert job.run.started_at < line["started_at"] <= committed and line["seconds"] == 0
+
+
+def test_a_run_that_waited_while_another_died_is_told_as_the_newer_one(shop: Shop):
+    shop.deliver(DAY, [event(1)])
+    shop.run("ingest_events")
+    waited, job = shop.job("ingest_events"), shop.job("ingest_events")
+    job.lake.replace("bronze.events", job.lake.read("bronze.events"), Window(DAY, day_after(1)))
+    waited.lake.complete("bronze.events")
+    (line,) = [row for row in shop.rows("ops.runs") if row["run_id"] == job.run.run_id]
+    assert line["started_at"] < waited.run.started_at
 
 
 def rebuilt(shop: Shop, *names: str, whole: bool = True) -> Job:
