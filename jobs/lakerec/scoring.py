@@ -10,6 +10,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 from pyarrow import parquet
@@ -126,10 +127,11 @@ def _blocks(frames: Iterator[pd.DataFrame]) -> Iterator[pd.DataFrame]:
 def _scored(lists: ListFunction, block: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
     """The lists of a block and what failed; where the block does, each user stands alone.
 
-    What is wrong with the model or the day is no user's fault: it ends the run.
+    Scores that are no numbers are a failure of their user. What is wrong with the model or the day is no user's fault: it
+    ends the run.
     """
     try:
-        return lists(block), []
+        return _numbers(lists(block))
     except LakerecError:
         raise
     except Exception:
@@ -139,6 +141,12 @@ def _scored(lists: ListFunction, block: pd.DataFrame) -> tuple[pd.DataFrame, lis
             return empty, [f"user {block['user_id'].iloc[0]}: {cause}"]
     alone = [_scored(lists, block.iloc[[row]].reset_index(drop=True)) for row in range(len(block))]
     return pd.concat([rows for rows, _ in alone]), [told for _, failed in alone for told in failed]
+
+
+def _numbers(rows: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
+    """The lists whose scores are numbers, and whose are not: Spark holds nan greater than any, it would come first."""
+    unsound = sorted(set(rows.loc[~np.isfinite(rows["score"].astype(float)), "user_id"]))
+    return rows[~rows["user_id"].isin(unsound)], [f"user {user}: scores that are no numbers" for user in unsound]
 
 
 def _keep(rows: pd.DataFrame, file: Path) -> None:

@@ -13,8 +13,8 @@ from lakerec.scoring import bucket_file, bucket_scorer, buckets_in
 USERS, BUCKETS = 250, 3
 
 
-def lists_of(bad=(), calls=None):
-    """Two items a user; a bad one breaks the block that holds it."""
+def lists_of(bad=(), calls=None, unsound=()):
+    """Two items a user; a bad one breaks the block that holds it, an unsound one's second score is nan."""
 
     def score(frame):
         if calls is not None:
@@ -23,7 +23,9 @@ def lists_of(bad=(), calls=None):
         if set(frame["user_id"]) & set(bad):
             raise ValueError("an odd history")
         users = [user for user in frame["user_id"] for _ in range(2)]
-        return pd.DataFrame({"user_id": users, "item_id": ["a", "b"] * len(frame), "score": 0.5, "source": "popular"})
+        items = ["a", "b"] * len(frame)
+        scores = [float("nan") if u in unsound and i == "b" else 0.5 for u, i in zip(users, items, strict=True)]
+        return pd.DataFrame({"user_id": users, "item_id": items, "score": scores, "source": "popular"})
 
     return score
 
@@ -70,6 +72,16 @@ def test_a_user_who_cannot_be_scored_stops_nobody_else(spark, users, tmp_path):
     assert set(rows["user_id"]) == {f"u{n}" for n in range(USERS)} - {"u7"} and len(rows) == 2 * (USERS - 1)
     assert found.failed == 1 and batch.counts([found])["failed"] == 1
     assert "1 of 250 users could not be scored, the first: user u7: ValueError: an odd history" in lines[-1]
+
+
+def test_scores_that_are_no_numbers_are_a_failure_of_their_user(spark, users, tmp_path):
+    """Spark holds nan greater than any number: such an item would come first."""
+    lines = []
+    found = run(spark, users, tmp_path / "b", lines, unsound=("u7",))
+    assert {row["user_id"] for row in found.rows.collect()} == {f"u{n}" for n in range(USERS)} - {"u7"}
+    assert "1 of 250 users could not be scored, the first: user u7: scores that are no numbers" in lines[-1]
+    with pytest.raises(ModelError, match="4 of 250 users could not be scored"):
+        run(spark, users, tmp_path / "c", unsound=("u7", "u8", "u9"), bad=("u10",))
 
 
 def test_many_failures_end_the_run_and_every_run_after_it(spark, users, tmp_path):
