@@ -55,8 +55,8 @@ def check_one_process(config: Config) -> None:
     """Raise ConfigError in one of torchrun's processes: each would start Spark, and wait at the version's lock."""
     if (count := int(os.environ.get("WORLD_SIZE") or 1)) > 1:
         raise ConfigError(
-            f"{config.where('scorer', 'training', 'processes')}: a training starts its processes itself, and WORLD_SIZE "
-            f"is {count}, as torchrun sets it: start train_scorer without torchrun and set this to {count}"
+            f"{config.where('scorer', 'training', 'processes')}: a training starts its processes itself, and "
+            f"WORLD_SIZE is {count}, as torchrun sets it: start train_scorer without torchrun and set this to {count}"
         )
 
 

@@ -57,8 +57,8 @@ def _day(artefact: str, day: str) -> ScoringDay:
 def own_gpu() -> None:
     """Show CUDA only the GPU that Spark gave this task, where it gave one; nothing has used CUDA here before.
 
-    Without it every task of a machine is on its first GPU. Spark's addresses are nvidia-smi's: places on the bus. What
-    CUDA has once read stays: where tasks of an executor have several GPUs, session.py lets no worker take a second task.
+    Without it every task of a machine is on its first GPU. Spark's addresses are nvidia-smi's: places on the bus.
+    What CUDA has read once stays: where an executor has several GPUs, session.py lets no worker take a second task.
     """
     context = TaskContext.get()
     if context and (gpu := context.resources().get("gpu")):
@@ -127,8 +127,8 @@ def _blocks(frames: Iterator[pd.DataFrame]) -> Iterator[pd.DataFrame]:
 def _scored(lists: ListFunction, block: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
     """The lists of a block and what failed; where the block does, each user stands alone.
 
-    Scores that are no numbers are a failure of their user. What is wrong with the model or the day is no user's fault: it
-    ends the run.
+    Scores that are no numbers are a failure of their user. What is wrong with the model or the day is no user's fault:
+    it ends the run.
     """
     try:
         return _numbers(lists(block))
