@@ -23,6 +23,7 @@ from nights import (
 )
 from scipy import sparse
 
+from lakerec.features import FILL
 from lakerec.generators.nearest import Approximate
 from lakerec.generators.popularity import ALWAYS
 from lakerec.scorer import evaluation, recommender
@@ -280,6 +281,19 @@ def test_a_list_is_filled_up_by_what_the_persons_pattern_chose_then_by_what_ever
             assert (np.diff(popular[mine[shares == share]]) <= 0).all()
     assert histories.groups[0] >= 0 > histories.groups[len(frame) - 1]
     assert item[person == 0].tolist() != item[person == len(frame) - 1].tolist()
+
+
+def test_what_fills_a_list_up_stands_behind_all_else_in_its_order(served, frame):
+    """Lists are sorted by their scores: equal ones would be sorted by the items' names."""
+    _, _, day, predictor = served
+    found = day.lists(frame, predictor, len(ITEMS))
+    some = found[found["source"] == FILL]
+    assert len(some) > len(some["user_id"].unique())
+    for user, mine in found.groupby("user_id"):
+        fill = mine[mine["source"] == FILL]
+        scores = fill["score"].to_numpy()
+        assert (scores > 0).all() and (np.diff(scores) < 0).all(), user
+        assert scores.max(initial=0) < mine[mine["source"] != FILL]["score"].min()
 
 
 def test_who_has_had_everything_has_no_rows_and_takes_none_from_others(served, frame):

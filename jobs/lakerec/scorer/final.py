@@ -34,7 +34,7 @@ GUARDED = ("tail items", "new items", "new users", "short histories")
 # validation month of Online Retail 15 leaves gained .005 over the ranker, 4 leaves .007, and the language model's part
 # of it showed with 4 alone).
 SMALL = {"leaves": 4, "learning_rate": 0.02, "min_leaf": 200}
-LEAST = np.float32(1e-30)  # float32 still falls from here, and 0 is the score of what fills a list up
+LEAST = np.float32(1e-30)  # float32 still falls from here; what fills a list up has less
 
 
 @dataclass(frozen=True)

@@ -21,12 +21,13 @@ from lakerec.generators.popularity import ALWAYS, DailyCounts
 from lakerec.generators.scores import Index, Products
 from lakerec.histories import Floats, Histories
 from lakerec.scorer.bundle import Bundle
-from lakerec.scorer.final import Final, Shortlist, chances
+from lakerec.scorer.final import LEAST, Final, Shortlist, chances
 from lakerec.scorer.nightly import ranker_features
 from lakerec.scorer.prediction import Predictor
 from lakerec.scorer.recommender import Recommender
 from lakerec.scorer.slates import Form, Slate
 
+FILLS = LEAST / 100  # the score of the first item that fills a list up; a list is sorted by its scores
 INVERTED = "inverted"  # the folder beside a day's file
 READ = ("items", "types", "days", "pattern", "profile")  # what a person's events are made of
 
@@ -175,7 +176,7 @@ class ScoringDay:
     def lists(self, frame: pd.DataFrame, predictor: Predictor, per_user: int) -> pd.DataFrame:
         """user_id, item_id, score, source: the ranker's best `per_user` of each user with their probabilities.
 
-        Where the sources name fewer, what is popular fills up, with a score of 0.
+        Where the sources name fewer, what is popular fills up, in its order, with scores below those of any candidate.
         """
         histories = self.histories(frame)
         taken = [(p, self.codes[i]) for p, items in enumerate(frame["taken"]) for i in _list(items) if i in self.codes]
@@ -190,11 +191,12 @@ class ScoringDay:
         names = np.array(self.recommender.stage.names, dtype=object)
         person, code = np.nonzero(kept)[0], items[kept]
         fill = self._fill(histories, (without[0], without[1]), items)
+        behind = np.arange(len(fill[0])) - np.searchsorted(fill[0], fill[0])
         return pd.DataFrame(
             {
                 "user_id": frame["user_id"].to_numpy(dtype=object)[np.append(person, fill[0])],
                 "item_id": np.array(self.day.items, dtype=object)[np.append(code, fill[1])],
-                "score": np.append(probabilities, np.zeros(len(fill[0]), dtype=np.float32)).astype(np.float32),
+                "score": np.append(probabilities, FILLS / (1 + behind)).astype(np.float32),
                 "source": np.append(names[ranked.found.source[places[kept]]], [FILL] * len(fill[0])),
             }
         )
