@@ -168,7 +168,7 @@ class Bench:
             self._teach(form, teacher, file)
         *_, tuning, judged = self.slated()
         with np.load(file) as found:
-            return split(found["valid"], tuning.shortlist), split(found["test"], judged.shortlist)
+            return tuning.shortlist.split(found["valid"]), judged.shortlist.split(found["test"])
 
     def _version(self, form: str, teacher: str = "ranker") -> str:
         """The name of a trained form, by all that decides its training."""
@@ -316,11 +316,6 @@ def in_words(histories: Histories, person: int, texts: Sequence[str], verbs: Seq
         told.append(f"{day} " * (day != before) + f"{verbs[kind]} {texts[item]}")
         before = day
     return "; ".join(told)
-
-
-def split(told: Floats, lists: Shortlist) -> list[Floats]:
-    """By person."""
-    return np.split(told, np.cumsum(lists.kept.sum(axis=1))[:-1])
 
 
 def outcome(made: Slated, lists: Shortlist) -> Outcome:

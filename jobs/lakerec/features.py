@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -115,26 +114,27 @@ def candidates(
 
 def _popularity(histories: Histories, item: NDArray, person: NDArray, stock: Stock) -> list[NDArray]:
     """log1p of choices in each window, and the share of the next longer window that falls into it."""
-    counts = np.stack([_of_day(histories, person, item, partial(stock.daily.within, days=days)) for days in WINDOWS], 1)
+    counts = chosen(histories, person, item, stock, WINDOWS)
     shares = [counts[:, i] / np.maximum(counts[:, i + 1], 1) for i in range(len(WINDOWS) - 1)]
     return [*np.log1p(counts).T, *shares]
 
 
 def _item(histories: Histories, person: NDArray, item: NDArray, shelf: Shelf, stock: Stock) -> list[NDArray]:
     """Growth (30 days against 90 before), age in days, price, likeness to the last and the nearest of the last 10."""
-    month, both = (_of_day(histories, person, item, partial(stock.daily.within, days=days)) for days in (30, 120))
+    month, both = chosen(histories, person, item, stock, (30.0, 120.0)).T
     growth = np.log1p(month) - np.log1p((both - month) / 3)
     last, near = _likeness(histories, person, item, shelf.centred)
     return [growth, histories.at[person] - stock.first_seen[item], stock.sound_price[item], last, near]
 
 
-def _of_day(histories: Histories, person: NDArray, item: NDArray, told: Callable[[float], NDArray]) -> NDArray:
-    """(n,) what is told of each candidate on its person's day, of one (items,) a day at a time."""
+def chosen(histories: Histories, person: NDArray, item: NDArray, stock: Stock, windows: Sequence[float]) -> NDArray:
+    """(n, windows) choices of each candidate in the windows up to its person's day; (items,) of one at a time."""
     days, which = np.unique(np.floor(histories.at), return_inverse=True)
-    found, place = np.empty(len(item), dtype=np.float64), which[person]
+    found, place = np.empty((len(item), len(windows)), dtype=np.float64), which[person]
     for number, day in enumerate(days):
-        mine = place == number
-        found[mine] = told(day)[item[mine]]
+        mine = np.flatnonzero(place == number)
+        for column, window in enumerate(windows):
+            found[mine, column] = stock.daily.within(day, window)[item[mine]]
     return found
 
 

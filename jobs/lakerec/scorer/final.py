@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from lakerec import metrics
 from lakerec.config import Ranker as Settings
 from lakerec.errors import ModelError
-from lakerec.features import Stock
+from lakerec.features import Stock, chosen
 from lakerec.generators.popularity import ALWAYS
 from lakerec.histories import Floats, Histories
 from lakerec.scorer.calibration import Calibration
@@ -76,12 +76,15 @@ class Shortlist:
         read = np.full(self.items.shape, np.nan, dtype=np.float32)
         read[kept] = np.concatenate([np.zeros(0, dtype=np.float32), *told])
         at = histories.at[person]
-        chosen = {day: stock.daily.within(day, ALWAYS) for day in np.unique(np.floor(at))}
         columns = [*(each[kept] for each in _standing(self.scores)), np.log1p(histories.lengths)[person]]
         columns += [at - stock.first_seen[item]]
-        columns += [np.log1p([chosen[day][code] for day, code in zip(np.floor(at), item, strict=True)])]
+        columns += [np.log1p(chosen(histories, person, item, stock, (ALWAYS,))[:, 0])]
         columns += [each[kept] for each in _standing(read)]
         return np.stack([np.asarray(column, dtype=np.float32) for column in columns], axis=1)
+
+    def split(self, values: NDArray[Any]) -> list[NDArray[Any]]:
+        """What is told of the candidates (n,), by person."""
+        return np.split(values, np.cumsum(self.kept.sum(axis=1))[:-1])
 
     def order(self, scores: Floats) -> NDArray[np.int64]:
         """Columns (people, k) by other scores (n,), best first, ties by item, what is no candidate last."""
@@ -140,8 +143,7 @@ class Final:
         scores = self.score(shortlist.table(told, histories, stock))
         places = _places(shortlist, scores)
         found = self.calibration.probabilities(scores, places)
-        ends = np.cumsum(shortlist.kept.sum(axis=1))[:-1]
-        pairs = zip(np.split(found, ends), np.split(places, ends), strict=True)
+        pairs = zip(shortlist.split(found), shortlist.split(places), strict=True)
         return [_falling(chance, place) for chance, place in pairs]
 
     def save(self, folder: Path, name: str = ORDER) -> None:

@@ -274,7 +274,7 @@ class Slated:
         """(n,) by which a final order sorts the candidates of each of the first people; told: as in Shortlist.table."""
         few = Shortlist(self.shortlist.items[: len(told)], self.shortlist.scores[: len(told)])
         table = few.table(told, self.part.histories.select(np.arange(len(told))), stock)
-        return np.split(order.score(table), np.cumsum(few.kept.sum(axis=1))[:-1])
+        return few.split(order.score(table))
 
 
 def shortlisted(
