@@ -249,6 +249,9 @@ class Policy(Model):
 class Training(Model):
     """Fine-tuning of the language model on slates.
 
+    freeze: head: the model stays as it is and reads once; lora, full: adapters, or all of it, learn; head+lora,
+    head+full: the head first, then from its best weights the rest (Kumar et al. 2022, "Fine-tuning can distort
+    pretrained features and underperform out-of-distribution").
     loss: bce over candidates, softmax over each slate, or distill: `distill_weight` of the distance to a teacher's
     softmax at `distill_temperature`, the rest softmax; teacher: `ranker`, or the folder or version of another artefact;
     max_minutes: what all epochs may take together, the unfinished last one's validation on top; unset there is no end;
@@ -259,7 +262,7 @@ class Training(Model):
     `slices` are attributes of users (in sources.users.columns) whose values get figures of their own in the evaluation.
     """
 
-    freeze: Literal["head", "lora", "full"] = "lora"
+    freeze: Literal["head", "lora", "full", "head+lora", "head+full"] = "lora"
     max_slates: int = Field(default=1500, ge=1)
     valid_slates: int = Field(default=1000, ge=1)
     max_examples: int = Field(default=20000, ge=1)
@@ -360,7 +363,7 @@ class Scorer(Model):
 
     @model_validator(mode="after")
     def _vectors_are_learned(self) -> Scorer:
-        if self.training.freeze == "head" and "vectors" in (self.history, self.candidate):
+        if self.training.freeze.startswith("head") and "vectors" in (self.history, self.candidate):
             raise ValueError("a frozen language model cannot learn to read vectors: training.freeze lora or full")
         return self
 

@@ -23,8 +23,10 @@ CASES = {
     "softmax": {"loss": "softmax", "accumulate": 2},
     "head": {"freeze": "head", "loss": "distill"},
     "lora": {"freeze": "lora"},
+    "stages": {"freeze": "head+lora", "learning_rate": 4e-4},
     "budget": {"max_minutes": 1e-9},  # ends behind the first update
 }
+LOSSES = {"budget": 2, "stages": 5}  # on the validation slates: of the start, and behind each epoch
 SCRIPT = """
 import json, os, sys
 sys.path.insert(0, sys.argv[1])
@@ -110,7 +112,7 @@ def trained(tiny, tmp_path_factory):
 def test_two_processes_train_what_one_trains(trained, case):
     (alone, (expected,)), (both, found) = ((place, [each[case] for each in told]) for place, told in trained)
     for report in found:
-        assert len(report["valid"]) == (2 if case == "budget" else 3)
+        assert len(report["valid"]) == LOSSES.get(case, 3)
         for curve in ("train", "valid", "ndcg"):
             np.testing.assert_allclose(report[curve], expected[curve], atol=1e-5, err_msg=curve)
         assert (report["best"], report["kept"]) == (expected["best"], expected["kept"])

@@ -303,6 +303,41 @@ def test_a_fault_beside_leaves_no_artefact(tiny, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_what_the_head_has_learned_first_is_where_the_rest_begins(tiny, tmp_path):
+    data = [make_slates(count, seed, WORST, ["red"]) for count, seed in ((200, 1), (50, 2))]
+
+    def fitted(freeze, **changes):
+        lines, scorer = [], settings_of(tiny, freeze=freeze, token_budget=256, **changes)
+        return training.train(*data, scorer, ["noise"], tmp_path / freeze, lines.append), lines
+
+    head, _ = fitted("head")
+    both, lines = fitted("head+full")
+    assert both.ahead == 3 and len(both.valid_loss) == 7 and both.valid_loss[:4] == head.valid_loss
+    assert both.best_epoch > 3 and both.best_loss < head.best_loss
+    assert sum("features alone" in line and line.startswith("200 slates") for line in lines) == 1
+    assert any(line.startswith("epoch 1: ") for line in lines[lines.index("now full, from the head of epoch 3") :])
+
+
+def test_the_head_stays_where_nothing_behind_it_is_better(tiny, tmp_path, monkeypatch):
+    data, update = [make_slates(count, seed, WORST, ["red"]) for count, seed in ((60, 1), (30, 2))], fitting.Run._update
+
+    def spoiling(run, steps, share):
+        found = update(run, steps, share)
+        if run.report.ahead:
+            torch.nn.init.normal_(run.model.head[-1].weight, std=9.0)
+        return found
+
+    head = training.train(*data, settings_of(tiny, freeze="head"), ["noise"], tmp_path / "h", lambda _: None)
+    monkeypatch.setattr(fitting.Run, "_update", spoiling)
+    scorer = settings_of(tiny, freeze="head+lora", patience=1)
+    both = training.train(*data, scorer, ["noise"], tmp_path / "b", lambda _: None)
+    assert 0 < both.best_epoch <= both.ahead and len(both.train_loss) == both.ahead + 1  # patience counts anew
+    assert both.best_loss == min(head.valid_loss[: both.ahead + 1])
+    slates = make_slates(20, 3, WORST)
+    for one, two in zip(*(Predictor.load(tmp_path / name, 1).logits(slates) for name in "hb"), strict=True):
+        np.testing.assert_allclose(one, two, atol=5e-3)
+
+
 def test_patience_ends_a_training(tiny, tmp_path):
     report, _ = fit(tiny, tmp_path / "v", slates=10, learning_rate=0.5, epochs=5, patience=1)
     assert len(report.train_loss) == 1
@@ -314,7 +349,7 @@ from pathlib import Path
 import test_training as t
 from lakerec.scorer import fitting
 {amid}
-report, lines = t.fit(Path({tiny!r}), Path({out!r}), slates=40, epochs=4)
+report, lines = t.fit(Path({tiny!r}), Path({out!r}), slates=40, epochs=4, freeze={freeze!r})
 """
 
 
@@ -322,29 +357,40 @@ AMID = """
 fitting.SAVED_EVERY, update, updates = 0.0, fitting.Run._update, []
 def dying(run, *given):
     updates.append(given)
-    if len(updates) == 2:
+    if len(updates) == {at}:
         os.kill(os.getpid(), 9)
     return update(run, *given)
 fitting.Run._update = dying
 """
 
 
-@pytest.mark.parametrize("amid", ["", AMID], ids=["between epochs", "amid an epoch"])
-def test_a_killed_training_goes_on_to_the_same_weights(tiny, tmp_path, amid):
+KILLS = {
+    "between epochs": ("full", "", "checkpoint"),
+    "amid an epoch": ("full", AMID.format(at=2), "checkpoint"),
+    "as the head learns": ("head+full", AMID.format(at=2), "head"),
+    "behind the head": ("head+full", AMID.format(at=42), "checkpoint"),  # whose four epochs have 40 updates
+}
+
+
+@pytest.mark.parametrize("kill", KILLS)
+def test_a_killed_training_goes_on_to_the_same_weights(tiny, tmp_path, kill):
+    freeze, amid, left = KILLS[kill]
     whole, broken = tmp_path / "whole" / "v", tmp_path / "broken" / "v"
-    script = SCRIPT.format(tests=str(Path(__file__).parent), tiny=str(tiny), out=str(broken), amid=amid)
-    child = subprocess.Popen([sys.executable, "-c", script])
-    checkpoint = broken.with_name(".v.checkpoint")
+    told = {"tests": str(Path(__file__).parent), "tiny": str(tiny), "out": str(broken), "amid": amid, "freeze": freeze}
+    child = subprocess.Popen([sys.executable, "-c", SCRIPT.format(**told)])
+    checkpoint = broken.with_name(f".v.{left}")
     until = time.monotonic() + 120
     while not checkpoint.exists() and child.poll() is None and time.monotonic() < until:
         time.sleep(0.01)
     os.kill(child.pid, signal.SIGKILL)
     child.wait()
     assert checkpoint.exists() and not broken.exists()
-    report, lines = fit(tiny, broken, slates=40, epochs=4)
-    assert lines[0].startswith("resumed after epoch") and (" and 1 steps from " in lines[0]) == bool(amid)
-    expected, _ = fit(tiny, whole, slates=40, epochs=4)
-    assert report.valid_loss == expected.valid_loss
+    report, lines = fit(tiny, broken, slates=40, epochs=4, freeze=freeze)
+    (line,) = [line for line in lines if line.startswith("resumed after epoch")]
+    assert str(checkpoint) in line and (" and 1 steps from " in line) == bool(amid)
+    assert any("the head first" in line for line in lines) == (left == "head")  # else it has learned
+    expected, _ = fit(tiny, whole, slates=40, epochs=4, freeze=freeze)
+    assert report.valid_loss == expected.valid_loss and not list(broken.parent.glob(".*"))
     assert [sha256(whole / f) for f in WEIGHTS] == [sha256(broken / f) for f in WEIGHTS]
 
 

@@ -197,9 +197,10 @@ def test_slates_without_the_vectors_that_are_to_be_read_are_refused(tiny, tmp_pa
     assert not list(tmp_path.iterdir())
 
 
-def test_a_frozen_language_model_is_not_told_vectors():
+@pytest.mark.parametrize("freeze", ["head", "head+full"])
+def test_a_frozen_language_model_is_not_told_vectors(freeze):
     with pytest.raises(ValidationError, match="lora or full"):
-        Scorer(history=VECTORS, training=Training(freeze="head"))
+        Scorer(history=VECTORS, training=Training(freeze=freeze))
 
 
 @pytest.mark.parametrize("form", FORMS)

@@ -42,6 +42,15 @@ def write(file: Path, fingerprint: str, groups: Mapping[str, Mapping[str, Tensor
     draft.replace(file)
 
 
+def is_of(file: Path, fingerprint: str) -> bool:
+    """Whether a checkpoint of this training is there."""
+    try:
+        with safe_open(file, framework="pt") as stream:
+            return (stream.metadata() or {}).get(FINGERPRINT) == fingerprint
+    except (SafetensorError, OSError):
+        return False
+
+
 def read(
     file: Path, fingerprint: str, place: torch.device, say: Callable[[str], None]
 ) -> tuple[dict[str, Tensor], dict[str, str]] | None:

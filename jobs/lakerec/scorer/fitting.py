@@ -38,8 +38,9 @@ FIRST_SCALE = 1024.0  # of fp16's gradients: a tiny training has no steps to los
 class TrainingReport:
     """How a training went; [0] of the validation's curves is that of the prior alone.
 
-    Losses are mean nats per candidate for bce, per slate for losses over slates. `passed_over` of the candidates were
-    put in to learn from. `scale` and `shift` made log odds of the logits, where they were learned as something else.
+    Losses are mean nats per candidate for bce, per slate for losses over slates. `passed_over` of the candidates
+    were put in to learn from. The first `ahead` epochs were those of a stage before the last. `scale` and `shift`
+    made log odds of the logits, where they were learned as something else.
     """
 
     base_model: str
@@ -56,6 +57,7 @@ class TrainingReport:
     scale: float = 1.0
     shift: float = 0.0
     passed_over: int = 0
+    ahead: int = 0
 
     @property
     def prior_loss(self) -> float:
@@ -109,7 +111,8 @@ class Run:
         place, narrow = model.mean.device.type, model.dtype == torch.float16
         self.scaler = torch.amp.GradScaler(place, init_scale=FIRST_SCALE, enabled=narrow)
         self.amid, self.save = Amid(), lambda: None
-        report.seconds, report.tokens = time.perf_counter() - began, self._tokens_read()
+        report.seconds += time.perf_counter() - began
+        report.tokens += self._tokens_read()
 
     def _optimiser(self) -> torch.optim.AdamW:
         inside = [w for name, w in self.weights.items() if name.startswith("encoder.")]
@@ -135,7 +138,8 @@ class Run:
         if not self._resume(checkpoint, fingerprint):
             if fitted:
                 raise ModelError(f"{checkpoint}: not what the training's own processes have left; train again")
-            self.begin()
+            if not self.report.ahead:
+                self.begin()
             self.best = copied(self.weights)
         if parallel.rank() == 0:
             self.save = partial(self._save, checkpoint, fingerprint)
@@ -145,14 +149,19 @@ class Run:
         if self._spent() >= 1 and not fitted:  # else its processes have told
             self.progress(
                 f"the {self.budget / 60:g} minutes of scorer.training.max_minutes are used up: the training ends in "
-                f"epoch {len(self.report.train_loss)} of {self.settings.epochs} with the best weights so far"
+                f"epoch {self._done} of {self.settings.epochs} with the best weights so far"
             )
         put(self.weights, self.best)
 
+    @property
+    def _done(self) -> int:
+        """The epochs of this stage that have been trained and validated."""
+        return len(self.report.train_loss) - self.report.ahead
+
     def _worth_going_on(self) -> bool:
         """What a killed run has trained of an epoch is validated, too."""
-        done = len(self.report.train_loss)
-        wanted = done < self.settings.epochs and done - self.report.best_epoch < self.settings.patience
+        since = self._done - max(self.report.best_epoch - self.report.ahead, 0)
+        wanted = self._done < self.settings.epochs and since < self.settings.patience
         return wanted and (self.amid.steps > 0 or self._spent() < 1)
 
     def _took(self) -> float:
@@ -166,7 +175,7 @@ class Run:
     def _epoch(self) -> None:
         report, began, before = self.report, time.perf_counter(), self.amid.seconds
         tokens = self._tokens_read()
-        report.train_loss.append(self._train(len(report.train_loss)))
+        report.train_loss.append(self._train(self._done))
         self._validate(self.read_held_out())
         seconds = time.perf_counter() - began
         report.epoch_seconds.append(before + seconds)
@@ -177,7 +186,7 @@ class Run:
             report.best_epoch = done
             self.best = copied(self.weights)
         self.progress(
-            f"epoch {done}: validation loss {report.valid_loss[-1]:.4f}, ndcg@10 {report.valid_ndcg[-1]:.4f}; "
+            f"epoch {self._done}: validation loss {report.valid_loss[-1]:.4f}, ndcg@10 {report.valid_ndcg[-1]:.4f}; "
             f"features alone {report.prior_loss:.4f}, {report.valid_ndcg[0]:.4f}"
         )
 
@@ -289,7 +298,7 @@ class Run:
         put(self.weights, now)
         restore_moments(self.weights, tensors, self.optimiser)
         steps = f" and {self.amid.steps} steps" if self.amid.steps else ""
-        self.progress(f"resumed after epoch {len(self.report.train_loss)}{steps} from {checkpoint}")
+        self.progress(f"resumed after epoch {self._done}{steps} from {checkpoint}")
         return True
 
 

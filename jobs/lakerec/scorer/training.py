@@ -30,6 +30,7 @@ from lakerec.errors import ContractError
 from lakerec.scorer import arithmetic, parallel
 from lakerec.scorer.artefact import Manifest, build, save
 from lakerec.scorer.base_model import folder, model_id
+from lakerec.scorer.checkpoints import is_of
 from lakerec.scorer.fitting import Run, TrainingReport
 from lakerec.scorer.language_model import load_encoder
 from lakerec.scorer.losses import teacher_logits
@@ -113,20 +114,31 @@ class _Trained:
         check_blocks(self.model, self.packer, scorer.model)
         fit_prior(self.model, served)
         self.alone = prior_weights(self.model)
-        apply_freeze(self.model, self.settings)
         self.report = TrainingReport(model_id(scorer.model), len(train), len(examples.labels))
         self.report.passed_over = sum(slate.put_in for slate in train)
         self.odds = self.settings.loss == "bce" and not self.report.passed_over  # what is learned is log odds
         if self.settings.loss == "distill":
             taught = taught or (self._taught(examples, train), self._taught(held_out, valid))
             examples, held_out = replace(examples, teacher=taught[0]), replace(held_out, teacher=taught[1])
-        self.checkpoint = out.with_name(f".{out.name}.checkpoint")
+        self.checkpoint, self.head = (out.with_name(f".{out.name}.{name}") for name in ("checkpoint", "head"))
         self.arithmetic, self.agreement = FLOAT32, dict[str, Any]()
         several = self.settings.processes > 1 and parallel.size() == 1 and not silent and self.settings.freeze != "head"
         if several:
             parallel.together(self.settings.processes, _fitted, train, valid, scorer, feature_names, out, taught)
-        run = Run(self.model, examples, held_out, self.settings, self.report, progress)
-        self._fit(run, fingerprint([*train, *valid], scorer, self.report.base_model, taught or ()), several)
+        mark = fingerprint([*train, *valid], scorer, self.report.base_model, taught or ())
+        head, _, rest = self.settings.freeze.partition("+")
+        if rest and not several and not is_of(self.checkpoint, mark):
+            progress("the head first, on what the language model has read as it comes")
+            self._run(examples, held_out, head).fit(self.head, mark)
+            self.report.ahead = len(self.report.train_loss)
+            progress(f"now {rest}, from the head of epoch {self.report.best_epoch}")
+        self._fit(self._run(examples, held_out, rest or head), mark, several)
+
+    def _run(self, examples: Examples, held_out: Examples, freeze: str) -> Run:
+        """A stage of the training, by its freeze policy."""
+        settings = self.settings.model_copy(update={"freeze": freeze})
+        apply_freeze(self.model, settings)
+        return Run(self.model, examples, held_out, settings, self.report, self.progress)
 
     def _taught(self, examples: Examples, slates: list[Slate]) -> Tensor:
         """The teacher's logits."""
@@ -167,6 +179,7 @@ class _Trained:
         made = Manifest(out.name, report.base_model, self.names, mean, std, prior, settings, alone)
         save(out, self.model, self.tokenizer, made, None if beside is None else lambda folder: beside(folder, kept))
         self.checkpoint.unlink(missing_ok=True)
+        self.head.unlink(missing_ok=True)
 
     def _kept(self, pays: Pays | None, served: Served | None) -> bool:
         """Whether the language model becomes part of the artefact."""
