@@ -4,11 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from pyspark.sql import functions as F
-
 from lakerec import models
-from lakerec.candidates import known_items
-from lakerec.collect import collect
+from lakerec.collect import collect, groups_of_users
 from lakerec.errors import ModelError
 from lakerec.gate import HAS_SEEN, UNREADABLE
 from lakerec.job import Job, main
@@ -80,18 +77,9 @@ def _judged(job: Job, snapshot: str, version: str, test: Any) -> Any:
     recommender = evaluation.recommender_at(world, cut, opened)
     size, k, seed = job.config.slate_size, job.config.policy.k, job.config.scorer.training.seed
     judged = evaluation.model(world, cut, version, recommender, predictor, opened, size, k)
-    sheet = evaluation.Sheet(world, cut, recommender.stage.shelf, seed, _attributes(job, cut.day))
+    groups = groups_of_users(job.lake, job.config.scorer.training.slices, cut.day, pinned)
+    sheet = evaluation.Sheet(world, cut, recommender.stage.shelf, seed, groups)
     return (cut, sheet), judged, recommender, opened.recipe
-
-
-def _attributes(job: Job, day: Any) -> dict[str, dict[str, str]]:
-    """The attributes of users that the configuration wants figures for: value by user."""
-    found = {}
-    for name in job.config.scorer.training.slices:
-        value = F.col("attributes")[F.lit(name)].alias("value")
-        rows = known_items(job.lake.read("silver.users"), day).select("user_id", value).collect()
-        found[name] = {row["user_id"]: row["value"] for row in rows}
-    return found
 
 
 if __name__ == "__main__":

@@ -88,10 +88,11 @@ def _scored(job: Job, model: models.Promotion, day: date, users: DataFrame, tota
     with batch.workspace(job.lake.local_folder("_scoring"), f"{day}-{name}", run.run_id) as place:
         shelf.save(file := place / "shelf.npz")
         if shelf.on_shelf.sum() > job.config.candidates.exact_items:
-            sample = users.orderBy(F.xxhash64("user_id")).limit(SAMPLE).toPandas()
-            ScoringDay.invert(artefact, file, sample, job.say)
+            ScoringDay.invert(artefact, file, users.orderBy(F.xxhash64("user_id")).limit(SAMPLE).toPandas(), job.say)
         lists = list_scorer(str(artefact), str(file), task_threads(job.spark), job.config.slate_size)
-        yield batch.run(job.spark, users, total, buckets, bucket_scorer(lists, str(place)), place, job.say)
+        with job.telling("progress") as tell:
+            done = batch.run(job.spark, users, total, buckets, bucket_scorer(lists, str(place)), place, tell)
+        yield done
 
 
 if __name__ == "__main__":

@@ -22,6 +22,12 @@ def known_events(events: DataFrame, as_of: date) -> DataFrame:
     return events.where((F.col("ingest_date") <= F.lit(as_of)) & (F.col("item_id") != ""))
 
 
+def searchers(events: DataFrame, as_of: date) -> DataFrame:
+    """user_id of those whose search had arrived by the end of `as_of`."""
+    known = events.where((F.col("ingest_date") <= F.lit(as_of)) & (F.col("query") != ""))
+    return known.select("user_id").distinct()
+
+
 def known_items(items: DataFrame, as_of: date) -> DataFrame:
     """The rows of silver.items that hold on `as_of`: valid_from <= as_of < valid_to."""
     open_ended = F.col("valid_to").isNull() | (F.col("valid_to") > F.lit(as_of))

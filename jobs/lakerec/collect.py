@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from lakerec.candidates import event_columns, histories, known_items, positive
+from lakerec.candidates import event_columns, histories, known_items, positive, searchers
 from lakerec.config import Config
 from lakerec.generators.popularity import PATTERN_DAYS, DailyCounts
 from lakerec.lake import Lake
@@ -178,6 +178,19 @@ def profiles_on(lake: Lake, day: date, config: Config) -> DataFrame:
     mine = lake.read("ml.item_embeddings").where(F.col("model_id") == model_id(config.scorer.model))
     found = told.join(mine, on="text_hash", how="inner")
     return found.select("user_id", F.col("vector").alias("profile"))
+
+
+def groups_of_users(
+    lake: Lake, attributes: Sequence[str], day: date, versions: Mapping[str, int]
+) -> dict[str, dict[str, str]]:
+    """Users by the value of each attribute on a day, and those who had searched by it as "users who searched"."""
+    users = known_items(lake.read("silver.users"), day)
+    values = {name: F.col("attributes")[F.lit(name)] for name in attributes}
+    told = {name: users.select("user_id", value.alias("value")) for name, value in values.items()}
+    told["users"] = searchers(lake.read("silver.events", versions.get("silver.events")), day).select(
+        "user_id", F.lit("who searched").alias("value")
+    )
+    return {name: {row["user_id"]: row["value"] for row in rows.collect()} for name, rows in told.items()}
 
 
 def strangers(lake: Lake, day: date, known: DataFrame) -> DataFrame:

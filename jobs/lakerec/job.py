@@ -13,8 +13,8 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from pathlib import Path
@@ -82,6 +82,17 @@ class Job:
     def say(self, text: str) -> None:
         """One line of progress on standard output."""
         print(f"{datetime.now():%H:%M:%S} {self.run.job}: {text}", flush=True)
+
+    @contextmanager
+    def telling(self, note: str) -> Iterator[Callable[[str], None]]:
+        """`say`, whose last line ops.runs has as `note` where an error ends the run within."""
+
+        def tell(text: str) -> None:
+            self.say(text)
+            self.run.notes[note] = text
+
+        yield tell
+        self.run.notes.pop(note, None)
 
 
 def start(

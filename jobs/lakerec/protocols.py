@@ -172,7 +172,7 @@ class LeaveOneOut:
 def _part(known: Histories, users: Ints, items: Ints, repeats: bool, where: str) -> Part:
     """Targets (t,), sorted by user, of people whose events `known` holds. NotEnoughDataError names `where`."""
     if not repeats:
-        fresh = ~np.isin(_pairs(users, items, known.n_items), _pairs(known.users, known.items, known.n_items))
+        fresh = ~np.isin(pairs(users, items, known.n_items), pairs(known.users, known.items, known.n_items))
         users, items = users[fresh], items[fresh]
     if not len(users):
         raise NotEnoughDataError(f"{where} is empty: nobody has a target in it")
@@ -181,14 +181,14 @@ def _part(known: Histories, users: Ints, items: Ints, repeats: bool, where: str)
     return Part(known.select(people), people.astype(np.int64), starts, items)
 
 
-def _pairs(users: Ints, items: Ints, n_items: int) -> Codes:
+def pairs(users: Ints | Codes, items: Ints, n_items: int) -> Codes:
     """One code for each user and item, (n,)."""
     return users.astype(np.int64) * n_items + items
 
 
 def _first_of_pair(histories: Histories) -> Mask:
     """The first event of each person with each item, (events,)."""
-    _, first = np.unique(_pairs(histories.users, histories.items, histories.n_items), return_index=True)
+    _, first = np.unique(pairs(histories.users, histories.items, histories.n_items), return_index=True)
     return np.isin(np.arange(len(histories.items)), first)
 
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from lakerec import metrics
 from lakerec.features import Stock
 from lakerec.generators.popularity import ALWAYS
-from lakerec.protocols import Mask, Part
+from lakerec.protocols import Mask, Part, pairs
 
 PAIRED = "ndcg@10"
 Ranks = NDArray[np.float64]
@@ -27,14 +27,17 @@ class Slices:
 
     @classmethod
     def of(cls, part: Part, stock: Stock) -> Slices:
-        """People by the length of their history, targets by popularity, as known at the cut."""
+        """People by the length of their history, targets by popularity and by whether the person had chosen them.
+
+        All as known at the cut. Repeat and explore items: Li et al. 2023, "A next basket recommendation reality check".
+        """
         lengths, day = part.histories.lengths, float(part.histories.at.max(initial=0.0))
         people = {"all": lengths > 0} | {
             f"{name} users" if name == "new" else f"{name} histories": mask
             for name, mask in metrics.user_slices(lengths).items()
         }
         counts = stock.daily.within(day, ALWAYS)
-        targets = metrics.target_slices(part.target_items, counts)
+        targets = metrics.target_slices(part.target_items, counts) | _chosen_before(part)
         return cls(part, people, {f"{name} items": mask for name, mask in targets.items()})
 
     def by_user(self, ranks: Ranks) -> Iterator[tuple[str, dict[str, NDArray[np.float64]]]]:
@@ -57,3 +60,11 @@ class Slices:
             for (name, mine), (_, theirs) in both
             if names is None or name in names
         }
+
+
+def _chosen_before(part: Part) -> dict[str, Mask]:
+    """Masks (t,) of the targets that the person had chosen before, and of those that not."""
+    known, n_items = part.histories.chosen(), part.histories.n_items
+    wanted = pairs(part.target_users, part.target_items, n_items)
+    repeat = np.isin(wanted, pairs(known.users, known.items, n_items))
+    return {"repeat": repeat, "explore": ~repeat}

@@ -3,7 +3,7 @@ CREATE TABLE gold.model_metrics (
   version STRING COMMENT 'Model version, the name of a candidate source, or blend: that of the sources',
   protocol STRING COMMENT 'How it was evaluated: split, cut and candidates',
   data STRING COMMENT 'Snapshot',
-  slice STRING COMMENT 'Users or targets the figure speaks of: all (users with a history), new users, new items (never chosen before), ...; against RIVAL: mean paired difference',
+  slice STRING COMMENT 'Users or targets the figure speaks of: all (users with a history), new users, new items (never chosen before), explore items (not chosen before by the user), users who searched, ...; against RIVAL: mean paired difference',
   metric STRING COMMENT 'Metric with its depth, e.g. NDCG@10',
   seed INT COMMENT 'Seed of the training',
   value DOUBLE COMMENT 'Mean over users',

@@ -8,7 +8,7 @@ import pytest
 from tests.conftest import DAY, SHORT_LIVED, Shop, day_after, event
 
 from lakerec.config import load_config
-from lakerec.errors import ConflictError, LakeBusyError, SourceError, UsageError
+from lakerec.errors import ConflictError, LakeBusyError, ModelError, SourceError, UsageError
 from lakerec.job import body, done
 from lakerec.lake import held
 from lakerec.ledger import show_run, show_runs
@@ -130,6 +130,25 @@ def test_a_run_that_an_error_ended_is_in_the_ledger_with_its_cause(ran, capsys):
     assert f"{day_after(1)}.csv.gz" in capsys.readouterr().out
     show_runs(ran.config, ran.spark, "ingest_events", 1)
     assert "failed" in capsys.readouterr().out
+
+
+def test_a_run_that_failed_on_its_way_says_how_far_it_was(ran):
+    def scores(job):
+        with job.telling("progress") as tell:
+            tell("1000 of 4000 users, 40.0 users/s, 1.2 min left")
+        with job.telling("progress") as tell:
+            for thousands in (1, 2):
+                tell(f"{thousands}000 of 3000 users, 50.0 users/s, 0.5 min left")
+            raise ModelError("31 of 3000 users could not be scored")
+
+    job = ran.job("score_candidates")
+    with pytest.raises(ModelError):
+        done(job, scores)
+    (row,) = [row for row in ran.rows("ops.runs") if row["run_id"] == job.run.run_id]
+    assert dict(row["details"])["progress"].startswith("2000 of 3000 users")
+    with job.telling("progress") as tell:
+        tell("3000 of 3000 users")
+    assert not job.run.notes  # of a scoring that ended there are counts
 
 
 def test_what_has_told_its_end_itself_and_what_has_no_ledger_or_no_lease_adds_nothing(ran):

@@ -1,5 +1,7 @@
 """The final order: it begins at the ranker's, takes from the language model what helps, and says what that is worth."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -13,7 +15,7 @@ from lakerec.metrics import Comparison
 from lakerec.protocols import Part
 from lakerec.scorer import final
 from lakerec.scorer.calibration import Calibration
-from lakerec.scorer.final import FEATURES, GUARDED, Final, Shortlist, Verdict
+from lakerec.scorer.final import FEATURES, GUARDED, TOLD, Final, Shortlist, Verdict
 from lakerec.slices import Slices
 
 PEOPLE, ITEMS, K = 120, 40, 8
@@ -118,7 +120,7 @@ def partial(min_users=1, guarded=True, people=300):
     """A verdict on a language model that tells everyone of a popular item, where the ranker knows who wants another."""
     histories, stock, shortlist, _ = shop(people=people)
     rng, shelf = np.random.default_rng(2), np.arange(ITEMS, dtype=np.int32)
-    popular = Slices.of(Part(histories, np.arange(people), np.zeros(people + 1, int), shelf), stock)
+    popular = Slices.of(Part(histories, np.arange(people), np.append(0, np.full(people, ITEMS)), shelf), stock)
     head, tail = (np.flatnonzero(popular.targets[name]) for name in ("head items", "tail items"))
     rows, liked, targets = [], [], []
     for wants_tail in rng.random(people) < 0.3:
@@ -140,7 +142,9 @@ def test_a_language_model_that_takes_from_the_tail_what_it_gives_to_the_head_doe
     assert verdict.doubt.startswith("surely worse in tail items -0.") and not verdict.pays
     assert verdict.told["slices"]["tail items"]["users"] == verdict.slices["tail items"].users > 50
     assert verdict.told["doubt"] == verdict.doubt and verdict.told["gain"] == verdict.gain.gain
-    assert set(verdict.slices) <= set(GUARDED)
+    assert set(verdict.slices) <= set(TOLD)
+    explore = replace(verdict, slices={"explore items": verdict.slices["tail items"]})
+    assert explore.pays and explore.told["slices"].keys() == {"explore items"}  # told, not guarded
 
 
 def test_a_slice_of_few_people_does_not_decide_and_none_does_where_none_is_given():

@@ -15,6 +15,7 @@ from lakerec.candidates import (
     known_items,
     latest_sequences,
     popular,
+    searchers,
     shelf,
 )
 
@@ -56,6 +57,15 @@ def test_popular_falls_back_to_all_time(frame):
 def test_known_items_hold_from_and_until(frame):
     rows = [item("new", AFTER), item("now", DAY), item("gone", LONG_AGO, DAY), item("last", LONG_AGO, AFTER)]
     assert {r["item_id"] for r in known_items(frame("silver.items", rows), DAY).collect()} == {"now", "last"}
+
+
+def test_who_has_searched_is_known_when_the_search_has_arrived(frame):
+    def search(user, day, arrived, query):
+        return event(user, None, day, 0, "search", arrived=arrived) | {"query": query}
+
+    rows = [search("now", DAY, DAY, "red lamp"), search("late", DAY, AFTER, "lamp"), search("empty", DAY, DAY, "")]
+    rows += [event("views", "x", DAY, 0, "view"), search("now", BEFORE, BEFORE, "lamp")]
+    assert [row["user_id"] for row in searchers(frame("silver.events", rows), DAY).collect()] == ["now"]
 
 
 def test_catalogue_is_the_events_items_only_where_none_was_ever_known(frame):

@@ -30,6 +30,7 @@ FEATURES = ("ranker", "ranker_z", "ranker_place", "events", "item_age", "chosen"
 ORDER, UNREAD = "final", "unread"  # names of files: with what the language model read, and without
 # Few people and few events, so that a gain over all hides a loss there.
 GUARDED = ("tail items", "new items", "new users", "short histories")
+TOLD = (*GUARDED, "explore items")
 # It corrects a good order by what some thousand slates tell: boosters of the ranker's size learn these by heart (on the
 # validation month of Online Retail 15 leaves gained .005 over the ranker, 4 leaves .007, and the language model's part
 # of it showed with 4 alone).
@@ -166,7 +167,8 @@ class Final:
 class Verdict:
     """A final order, and what the language model brings it: the paired gain in NDCG@10 on people it did not learn.
 
-    `unread` is the order that does not know what was read; `slices`: the gain in those of GUARDED with people enough.
+    `unread` is the order that does not know what was read; `slices`: the gain in those of TOLD with people enough, of
+    which GUARDED may leave it out.
     """
 
     final: Final
@@ -189,12 +191,12 @@ class Verdict:
         """
         if not self.gain.low > 0:
             return f"its gain is not above zero beyond chance: {self.gain.told}"
-        worse = [f"{name} {gain.told}" for name, gain in self.slices.items() if gain.high < 0]
+        worse = [f"{name} {gain.told}" for name, gain in self.slices.items() if name in GUARDED and gain.high < 0]
         return f"surely worse in {', '.join(worse)}" if worse else ""
 
     @property
     def pays(self) -> bool:
-        """Whether the gain is above zero beyond chance, and no slice surely worse."""
+        """Whether the gain is above zero beyond chance, and no guarded slice surely worse."""
         return not self.doubt
 
     @property
@@ -234,8 +236,8 @@ def learn(
         orders.append(Final(ranker, calibration))
         found.append(shortlist.ranks(scores, targets))
     gain = metrics.paired(_ndcg(found[0], targets), _ndcg(found[1], targets), settings.seed)
-    guarded = {} if slices is None else slices.paired(found[0], found[1], settings.seed, GUARDED)
-    enough = {name: each for name, each in guarded.items() if each.users >= min_users}
+    parts = {} if slices is None else slices.paired(found[0], found[1], settings.seed, TOLD)
+    enough = {name: each for name, each in parts.items() if each.users >= min_users}
     return Verdict(orders[0], orders[1], gain, enough)
 
 
