@@ -44,6 +44,7 @@ class Sizes:
 
     rounds: int = 5
     users: int = 400
+    job_users: int = 1200  # of the Spark job beside a plain process: a commit to Delta alone takes two seconds
     candidates: int = 50
     history: int = 160
     real_users: int = 48
@@ -57,7 +58,7 @@ class Sizes:
     model: str = "minilm-l6"
 
 
-SMALL = Sizes(rounds=1, users=8, real_users=4, cross_users=2, few=20, half=110, many=200, tuned=2, held=2)
+SMALL = Sizes(rounds=1, users=8, job_users=8, real_users=4, cross_users=2, few=20, half=110, many=200, tuned=2, held=2)
 
 
 def paired(rounds: int, sides: dict[str, Callable[[], float]]) -> dict[str, float]:
@@ -83,7 +84,7 @@ def spark_job(sizes: Sizes) -> Rows:
 
     with tempfile.TemporaryDirectory() as folder:
         place, artefact, spark = Path(folder), made.artefact(model=sizes.model), passes.session()
-        people = made.people(sizes.users, sizes.candidates, sizes.history)
+        people = made.people(sizes.job_users, sizes.candidates, sizes.history)
         files = [_file(place, "all", people), _file(place, "even", people[::2]), _file(place, "odd", people[1::2])]
         lists = passes.slate_lists(str(artefact))
         one, two = [passes.Plain(artefact, CORES)], [passes.Plain(artefact, 1) for _ in range(CORES)]
@@ -97,9 +98,9 @@ def spark_job(sizes: Sizes) -> Rows:
         for process in one + two:
             process.close()
         spark.stop()
-    pairs = sizes.users * sizes.candidates
+    pairs = sizes.job_users * sizes.candidates
     rates = {side: pairs / seconds for side, seconds in found.items()}
-    told = f"the whole Spark job, slates of {_shape(sizes)}, {sizes.users} users; model loaded"
+    told = f"the whole Spark job, slates of {_shape(sizes)}, {sizes.job_users:,} users; model loaded"
     more = {
         "goal": 0.9,
         "two_processes_one_run": round(rates["two processes"], 1),
