@@ -90,7 +90,7 @@ def _scored(job: Job, model: models.Promotion, day: date, users: DataFrame, tota
         if shelf.on_shelf.sum() > job.config.candidates.exact_items:
             ScoringDay.invert(artefact, file, users.orderBy(F.xxhash64("user_id")).limit(SAMPLE).toPandas(), job.say)
         lists = list_scorer(str(artefact), str(file), task_threads(job.spark), job.config.slate_size)
-        with job.telling("progress") as tell:
+        with job.telling(f"progress {day}") as tell:
             done = batch.run(job.spark, users, total, buckets, bucket_scorer(lists, str(place)), place, tell)
         yield done
 

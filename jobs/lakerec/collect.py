@@ -19,6 +19,7 @@ from lakerec.generators.popularity import PATTERN_DAYS, DailyCounts
 from lakerec.lake import Lake
 from lakerec.policy import excluded
 from lakerec.scorer.base_model import model_id
+from lakerec.slices import SEARCHED
 from lakerec.world import World, day_number, end_of, world
 
 if TYPE_CHECKING:
@@ -183,13 +184,14 @@ def profiles_on(lake: Lake, day: date, config: Config) -> DataFrame:
 def groups_of_users(
     lake: Lake, attributes: Sequence[str], day: date, versions: Mapping[str, int]
 ) -> dict[str, dict[str, str]]:
-    """Users by the value of each attribute on a day, and those who had searched by it as "users who searched"."""
-    users = known_items(lake.read("silver.users"), day)
-    values = {name: F.col("attributes")[F.lit(name)] for name in attributes}
-    told = {name: users.select("user_id", value.alias("value")) for name, value in values.items()}
-    told["users"] = searchers(lake.read("silver.events", versions.get("silver.events")), day).select(
-        "user_id", F.lit("who searched").alias("value")
-    )
+    """Users by the value of each attribute on a day, and those who had searched by it, of the pinned `versions`."""
+    name, value = SEARCHED
+    searched = searchers(lake.read("silver.events", versions.get("silver.events")), day)
+    told = {name: searched.select("user_id", F.lit(value).alias("value"))}
+    if attributes:
+        users = known_items(lake.read("silver.users", versions.get("silver.users")), day)
+        values = {name: F.col("attributes")[F.lit(name)].alias("value") for name in attributes}
+        told |= {name: users.select("user_id", value) for name, value in values.items()}
     return {name: {row["user_id"]: row["value"] for row in rows.collect()} for name, rows in told.items()}
 
 

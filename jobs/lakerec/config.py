@@ -230,7 +230,7 @@ class Candidates(Model):
 
     `per_user` of the final ranker's best go to the language model; `popular_days` is the window of the popular list.
     Where more than `exact_items` may be recommended, the nearest vectors are looked for in an inverted file; up to
-    30,000 items every score is written down, and nothing is looked for.
+    20,000 items every score is written down, and nothing is looked for.
     """
 
     per_user: int = Field(default=20, ge=1, le=1000)

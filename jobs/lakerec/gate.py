@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from lakerec.config import Promotion
 from lakerec.errors import ContractError, NotEnoughDataError
+from lakerec.slices import ONLY_TOLD
 
 METRIC, ALL = "ndcg@10", "all"
 UNREADABLE, HAS_SEEN = "unreadable", "has_seen_the_targets"
@@ -214,10 +215,12 @@ def _not_worse(duel: Duel, limits: Promotion) -> Iterator[Failure]:
 
 
 def _slices(known: Figures, challenger: str, champion: str, limits: Promotion) -> Iterator[Failure]:
-    """No slice of at least `min_users` users is surely worse."""
+    """No slice of at least `min_users` users is surely worse, but for those that are only told."""
     start = AGAINST + champion + WITHIN
     for (version, part, metric), found in sorted(known.items()):
         if version != challenger or metric != METRIC or not part.startswith(start) or found.users < limits.min_users:
+            continue
+        if part.removeprefix(start) in ONLY_TOLD:
             continue
         if not found.high >= 0:  # nan, too
             yield Failure(f"slice {part.removeprefix(start)!r}", f"{_difference(found)} is worse")

@@ -14,6 +14,8 @@ from lakerec.generators.popularity import ALWAYS
 from lakerec.protocols import Mask, Part, pairs
 
 PAIRED = "ndcg@10"
+SEARCHED = ("users who", "searched")  # together a slice's name, as of an attribute and its value
+ONLY_TOLD = ("repeat items", "explore items", " ".join(SEARCHED))  # and no more: no promotion depends on them
 Ranks = NDArray[np.float64]
 
 

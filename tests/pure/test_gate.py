@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from lakerec import gate
 from lakerec.config import Promotion
 from lakerec.errors import ContractError, NotEnoughDataError
+from lakerec.slices import ONLY_TOLD
 
 LIMITS = Promotion()
 NEW, OLD = "new", "old"
@@ -205,6 +206,12 @@ def test_a_slice_that_is_surely_worse_stops_it_if_it_has_enough_users(users, fai
 
 def test_slices_against_others_are_no_guard():
     assert judged([*night(), duel("ease | new users", -0.05, -0.09, -0.01)]).passed
+
+
+@pytest.mark.parametrize("part", ONLY_TOLD)
+def test_slices_that_are_only_told_are_no_guard(part):
+    assert judged([*night(), duel(f"{OLD} | {part}", -0.05, -0.09, -0.01)]).passed
+    assert not judged([*night(), duel(f"{OLD} | {part} of another", -0.05, -0.09, -0.01)]).passed
 
 
 def test_the_reason_of_a_promotion():

@@ -2,7 +2,6 @@
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -314,7 +313,7 @@ def test_what_the_head_has_learned_first_is_where_the_rest_begins(tiny, tmp_path
     both, lines = fitted("head+full")
     assert both.ahead == 3 and len(both.valid_loss) == 7 and both.valid_loss[:4] == head.valid_loss
     assert both.best_epoch > 3 and both.best_loss < head.best_loss
-    assert sum("features alone" in line and line.startswith("200 slates") for line in lines) == 1
+    assert sum(line.startswith("head first: 200 slates") and "features alone" in line for line in lines) == 1
     assert any(line.startswith("epoch 1: ") for line in lines[lines.index("now full, from the head of epoch 3") :])
 
 
@@ -349,8 +348,9 @@ from pathlib import Path
 import test_training as t
 from lakerec.scorer import fitting
 {amid}
-report, lines = t.fit(Path({tiny!r}), Path({out!r}), slates=40, epochs=4, freeze={freeze!r})
+report, lines = t.fit(Path({tiny!r}), Path({out!r}), freeze={freeze!r}, **t.KILLED)
 """
+KILLED = {"slates": 40, "epochs": 4, "token_budget": 192}
 
 
 AMID = """
@@ -368,7 +368,8 @@ KILLS = {
     "between epochs": ("full", "", "checkpoint"),
     "amid an epoch": ("full", AMID.format(at=2), "checkpoint"),
     "as the head learns": ("head+full", AMID.format(at=2), "head"),
-    "behind the head": ("head+full", AMID.format(at=42), "checkpoint"),  # whose four epochs have 40 updates
+    "between the stages": ("head+lora", AMID.format(at=31), "checkpoint"),  # three epochs of the head are 30 updates
+    "behind the head": ("head+lora", AMID.format(at=32), "checkpoint"),
 }
 
 
@@ -380,16 +381,16 @@ def test_a_killed_training_goes_on_to_the_same_weights(tiny, tmp_path, kill):
     child = subprocess.Popen([sys.executable, "-c", SCRIPT.format(**told)])
     checkpoint = broken.with_name(f".v.{left}")
     until = time.monotonic() + 120
-    while not checkpoint.exists() and child.poll() is None and time.monotonic() < until:
+    while (amid or not checkpoint.exists()) and child.poll() is None and time.monotonic() < until:
         time.sleep(0.01)
-    os.kill(child.pid, signal.SIGKILL)
+    child.kill()
     child.wait()
     assert checkpoint.exists() and not broken.exists()
-    report, lines = fit(tiny, broken, slates=40, epochs=4, freeze=freeze)
-    (line,) = [line for line in lines if line.startswith("resumed after epoch")]
-    assert str(checkpoint) in line and (" and 1 steps from " in line) == bool(amid)
-    assert any("the head first" in line for line in lines) == (left == "head")  # else it has learned
-    expected, _ = fit(tiny, whole, slates=40, epochs=4, freeze=freeze)
+    report, lines = fit(tiny, broken, freeze=freeze, **KILLED)
+    (line,) = [line for line in lines if "resumed after epoch" in line]
+    assert str(checkpoint) in line and (" and 1 steps from " in line) == (bool(amid) and kill != "between the stages")
+    assert any("head first: " in line for line in lines) == (left == "head")  # else it has learned
+    expected, _ = fit(tiny, whole, freeze=freeze, **KILLED)
     assert report.valid_loss == expected.valid_loss and not list(broken.parent.glob(".*"))
     assert [sha256(whole / f) for f in WEIGHTS] == [sha256(broken / f) for f in WEIGHTS]
 
@@ -429,6 +430,19 @@ def test_a_budget_ends_a_training_amid_an_epoch_that_counts(tiny, tmp_path, upda
     assert sum(f"{minutes} minutes" in line and f"epoch {done} of 3" in line for line in lines) == 1
     top = int(np.argmax(updates))  # warmed up, and down to nothing as the time runs out
     assert updates[top] > 0.85 and 0 < updates[-1] < 2 / minutes and (np.diff(updates[top:]) < 0).all()
+
+
+@pytest.mark.parametrize(("minutes", "stages"), [(7, 1), (50, 2)])
+def test_stages_share_a_budget_and_each_warms_up(tiny, tmp_path, updates, minutes, stages):
+    data = [make_slates(count, seed, WORST, ["red"]) for count, seed in ((200, 1), (50, 2))]
+    scorer, lines = settings_of(tiny, freeze="head+full", epochs=2, token_budget=256, max_minutes=minutes), []
+    report = training.train(*data, scorer, ["noise"], tmp_path / "v", lines.append)
+    assert len(updates) == minutes and sum("minutes of scorer.training.max_minutes" in line for line in lines) == 1
+    assert any(line.startswith("now full, ") for line in lines) == (stages == 2)
+    assert report.best_epoch > 0 and (len(report.train_loss) > report.ahead) == (stages == 2)
+    first = round(sum(report.epoch_seconds[: report.ahead]) / 60)  # a minute each
+    if stages == 2:
+        assert updates[first] < 0.9 < max(updates[first:]) and updates[-1] < 0.2
 
 
 def test_a_budget_that_is_not_used_up_changes_nothing(tiny, tmp_path, updates):

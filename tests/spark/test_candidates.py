@@ -18,6 +18,7 @@ from lakerec.candidates import (
     searchers,
     shelf,
 )
+from lakerec.collect import groups_of_users
 
 WEIGHTS = {"view": 1.0, "buy": 5.0, "return": -5.0, "search": 0.0}
 DAY = date(2024, 3, 10)
@@ -200,3 +201,27 @@ def settled(frame):
 @given(planted=NEW_EVENTS)
 def test_what_arrives_after_the_day_changes_nothing(frame, settled, planted):
     assert settled[0] and known(frame, SETTLED + planted) == settled
+
+
+def test_groups_are_of_the_day_and_who_searched_is_one_beside_the_attributes(frame):
+    class Tables:
+        """The lake's tables at their pinned versions."""
+
+        def read(self, name, version=None):
+            assert version == {"silver.events": 3, "silver.users": 5}[name]
+            return frame(name, rows[name])
+
+    person = {"valid_from": BEFORE, "valid_to": None, "text": ""}
+    rows = {
+        "silver.events": [event("u1", None, DAY, 0, "search") | {"query": "lamp"}, event("u2", "x", DAY)],
+        "silver.users": [
+            person | {"user_id": "u1", "attributes": {"plan": "free"}},
+            person | {"user_id": "u2", "attributes": {}},
+            person | {"user_id": "u3", "attributes": {"plan": "paid"}, "valid_from": AFTER},
+        ],
+    }
+    versions = {"silver.events": 3, "silver.users": 5}
+    found = groups_of_users(Tables(), ["plan"], DAY, versions)
+    assert found == {"users who": {"u1": "searched"}, "plan": {"u1": "free", "u2": None}}
+    del versions["silver.users"]  # is not read where no attribute is asked for
+    assert groups_of_users(Tables(), [], BEFORE, versions) == {"users who": {}}

@@ -26,7 +26,7 @@ from lakerec.scorer.model import SlateScorer
 from lakerec.scorer.prior import start, unread
 from lakerec.scorer.reading import CachedReading, Examples, Reading
 
-HEAD_RATE = 5.0  # the head starts from nothing: it learns so many times faster than the encoder
+HEAD_RATE = 5.0  # the head learns so many times faster than the encoder, which has little to change
 WARM_UP = 0.1  # share of all steps
 CLIP = 1.0  # norm of the gradient
 REPORTS = 4  # progress lines an epoch
@@ -135,7 +135,7 @@ class Run:
 
         fitted: all of it stands in the checkpoint; ModelError where it does not.
         """
-        if not self._resume(checkpoint, fingerprint):
+        if not (resumed := self._resume(checkpoint, fingerprint)):
             if fitted:
                 raise ModelError(f"{checkpoint}: not what the training's own processes have left; train again")
             if not self.report.ahead:
@@ -143,10 +143,15 @@ class Run:
             self.best = copied(self.weights)
         if parallel.rank() == 0:
             self.save = partial(self._save, checkpoint, fingerprint)
+        if self.report.ahead and not resumed:
+            self.save()  # the stage before need not read its slates again
+            if self._worth_going_on():
+                self.progress(f"now {self.settings.freeze}, from the head of epoch {self.report.best_epoch}")
         while self._worth_going_on():
             self._epoch()
             self.save()
-        if self._spent() >= 1 and not fitted:  # else its processes have told
+        self.save = lambda: None  # a cycle would keep what was read in memory
+        if self._spent() >= 1 and not fitted and (self._done or not self.report.ahead):  # else it has been told
             self.progress(
                 f"the {self.budget / 60:g} minutes of scorer.training.max_minutes are used up: the training ends in "
                 f"epoch {self._done} of {self.settings.epochs} with the best weights so far"
@@ -169,8 +174,15 @@ class Run:
         return sum(self.report.epoch_seconds) + self.amid.seconds
 
     def _spent(self) -> float:
-        """The share of the time budget that the epochs have taken, by rank 0's clock; 0 without a budget."""
-        return parallel.from_first(self._took() / self.budget) if self.budget < math.inf else 0.0
+        """The share of the time budget, as stages before have left it, that the epochs have taken; 0 without a budget.
+
+        By rank 0's clock.
+        """
+        if self.budget == math.inf:
+            return 0.0
+        before = sum(self.report.epoch_seconds[: self.report.ahead])
+        left = self.budget - before
+        return parallel.from_first((self._took() - before) / left if left > 0 else 1.0)
 
     def _epoch(self) -> None:
         report, began, before = self.report, time.perf_counter(), self.amid.seconds

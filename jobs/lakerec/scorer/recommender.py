@@ -22,7 +22,7 @@ from lakerec.scorer.ranker import Lessons, Ranker
 
 RETRIEVER, BLEND = "retriever", "blend"
 SCORES, PEOPLE = 2**22, 64  # of one generator held at a time, 16 MiB in float32, and of so many people at most
-LARGE = 30_000  # items, beyond which no source's scores are written down as a whole
+LARGE = 20_000  # items, beyond which no source's scores are written down as a whole
 BLENDED = 1000  # people that the blend's weights are fitted on
 Pairs = tuple[NDArray[np.int64], NDArray[np.int64]]  # person, item (c,)
 

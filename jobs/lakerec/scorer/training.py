@@ -127,18 +127,16 @@ class _Trained:
             parallel.together(self.settings.processes, _fitted, train, valid, scorer, feature_names, out, taught)
         mark = fingerprint([*train, *valid], scorer, self.report.base_model, taught or ())
         head, _, rest = self.settings.freeze.partition("+")
-        if rest and not several and not is_of(self.checkpoint, mark):
-            progress("the head first, on what the language model has read as it comes")
-            self._run(examples, held_out, head).fit(self.head, mark)
+        if rest and not several and not parallel.from_first(is_of(self.checkpoint, mark)):
+            self._run(examples, held_out, head, lambda line: progress(f"head first: {line}")).fit(self.head, mark)
             self.report.ahead = len(self.report.train_loss)
-            progress(f"now {rest}, from the head of epoch {self.report.best_epoch}")
-        self._fit(self._run(examples, held_out, rest or head), mark, several)
+        self._fit(self._run(examples, held_out, rest or head, progress), mark, several)
 
-    def _run(self, examples: Examples, held_out: Examples, freeze: str) -> Run:
+    def _run(self, examples: Examples, held_out: Examples, freeze: str, progress: Callable[[str], None]) -> Run:
         """A stage of the training, by its freeze policy."""
         settings = self.settings.model_copy(update={"freeze": freeze})
         apply_freeze(self.model, settings)
-        return Run(self.model, examples, held_out, settings, self.report, self.progress)
+        return Run(self.model, examples, held_out, settings, self.report, progress)
 
     def _taught(self, examples: Examples, slates: list[Slate]) -> Tensor:
         """The teacher's logits."""
