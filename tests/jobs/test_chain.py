@@ -173,6 +173,7 @@ def lakerec(*words: object) -> None:
     given.command(given)
 
 
+@pytest.mark.long
 def test_a_list_of_the_past_is_made_again_as_operations_say(trained: Shop, tmp_path: Path, monkeypatch, capsys):
     """In another lake, after the day's files were corrected and a later day has come; then a model was promoted."""
     shutil.copytree(trained.folder, tmp_path / "shop")

@@ -82,6 +82,7 @@ def test_what_a_run_read_can_be_read_again_after_the_table_moved_on(ran, capsys)
     assert ran.spark.sql(bronze).count() == 5
 
 
+@pytest.mark.long
 def test_what_the_upkeep_has_removed_is_said_to_be_gone_and_the_step_runs_again(ran, capsys):
     first = run_of(ran, "conform_events")
     ran.deliver(DAY, [event(n) for n in range(9)])

@@ -99,6 +99,7 @@ def test_a_log_of_many_commits_becomes_short_and_the_jobs_go_on(shop: Shop):
     assert shop.version("bronze.events") == newest + 1 and len(shop.rows("bronze.events")) == 2
 
 
+@pytest.mark.long
 def test_versions_and_commits_are_kept_as_long_as_the_yaml_says(shop: Shop):
     shop.settings |= SHORT_LIVED
     shop.deliver(DAY, [event(1)])

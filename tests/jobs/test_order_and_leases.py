@@ -210,6 +210,7 @@ def test_nor_what_a_newer_one_made_of_a_table_that_was_not_there_before(shop: Sh
         slow.lake.replace("ml.sequences", slow_rows, Window(DAY, day_after(1)))
 
 
+@pytest.mark.long
 def test_nor_does_it_overlook_a_newer_one_behind_many_commits(shop: Shop, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(lake_module, "LOOK_BACK", 1)
     shop.deliver(DAY, [event(1)])

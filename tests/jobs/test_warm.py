@@ -136,6 +136,7 @@ def test_a_client_that_dies_with_output_unread_takes_the_driver_along(home: Shop
         wait_for(lambda: driver not in drivers(home))
 
 
+@pytest.mark.faults
 def test_who_waits_for_a_driver_that_dies_is_served_by_another_one(home: Shop):
     """As Airflow's next try, or another task, finds a driver whose client was killed."""
     assert told(step(home, "ingest_events"))[0] == 0
