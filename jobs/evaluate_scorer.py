@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from lakerec import models
@@ -38,7 +39,10 @@ def _rows(job: Job, snapshot: str, version: str, test: Any) -> list[dict[str, An
     from lakerec.scorer import evaluation
     from lakerec.scorer.bundle import Bundle
 
-    challenger = _judged(job, snapshot, version, test)
+    groups = groups_of_users(
+        job.lake, job.config.scorer.training.slices, test["cut_date"].iloc[0], inputs(job, snapshot)
+    )
+    challenger = _judged(job, snapshot, version, test, groups)
     (cut, sheet), (mine, *rest), recommender, recipe = challenger
     alone = evaluation.sources(cut, recommender, recipe.blend)
     rivals = [(rival, True) for rival in rest] + [(source, False) for source in alone]
@@ -52,14 +56,14 @@ def _rows(job: Job, snapshot: str, version: str, test: Any) -> list[dict[str, An
         if Bundle.open(models.folder(job.lake, champion.version)).recipe.has_seen("evaluated", cut.day):
             job.say(f"the champion {champion.version} has learned from targets of this test: it is not compared")
             return [*rows, sheet.flat(champion.version, HAS_SEEN, 1.0)]
-        (_, their_sheet), (theirs, *_), *_ = _judged(job, snapshot, champion.version, test)
+        (_, their_sheet), (theirs, *_), *_ = _judged(job, snapshot, champion.version, test, groups)
         return rows + their_sheet.rows(theirs) + sheet.paired(mine, theirs, slices=True)
     except ModelError as error:
         job.say(f"the champion {champion.version} cannot be read: {error}")
         return [*rows, sheet.flat(champion.version, UNREADABLE, 1.0)]
 
 
-def _judged(job: Job, snapshot: str, version: str, test: Any) -> Any:
+def _judged(job: Job, snapshot: str, version: str, test: Any, groups: Mapping[str, Mapping[str, str]]) -> Any:
     """A version on the test cut, in its own order of the catalogue, with its recipe."""
     from lakerec.scorer import evaluation
     from lakerec.scorer.base_model import model_id
@@ -77,7 +81,6 @@ def _judged(job: Job, snapshot: str, version: str, test: Any) -> Any:
     recommender = evaluation.recommender_at(world, cut, opened)
     size, k, seed = job.config.slate_size, job.config.policy.k, job.config.scorer.training.seed
     judged = evaluation.model(world, cut, version, recommender, predictor, opened, size, k)
-    groups = groups_of_users(job.lake, job.config.scorer.training.slices, cut.day, pinned)
     sheet = evaluation.Sheet(world, cut, recommender.stage.shelf, seed, groups)
     return (cut, sheet), judged, recommender, opened.recipe
 
